@@ -1,0 +1,1 @@
+"""Protocol clients, one folder each."""

@@ -1,0 +1,121 @@
+"""The contract between an adapter and the agent.
+
+An adapter is a protocol client. It connects, delivers into the `Sink` it was given, and reconnects for ever; it returns only when
+cancelled. It reads clocks and counters of its source and says what it knows to be missing; it never decides where data
+goes, never blocks the event loop, and never drops anything without an `Inlet.gap`.
+
+Rates: `Inlet.offer` may be called from any thread and never blocks; `Inlet.put` is awaited on the agent's loop. Hand over blocks, not single values,
+where the protocol gives several at once. Arrays handed over must not be changed afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from edge_agent.model import Block, FileItem, Frame, Gap, Reset, Stream
+
+ENTRY_POINTS = "edge_agent.adapters"
+"""Entry-point group; the name is the ``adapter = "..."`` of the configuration."""
+
+
+class AdapterConfig(BaseModel):
+    """Base of an adapter's TOML table. Every field has a one-line docstring; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Inlet(Protocol):
+    """Where one stream of one instrument is delivered."""
+
+    stream: Stream
+
+    async def put(self, block: Block) -> None:
+        """Deliver rows; waits while the recorder is behind (sources that can wait)."""
+        ...
+
+    def offer(self, frame: Frame) -> bool:
+        """Deliver one frame; never blocks. False: refused, and the recorder already declared the Gap."""
+        ...
+
+    def gap(self, gap: Gap) -> None:
+        """Declare that something of this stream is missing."""
+        ...
+
+    def reset(self, reset: Reset) -> None:
+        """Declare that the source's counter began again; the next item starts a new range."""
+        ...
+
+
+class Sink(Protocol):
+    """What an adapter writes to. One sink an instrument."""
+
+    def open(self, stream: Stream) -> Inlet:
+        """Announce a stream and get its inlet; the same key again replaces the description (units changed, reconnect)."""
+        ...
+
+    async def adopt(self, stream: Stream, item: FileItem) -> None:
+        """Take a finished file: hard-linked or copied into the spool, hashed once; returns when it is durable."""
+        ...
+
+    def connected(self, source: str, *, detail: str = "") -> None:
+        """A source (endpoint, PV, port, folder) answers; shown in the status."""
+        ...
+
+    def disconnected(self, source: str, *, why: str) -> None:
+        """A source stopped answering; shown in the status, and logged once an outage."""
+        ...
+
+    def describe(self, facts: Mapping[str, str | int | float]) -> None:
+        """What the instrument says of itself (maker, model, serial number, settings): provenance."""
+        ...
+
+    async def already_adopted(self, name: str, size: int, mtime_ns: int) -> bool:
+        """Whether a file of this name, size and time was adopted before (the catalogue survives restarts)."""
+        ...
+
+
+class Adapter(Protocol):
+    """One protocol client for one instrument."""
+
+    Config: ClassVar[type[AdapterConfig]]
+
+    def __init__(self, instrument: str, config: Any) -> None:
+        """Keep the values; connect nothing yet. ``config`` is an instance of ``Config``."""
+        ...
+
+    async def run(self, sink: Sink) -> None:
+        """Connect, deliver, reconnect for ever; returns only when cancelled."""
+        ...
+
+    async def preview(self) -> list[Stream]:
+        """What it would capture, for ``edge-agent test``. Raises `InstrumentUnreachable` with what was tried."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Something that discovery found, with the configuration that would capture it."""
+
+    title: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Discovers(Protocol):
+    """Adapters that can look for instruments."""
+
+    @classmethod
+    def discover(cls, where: str) -> AsyncIterator[Candidate]:
+        """Yield candidates found at ``where`` (host, prefix, folder)."""
+        ...
+
+
+class Signal(Protocol):
+    """A value that opens and closes runs (``run_while``); adapters that can watch one value provide it."""
+
+    async def watch(self, uri: str) -> AsyncIterator[tuple[float | str, int]]:
+        """Yield ``(value, source time in UTC ns)`` at connect and at each change; reconnects for ever."""
+        ...

@@ -1,0 +1,297 @@
+"""Value types that travel between the rooms. Floor 0: imports nothing of the project but the errors.
+
+Invariants: values are frozen; every time is UTC nanoseconds since 1970 as a Python int or an ``int64`` array and
+says where it was read (source, server, arrival); `NO_TIME` stands for "the source gave none". Arrays are C-ordered and
+are never changed after they were handed over.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+NO_TIME = -(2**63)
+"""Marks a time that the source did not give (numpy's NaT)."""
+
+NO_SEQ = 2**64 - 1
+"""Marks a counter that the source does not have (serial lines, OPC-UA items, Channel Access)."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+"""Instrument, stream, project and group names: ASCII, safe in paths, topics and on Windows."""
+
+Int64Array = npt.NDArray[np.int64]
+UInt64Array = npt.NDArray[np.uint64]
+
+
+def utc_now_ns() -> int:
+    """Arrival time: this machine's clock, UTC nanoseconds."""
+    return time.time_ns()
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """A moment and where it was read. ``ns`` is UTC nanoseconds since 1970."""
+
+    ns: int
+    origin: Literal["source", "server", "arrival"]
+
+
+class Kind(StrEnum):
+    """What a stream is made of."""
+
+    FRAMES = "frames"
+    ROWS = "rows"
+    FILES = "files"
+
+
+class Valid(IntEnum):
+    """The ``valid`` dataset beside each value: 0 is unusable, anything else is usable."""
+
+    BAD = 0
+    GOOD = 1
+    INITIAL = 2
+    """Good, but not an event: the last known value, read at connect or written at the start of a run."""
+
+
+class Cause(StrEnum):
+    """Why something is missing; the ``cause`` of a GAP or SEQ_RESET leaf."""
+
+    SOURCE = "source"  # the source's counter jumped: lost before the adapter
+    OVERLOAD = "overload"  # refused here because the machine could not keep up
+    OVERFLOW = "overflow"  # a queue at the server or driver said that it overflowed
+    DISCONNECT = "disconnect"  # the connection was down
+    CRASH = "crash"  # the agent was not running
+    GARBAGE = "garbage"  # bytes arrived that are no item
+    RESTART = "restart"  # the source began counting again
+    DISK = "disk"  # the disk did not take it
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One channel of one instrument, as the adapter discovered it.
+
+    ``shape`` and ``dtype`` are of one item: a frame ``(h, w)`` ``<u2``, a scalar ``()`` ``<f8``, a text ``()`` ``|S64``.
+    ``counted`` says that every item carries the source's own counter, which rises by ``step``.
+    """
+
+    instrument: str
+    name: str
+    kind: Kind
+    dtype: str = "<f8"
+    shape: tuple[int, ...] = ()
+    unit: str = ""
+    source_uri: str = ""
+    source_type: str = ""
+    counted: bool = False
+    step: int = 1
+    codec: str | None = None
+    transport: str = "unauthenticated"
+    attributes: Mapping[str, str | int | float] = field(default_factory=dict)
+    """What the source says of itself: description, limits, precision, enum states, serial number."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that would not survive as a path, and types that HDF5 chunks cannot hold."""
+        for name in (self.instrument, self.name):
+            if not NAME.fullmatch(name):
+                raise ValueError(f"name {name!r}: 1 to 63 of A-Z a-z 0-9 _ . -, beginning with a letter or digit")
+        if self.kind is not Kind.FILES and np.dtype(self.dtype).hasobject:
+            raise ValueError(f"dtype {self.dtype!r}: object types cannot be recorded")
+
+    @property
+    def key(self) -> str:
+        """``instrument/name``: the name of the stream on every screen and in the ledger."""
+        return f"{self.instrument}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Rows of one stream: ``n`` values with their times, all arrays of length ``n``.
+
+    ``values`` has shape ``(n, *stream.shape)`` and the stream's dtype. ``t_source``, ``t_server``, ``t_arrival`` are int64
+    UTC ns (`NO_TIME` where unknown). ``valid`` is uint8 (`Valid`), ``status`` uint32 (the protocol's own code). ``seq`` is the source's
+    counter as uint64, or None for a stream without one.
+    """
+
+    values: npt.NDArray[Any]
+    t_source: Int64Array
+    t_arrival: Int64Array
+    t_server: Int64Array | None = None
+    valid: npt.NDArray[np.uint8] | None = None
+    status: npt.NDArray[np.uint32] | None = None
+    seq: UInt64Array | None = None
+
+    def __post_init__(self) -> None:
+        """All columns have the same length."""
+        n = len(self.values)
+        for column in (self.t_source, self.t_arrival, self.t_server, self.valid, self.status, self.seq):
+            if column is not None and len(column) != n:
+                raise ValueError(f"a block of {n} values has a column of {len(column)}")
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One image (or spectrum): C-contiguous ``data`` of the stream's shape and dtype, with the source's ``number``."""
+
+    data: npt.NDArray[Any]
+    number: int
+    t_source: int
+    t_arrival: int
+    t_server: int = NO_TIME
+    valid: Valid = Valid.GOOD
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileItem:
+    """A finished file of a vendor's program: carried byte for byte.
+
+    ``path`` is where it is now; ``name`` is its path below the watched folder with ``/``, in NFC. Times are UTC ns.
+    """
+
+    path: Path
+    name: str
+    size: int
+    mtime_ns: int
+    t_arrival: int
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Something that is missing and is said to be. Numbers are inclusive; None where the source does not count.
+
+    ``count`` None means unknown, printed ``? (4.2 s)`` and never 0.
+    """
+
+    cause: Cause
+    first: int | None = None
+    last: int | None = None
+    count: int | None = None
+    t_from: int = NO_TIME
+    t_to: int = NO_TIME
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The source's counter began again: an IOC restarted, a counter wrapped."""
+
+    cause: Cause
+    last: int | None
+    first: int
+
+
+class Access(StrEnum):
+    """The label of a run; the stricter of two wins."""
+
+    OPEN = "open"
+    SHARED = "shared"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Who may have the data. ``allowed`` names targets; empty means none but the project's own space."""
+
+    access: Access = Access.CLOSED
+    allowed: frozenset[str] = frozenset()
+
+
+class Outcome(StrEnum):
+    """How a run ended; all land alike."""
+
+    COMPLETE = "complete"
+    ABORTED = "aborted"
+    FAILED = "failed"
+    CALIBRATION = "calibration"
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What every piece of a run knows of it. ``started_ns`` is UTC ns; ``folder`` is the path in the project space."""
+
+    run_id: bytes
+    run_no: int
+    project: str
+    group: str
+    started_ns: int
+    folder: str
+    label: Label = field(default_factory=Label)
+    title: str = ""
+    user: str = ""
+    sample: str = ""
+    trigger: str = "session"
+
+    @property
+    def name(self) -> str:
+        """``000123``: the run's number as it stands in paths."""
+        return f"{self.run_no:06d}"
+
+
+class ItemKind(StrEnum):
+    """What an item in the outbox is; the order is the order of sending within a run."""
+
+    SEGMENT = "segment"
+    FILE = "file"
+    MASTER = "master"
+    SIDECAR = "sidecar"
+    PREVIEW = "preview"
+    MANIFEST = "manifest"
+    RECEIPTS = "receipts"
+    CRATE = "crate"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxItem:
+    """One file that waits in the spool for its targets.
+
+    ``path`` is local; ``remote`` is the path in the project space (``project/group/date/run/name``, ``/``). ``segment_id`` and
+    ``head_hash`` (SHA-256 of the close head's payload) are set for segments. ``sha256`` is None until the first sending.
+    """
+
+    item_id: str
+    kind: ItemKind
+    path: Path
+    remote: str
+    size: int
+    run_id: bytes
+    run_no: int
+    project: str
+    label: Label
+    segment_id: bytes = b"\0" * 16
+    head_hash: bytes = b"\0" * 32
+    sha256: bytes | None = None
+    items: int = 0
+
+
+class Proof(StrEnum):
+    """What the other side proved (custody's ``durable``), strongest first."""
+
+    FSYNCED = "fsynced"
+    STORE_DIGEST = "store-digest"
+    READ_BACK = "read-back"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A target's proof that it holds an item: the custody statement and, where the target signs, its COSE bytes."""
+
+    target: str
+    item_id: str
+    sha256: bytes
+    size: int
+    proof: Proof
+    t_ns: int
+    cose: bytes = b""
