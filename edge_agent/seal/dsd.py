@@ -1,0 +1,75 @@
+"""Dataset descriptors: what a chunk is a chunk of (docs/signed-chunks.md, DSD)."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from edge_agent.seal.cbor import SealError, dumps, fields, loads
+
+
+class Counter(IntEnum):
+    """What the seq fields of a dataset's chunks promise."""
+
+    NONE = 0
+    FRAME = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Dsd:
+    """Path, type (the grammar of the page), chunk and maximal dims (None = unlimited), filters ``(id, flags, values)``, fill bytes, source."""
+
+    path: str
+    type: Any
+    chunk: tuple[int, ...]
+    maxdims: tuple[int | None, ...]
+    filters: tuple[tuple[int, int, tuple[int, ...]], ...]
+    fill: bytes
+    source_id: str
+    counter: Counter = Counter.NONE
+    step: int = 1
+
+    def encode(self) -> bytes:
+        """Deterministic CBOR."""
+        return dumps(
+            {
+                1: unicodedata.normalize("NFC", self.path), 2: self.type, 3: list(self.chunk), 4: list(self.maxdims),
+                5: [[i, flags, list(values)] for i, flags, values in self.filters], 6: self.fill, 7: 0,
+                8: [self.source_id, int(self.counter), self.step],
+            }
+        )  # fmt: skip
+
+    def digest(self) -> bytes:
+        """The 32 bytes that name this dataset in every CHUNK leaf."""
+        return dsd_digest(self.encode())
+
+
+def dsd_digest(encoded: bytes) -> bytes:
+    """``SHA-256("HSC1-dsd\\0" || CBOR)``."""
+    return hashlib.sha256(b"HSC1-dsd\0" + encoded).digest()
+
+
+def parse_dsd(encoded: bytes) -> Dsd:
+    """The descriptor in its CBOR.
+
+    Raises:
+        SealError: not a descriptor.
+    """
+    path, kind, chunk, maxdims, filters, fill, options, source = fields(
+        loads(encoded, "DSD"), "DSD", k1=str, k2=list, k3=list, k4=list, k5=list, k6=bytes, k7=int, k8=list
+    )
+    try:
+        source_id, counter, step = source
+        dsd = Dsd(
+            path, kind, tuple(int(n) for n in chunk), tuple(None if n is None else int(n) for n in maxdims),
+            tuple((int(i), int(flags), tuple(int(v) for v in values)) for i, flags, values in filters),
+            fill, str(source_id), Counter(counter), int(step),
+        )  # fmt: skip
+    except (TypeError, ValueError) as error:
+        raise SealError(f"DSD: {error}") from error
+    if options != 0 or dsd.encode() != encoded:
+        raise SealError("DSD: a field has a value that HSC/1-draft does not know")
+    return dsd

@@ -1,0 +1,80 @@
+"""Tree heads: what is signed instead of each chunk (docs/signed-chunks.md, Heads)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+
+from edge_agent.seal.cbor import SealError, dumps, fields, loads
+
+NAME = "HSC/1/head"
+SHA256_ID = 1
+
+
+class State(IntEnum):
+    """State of the tree when the head was signed."""
+
+    OPEN = 0
+    CLOSED = 1
+    RECOVERED = 2
+    DAMAGED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What the agent knew of its clock: offset and uncertainty in ns, None when unknown."""
+
+    source: str = "system"
+    offset_ns: int | None = None
+    uncertainty_ns: int | None = None
+    synced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One head. ``previous`` is the hash of the previous anchor head's payload; times are ns (UTC, and since boot)."""
+
+    agent_id: bytes
+    tree_id: bytes
+    size: int
+    root: bytes
+    head_seq: int
+    previous: bytes | None
+    t_utc_ns: int
+    t_boot_ns: int
+    boot_id: bytes
+    clock: Clock
+    state: State
+
+    def payload(self) -> bytes:
+        """The bytes that COSE signs."""
+        clock = [self.clock.source, self.clock.offset_ns, self.clock.uncertainty_ns, self.clock.synced]
+        return dumps(
+            {
+                1: NAME, 2: self.agent_id, 3: self.tree_id, 4: self.size, 5: self.root, 6: self.head_seq, 7: self.previous,
+                8: self.t_utc_ns, 9: self.t_boot_ns, 10: self.boot_id, 11: clock, 12: None, 13: int(self.state), 14: SHA256_ID,
+            }
+        )  # fmt: skip
+
+
+def head_hash(payload: bytes) -> bytes:
+    """SHA-256 of a head's payload: its name in receipts, logs and the next head."""
+    return hashlib.sha256(payload).digest()
+
+
+def parse_head(payload: bytes) -> Head:
+    """The head in a payload.
+
+    Raises:
+        SealError: not a head of HSC/1.
+    """
+    optional = (bytes, type(None))
+    name, agent, tree, size, root, seq, previous, t_utc, t_boot, boot, clock, anchor, state, algorithm = fields(
+        loads(payload, "head"), "head", k1=str, k2=bytes, k3=bytes, k4=int, k5=bytes, k6=int, k7=optional, k8=int, k9=int, k10=bytes,
+        k11=list, k12=optional, k13=int, k14=int,
+    )  # fmt: skip
+    if name != NAME or algorithm != SHA256_ID or anchor is not None or len(clock) != 4 or state not in set(State):
+        raise SealError("head: a field has a value that HSC/1-draft does not know")
+    source, offset, uncertainty, synced = clock
+    return Head(agent, tree, size, root, seq, previous, t_utc, t_boot, boot, Clock(source, offset, uncertainty, synced), State(state))

@@ -1,0 +1,153 @@
+"""Merkle trees of RFC 9162 section 2.1 over SHA-256.
+
+`Frontier` is the live tree: appending costs O(1) amortised and keeps O(log n) hashes. The functions over lists of leaf hashes make and check proofs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from edge_agent.seal.cbor import SealError
+
+EMPTY_ROOT = hashlib.sha256(b"").digest()
+
+
+def leaf_hash(payload: bytes) -> bytes:
+    """``SHA-256(0x00 || payload)``, 32 bytes."""
+    return hashlib.sha256(b"\0" + payload).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """``SHA-256(0x01 || left || right)``, 32 bytes."""
+    return hashlib.sha256(b"\1" + left + right).digest()
+
+
+@dataclass(slots=True)
+class Frontier:
+    """The right edge of a growing tree: one hash a set bit of ``size``, largest subtree first."""
+
+    size: int = 0
+    peaks: list[bytes] = field(default_factory=list)
+
+    def append(self, payload: bytes) -> int:
+        """Add a leaf; returns its index."""
+        return self.append_hash(leaf_hash(payload))
+
+    def append_hash(self, digest: bytes) -> int:
+        """Add a leaf by its hash; returns its index."""
+        index = self.size
+        carry = index
+        while carry & 1:
+            digest = node_hash(self.peaks.pop(), digest)
+            carry >>= 1
+        self.peaks.append(digest)
+        self.size += 1
+        return index
+
+    def root(self) -> bytes:
+        """Root over all leaves so far, 32 bytes; the hash of nothing for an empty tree."""
+        if not self.peaks:
+            return EMPTY_ROOT
+        digest = self.peaks[-1]
+        for peak in reversed(self.peaks[:-1]):
+            digest = node_hash(peak, digest)
+        return digest
+
+    def copy(self) -> Frontier:
+        """An independent frontier of the same tree."""
+        return Frontier(self.size, list(self.peaks))
+
+
+def root_of(hashes: Sequence[bytes]) -> bytes:
+    """Root of a list of leaf hashes."""
+    frontier = Frontier()
+    for digest in hashes:
+        frontier.append_hash(digest)
+    return frontier.root()
+
+
+def _split(n: int) -> int:
+    """Largest power of two smaller than ``n``."""
+    return 1 << ((n - 1).bit_length() - 1)
+
+
+def inclusion_proof(hashes: Sequence[bytes], index: int) -> list[bytes]:
+    """Path of RFC 9162 section 2.1.3.1 for leaf ``index`` of the tree over ``hashes``."""
+    if not 0 <= index < len(hashes):
+        raise SealError(f"inclusion proof: leaf {index} of {len(hashes)}")
+    if len(hashes) == 1:
+        return []
+    k = _split(len(hashes))
+    if index < k:
+        return [*inclusion_proof(hashes[:k], index), root_of(hashes[k:])]
+    return [*inclusion_proof(hashes[k:], index - k), root_of(hashes[:k])]
+
+
+def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
+    """RFC 9162 section 2.1.3.2: whether ``leaf`` (a leaf hash) is leaf ``index`` of the tree with ``size`` and ``root``."""
+    if not 0 <= index < size:
+        return False
+    fn, sn, digest = index, size - 1, leaf
+    for sibling in proof:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            digest = node_hash(sibling, digest)
+            while not fn & 1 and fn:
+                fn >>= 1
+                sn >>= 1
+        else:
+            digest = node_hash(digest, sibling)
+        fn >>= 1
+        sn >>= 1
+    return sn == 0 and digest == root
+
+
+def consistency_proof(hashes: Sequence[bytes], first: int) -> list[bytes]:
+    """RFC 9162 section 2.1.4.1: that the tree over ``hashes[:first]`` is a prefix of the tree over ``hashes``."""
+    if not 0 < first <= len(hashes):
+        raise SealError(f"consistency proof: {first} of {len(hashes)}")
+
+    def sub(m: int, part: Sequence[bytes], whole: bool) -> list[bytes]:
+        if m == len(part):
+            return [] if whole else [root_of(part)]
+        k = _split(len(part))
+        if m <= k:
+            return [*sub(m, part[:k], whole), root_of(part[k:])]
+        return [*sub(m - k, part[k:], False), root_of(part[:k])]
+
+    return sub(first, hashes, True)
+
+
+def check_consistency(first: int, first_root: bytes, second: int, second_root: bytes, proof: Sequence[bytes]) -> bool:
+    """RFC 9162 section 2.1.4.2: whether the tree of size ``first`` is a prefix of the tree of size ``second``."""
+    if first == second:
+        return not proof and first_root == second_root
+    if first == 0:
+        return not proof and first_root == EMPTY_ROOT
+    if first > second or not proof:
+        return False
+    path = list(proof)
+    if first & (first - 1) == 0:
+        path.insert(0, first_root)
+    fn, sn = first - 1, second - 1
+    while fn & 1:
+        fn >>= 1
+        sn >>= 1
+    fr = sr = path[0]
+    for c in path[1:]:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            fr = node_hash(c, fr)
+            sr = node_hash(c, sr)
+            while not fn & 1 and fn:
+                fn >>= 1
+                sn >>= 1
+        else:
+            sr = node_hash(sr, c)
+        fn >>= 1
+        sn >>= 1
+    return sn == 0 and fr == first_root and sr == second_root
