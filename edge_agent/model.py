@@ -259,6 +259,7 @@ class OutboxItem:
 
     ``path`` is local; ``remote`` is the path in the project space (``project/group/date/run/name``, ``/``). ``segment_id`` and
     ``head_hash`` (SHA-256 of the close head's payload) are set for segments. ``sha256`` is None until the first sending.
+    ``counts`` maps stream keys to the number of frames, rows or files that the item carries.
     """
 
     item_id: str
@@ -273,7 +274,7 @@ class OutboxItem:
     segment_id: bytes = b"\0" * 16
     head_hash: bytes = b"\0" * 32
     sha256: bytes | None = None
-    items: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class Proof(StrEnum):
