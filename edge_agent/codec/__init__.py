@@ -1,0 +1,50 @@
+"""One encoder per HDF5 filter pipeline, each owning the filter values that the file must hold.
+
+Nothing here registers a filter in the process: encoded chunks go into the file by direct chunk writes, and any HDF5
+with the standard plugins reads them back. Encoders are safe to share between threads and release the interpreter
+lock while they work. What an encoder writes is proven in the tests against the ordinary HDF5 read path.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from edge_agent.codec.bitshuffle_lz4 import BitshuffleLz4
+from edge_agent.codec.buffers import Buffers, BuffersExhausted, Lease
+from edge_agent.codec.contract import CodecError, Encoder, Filter, Readable, Writable
+from edge_agent.codec.native import best_library
+from edge_agent.codec.plain import Plain
+from edge_agent.codec.shuffle_zstd import ShuffleZstd
+from edge_agent.errors import ConfigError
+
+__all__ = [
+    "NAMES",
+    "Buffers",
+    "BuffersExhausted",
+    "CodecError",
+    "Encoder",
+    "Filter",
+    "Lease",
+    "Readable",
+    "Writable",
+    "encoder",
+]
+
+NAMES: tuple[str, ...] = ("bitshuffle-lz4", "shuffle-zstd", "none")
+"""Every codec name that a stream may be configured with."""
+
+
+@cache
+def encoder(name: str) -> Encoder:
+    """Return the encoder called `name`, the same one each time.
+
+    Raises:
+        ConfigError: the name is unknown, or the C library that it needs is not installed.
+    """
+    if name == "bitshuffle-lz4":
+        return BitshuffleLz4(best_library())
+    if name == "shuffle-zstd":
+        return ShuffleZstd()
+    if name == "none":
+        return Plain()
+    raise ConfigError(f"There is no codec {name!r}.", why=f"the codecs are {', '.join(NAMES)}", try_="name one of them", code="CFG_CODEC")

@@ -1,0 +1,132 @@
+"""A bounded pool of page-aligned buffers that are used again and again.
+
+A fresh output buffer per frame costs a quarter of the encoding rate in page faults. Memory of all leases and idle
+buffers together never exceeds the limit: a caller that wants more waits, which is the back-pressure of the record
+path. Sizes are rounded up to powers of two, so that chunks of similar size share buffers; pages that nobody touched
+cost nothing.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import time
+from types import TracebackType
+
+import numpy as np
+
+from edge_agent.codec.contract import Octets
+from edge_agent.errors import EdgeAgentError
+
+
+class BuffersExhausted(EdgeAgentError):
+    """No buffer came back in time: the stages behind the encoder are too slow or stuck."""
+
+    default_code = "BUFFERS"
+
+
+class Lease:
+    """One buffer, on loan until `release()`; also a context manager."""
+
+    __slots__ = ("_memory", "_pool", "view")
+
+    def __init__(self, pool: Buffers, memory: Octets, nbytes: int) -> None:
+        """Made by `Buffers.take`."""
+        self._pool = pool
+        self._memory: Octets | None = memory
+        self.view = memory.data[:nbytes]
+        """The writable bytes, page-aligned, exactly as many as asked for; contents are left from earlier use."""
+
+    def release(self) -> None:
+        """Give the buffer back; its contents may change at once.
+
+        Raises:
+            RuntimeError: it was given back before.
+        """
+        memory, self._memory = self._memory, None
+        if memory is None:
+            raise RuntimeError("this buffer was already given back: each lease is released once")
+        self.view = memoryview(b"")
+        self._pool._give(memory)  # noqa: SLF001 - the two classes are one concept
+
+    def __enter__(self) -> Lease:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Give the buffer back."""
+        self.release()
+
+
+class Buffers:
+    """A pool of at most `limit` bytes, for any number of threads."""
+
+    def __init__(self, limit: int) -> None:
+        """Start empty; memory is taken from the system as it is asked for."""
+        self.limit = limit
+        self._idle: dict[int, list[Octets]] = {}
+        self._held = 0
+        self._changed = threading.Condition()
+
+    @property
+    def held(self) -> int:
+        """Bytes taken from the system now, on loan or idle."""
+        return self._held
+
+    def take(self, nbytes: int, timeout: float | None = None) -> Lease:
+        """Lend a buffer of `nbytes`, waiting for one to come back when the limit is reached.
+
+        Args:
+            nbytes: the size wanted, at least 1.
+            timeout: seconds to wait; None waits for ever, 0 not at all.
+
+        Raises:
+            BuffersExhausted: the time passed.
+            ValueError: `nbytes` can never fit in the limit.
+        """
+        size = rounded(nbytes)
+        if size > self.limit:
+            raise ValueError(f"a buffer of {nbytes} bytes needs {size} and the limit is {self.limit}: raise the limit")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while (memory := self._reuse_or_grow(size)) is None:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise BuffersExhausted(
+                        f"No buffer of {size} bytes came free in {timeout:g} s.",
+                        why=f"{self._held} of {self.limit} bytes are in use, so the disk or the writer is too slow",
+                        try_="raise the limit or lower the rate",
+                    )
+                self._changed.wait(left)
+        return Lease(self, memory, nbytes)
+
+    def _reuse_or_grow(self, size: int) -> Octets | None:
+        """Return an idle or a new buffer, dropping idle ones of other sizes if that makes room."""
+        if same := self._idle.get(size):
+            return same.pop()
+        for others in self._idle.values():
+            while others and self._held + size > self.limit:
+                self._held -= others.pop().nbytes
+        if self._held + size > self.limit:
+            return None
+        self._held += size
+        return aligned(size)
+
+    def _give(self, memory: Octets) -> None:
+        with self._changed:
+            self._idle.setdefault(memory.nbytes, []).append(memory)
+            self._changed.notify_all()
+
+
+def rounded(nbytes: int) -> int:
+    """Return the power of two, at least one page, that holds `nbytes`."""
+    if nbytes < 1:
+        raise ValueError(f"a buffer of {nbytes} bytes makes no sense: ask for at least 1")
+    return max(mmap.PAGESIZE, 1 << (nbytes - 1).bit_length())
+
+
+def aligned(size: int) -> Octets:
+    """Return `size` fresh bytes that begin on a page."""
+    memory = np.empty(size + mmap.PAGESIZE, np.uint8)
+    start = -memory.ctypes.data % mmap.PAGESIZE
+    return memory[start : start + size]
