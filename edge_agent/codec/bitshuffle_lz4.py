@@ -34,7 +34,7 @@ BITSHUFFLE = 32008
 LZ4 = 2
 
 VERSION = (0, 4)
-"""Bitshuffle's own version numbers as its `set_local` writes them since 2021; readers ignore them."""
+"""Bitshuffle's version as the `set_local` of hdf5plugin 4.1, 5.1 and 7.1 writes it; readers ignore it."""
 
 _HEADER = struct.Struct(">QI")
 _LENGTH = struct.Struct(">I")

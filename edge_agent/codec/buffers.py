@@ -1,9 +1,8 @@
 """A bounded pool of page-aligned buffers that are used again and again.
 
-A fresh output buffer per frame costs a quarter of the encoding rate in page faults. Memory of all leases and idle
-buffers together never exceeds the limit: a caller that wants more waits, which is the back-pressure of the record
-path. Sizes are rounded up to powers of two, so that chunks of similar size share buffers; pages that nobody touched
-cost nothing.
+Memory of all leases and idle buffers together never exceeds the limit: a caller that wants more waits, which is the
+back-pressure of the record path. Buffers that come back are lent again with their pages in place. Sizes are rounded up
+to powers of two, so that chunks of similar size share buffers; pages that nobody touched cost nothing.
 """
 
 from __future__ import annotations
