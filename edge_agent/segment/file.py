@@ -1,0 +1,92 @@
+"""One HDF5 segment file while it is written: objects, chunks by direct write, the integrity tables, close.
+
+Owned by one thread. Chunks are written once and only appended; `write_chunk` returns the byte offset at which HDF5 put the stored bytes, which the journal keeps
+because HDF5's own metadata is not trusted until the file was closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+
+from edge_agent.errors import IntegrityError
+from edge_agent.seal.dsd import Dsd
+from edge_agent.seal.meta import MetaObject
+from edge_agent.segment import hdf5, integrity
+
+
+class SegmentFile:
+    """A segment file open for writing."""
+
+    def __init__(self, path: Path) -> None:
+        """Create ``path``; it must not exist."""
+        self.path = path
+        self.objects: dict[str, MetaObject] = {}
+        self.dsds: dict[str, Dsd] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.chunks: dict[str, int] = {}
+        self._offsets: dict[str, dict[tuple[int, ...], tuple[int, int, int]]] = {}
+        self._file = hdf5.create(path)
+        self._datasets: dict[str, h5py.Dataset] = {}
+
+    def add(self, objects: Mapping[str, MetaObject], dsds: tuple[Dsd, ...] = ()) -> None:
+        """Create objects that are not there yet; parents come before children in ``objects``."""
+        by_path = {dsd.path: dsd for dsd in dsds}
+        for path, thing in objects.items():
+            if path in self.objects:
+                continue
+            dataset = hdf5.add(self._file, path, thing, by_path)
+            self.objects[path] = thing
+            if dataset is not None:
+                self._datasets[path] = dataset
+                self.dsds[path] = by_path[path]
+                self.shapes[path] = dataset.shape
+                self.chunks[path] = 0
+                self._offsets[path] = {}
+
+    def write_chunk(self, path: str, offset: tuple[int, ...], stored: bytes | memoryview, filter_mask: int, rows: int) -> int:
+        """Append one chunk; returns the byte offset of its stored bytes in the file.
+
+        Args:
+            path: a chunked dataset.
+            offset: element offset of the chunk, on a chunk boundary.
+            stored: encoded bytes.
+            filter_mask: bit n set: filter n was not applied.
+            rows: length of the dataset along its first axis afterwards.
+        """
+        dataset = self._datasets[path]
+        shape = (rows, *dataset.shape[1:])
+        dataset.id.set_extent(shape)
+        self.shapes[path] = shape
+        before = self._file.id.get_filesize()
+        dataset.id.write_direct_chunk(offset, stored, filter_mask)
+        size = len(stored)
+        # HDF5 puts the chunk at the end of the file; when its index grew too, only HDF5 knows where, and asking costs a scan.
+        position: int
+        if self._file.id.get_filesize() - before == size:
+            position = before
+        else:
+            position = dataset.id.get_chunk_info_by_coord(offset).byte_offset
+        self.chunks[path] += 1
+        self._offsets[path][offset] = (position, size, filter_mask)
+        return position
+
+    def finish(self, tables: integrity.Tables) -> None:
+        """Write the tables and close, after one pass that HDF5's own chunk index equals what was written.
+
+        Raises:
+            IntegrityError: it does not; the file must not be used.
+        """
+        for path, dataset in self._datasets.items():
+            if hdf5.chunk_offsets(dataset) != self._offsets[path]:
+                raise IntegrityError(
+                    f"HDF5's chunk index of {path} is not what was written", why=str(self.path), try_="keep the file and report it", code="HDF5_INDEX"
+                )
+        integrity.write(self._file, tables)
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close without tables; the file is rebuilt from its journal or dropped."""
+        self._file.close()
