@@ -1,0 +1,83 @@
+"""The tree of one segment while it grows: leaf payloads, the frontier, and the heads signed over it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edge_agent.record.session import Session
+from edge_agent.seal import cose
+from edge_agent.seal.head import Clock, Head, State, head_hash
+from edge_agent.seal.keys import KeyChain
+from edge_agent.seal.tree import Frontier
+
+ANCHOR_S = 60.0
+HEAD_LEAVES = 256
+HEAD_S = 1.0
+
+
+def boot_time_ns() -> int:
+    """Nanoseconds since boot, suspended time included where the system has such a clock."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic_ns()
+
+
+@dataclass(frozen=True, slots=True)
+class SignedHead:
+    """A head as it was signed: its COSE bytes and the hash of its payload."""
+
+    head: Head
+    cose: bytes
+    hash: bytes
+
+
+@dataclass(slots=True)
+class Tree:
+    """Leaves and heads of one tree. Not thread-safe: the segment's lock guards it."""
+
+    tree_id: bytes
+    session: Session
+    now_ns: Callable[[], int] = time.time_ns
+    payloads: list[bytes] = field(default_factory=list)
+    frontier: Frontier = field(default_factory=Frontier)
+    anchors: list[SignedHead] = field(default_factory=list)
+    head_seq: int = 0
+    earlier: KeyChain | None = None
+    """Key chain of the boot that began this tree, when another one finishes it."""
+
+    def append(self, payload: bytes) -> int:
+        """Add a leaf; returns its index."""
+        self.payloads.append(payload)
+        return self.frontier.append(payload)
+
+    def sign(self, frontier: Frontier, state: State, *, anchor: bool, session: Session | None = None) -> SignedHead:
+        """Sign a head over ``frontier``, which must be durable already; an anchor is kept for the file."""
+        signer = session or self.session
+        head = Head(
+            agent_id=signer.agent_id,
+            tree_id=self.tree_id,
+            size=frontier.size,
+            root=frontier.root(),
+            head_seq=self.head_seq,
+            previous=self.anchors[-1].hash if self.anchors else None,
+            t_utc_ns=self.now_ns(),
+            t_boot_ns=boot_time_ns(),
+            boot_id=signer.boot_id,
+            clock=Clock(),
+            state=state,
+        )
+        payload = head.payload()
+        signed = SignedHead(head, cose.sign(signer.key, cose.HEAD, payload), head_hash(payload))
+        self.head_seq += 1
+        if anchor:
+            self.anchors.append(signed)
+        return signed
+
+    def chain(self) -> KeyChain:
+        """Everything needed to check the anchors: the keys of this boot, and of the boot that began the tree."""
+        mine = self.session.chain
+        if self.earlier is None:
+            return mine
+        certificates = dict.fromkeys((*self.earlier.certificates, *mine.certificates))
+        sessions = dict.fromkeys((*self.earlier.sessions, *mine.sessions))
+        return KeyChain(tuple(certificates), tuple(sessions))
