@@ -1,0 +1,109 @@
+"""The read side of the outbox: what waits, in which order, and where an item stands.
+
+Order within a target: run number, kind, insertion; a crate comes only after everything else of its run is proved
+there, because it is the mark that the run is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_agent.model import ItemKind, OutboxItem, Receipt
+from edge_agent.spool.database import Database
+from edge_agent.spool.rows import ITEM_COLUMNS, RANK, RECEIPT_COLUMNS, item_of, receipt_of
+
+ITEM = ", ".join(f"i.{column}" for column in ITEM_COLUMNS.split(", "))
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Where an item stands at one target. ``retry_ns`` (UTC) is for people; the engine schedules by its own clock."""
+
+    item_id: str
+    target: str
+    required: bool
+    state: str
+    reason: str
+    attempts: int
+    retry_ns: int | None
+    receipt: Receipt | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits for one target: numbers of items, bytes not yet proved, and when the oldest was added (UTC ns, None: nothing waits)."""
+
+    target: str
+    waiting: int
+    parked: int
+    quarantined: int
+    bytes: int
+    oldest_ns: int | None
+
+
+class OutboxReads:
+    """Queries over ``items`` and ``deliveries``; see `Outbox` for what changes them."""
+
+    def __init__(self, db: Database, base: Path) -> None:
+        self._db = db
+        self._base = base
+
+    def next_for(self, target: str, skip: Collection[str] = ()) -> OutboxItem | None:
+        """The item to send next to ``target``, leaving out the ids in ``skip`` (in flight, or waiting for their back-off)."""
+        rows = self._db.rows(
+            f"SELECT i.item_no, {ITEM} FROM deliveries d JOIN items i USING (item_no)"  # noqa: S608
+            " WHERE d.target = ?2 AND d.state IN ('sealed', 'sending') AND i.state = 'held' AND (d.rank < ?1 OR NOT EXISTS ("
+            "SELECT 1 FROM deliveries o WHERE o.target = d.target AND o.run_id = d.run_id AND o.rank < ?1"
+            " AND o.state NOT IN ('proved', 'dropped', 'skipped')))"
+            " ORDER BY d.run_no, d.rank, d.item_no LIMIT ?3",
+            (RANK[ItemKind.CRATE], target, len(skip) + 1),
+        )
+        return next((self._item(item_no, row) for item_no, *row in rows if row[0] not in skip), None)
+
+    def item(self, item_id: str) -> OutboxItem | None:
+        """An item by its id, also one that was freed."""
+        row = self._db.row(f"SELECT i.item_no, {ITEM} FROM items i WHERE i.item_id = ?", (item_id,))  # noqa: S608
+        return None if row is None else self._item(row[0], row[1:])
+
+    def items_of_run(self, run_id: bytes) -> tuple[OutboxItem, ...]:
+        """All items of a run in order of sending, also those that were freed."""
+        rows = self._db.rows(f"SELECT i.item_no, {ITEM} FROM items i WHERE i.run_id = ? ORDER BY i.item_no", (run_id,))  # noqa: S608
+        items = [self._item(row[0], row[1:]) for row in rows]
+        return tuple(sorted(items, key=lambda item: RANK[item.kind]))
+
+    def deliveries(self, item_id: str) -> tuple[Delivery, ...]:
+        """Where an item stands at each of its targets, by name."""
+        rows = self._db.rows(
+            f"SELECT d.required, d.state, d.reason, d.attempts, d.retry_ns, {RECEIPT_COLUMNS} FROM deliveries d"  # noqa: S608
+            " JOIN items i USING (item_no) WHERE i.item_id = ? ORDER BY d.target",
+            (item_id,),
+        )
+        return tuple(
+            Delivery(
+                item_id, row[5], bool(row[0]), row[1], row[2], row[3], row[4], None if row[6] is None else receipt_of(item_id, row[5:])
+            )
+            for row in rows
+        )
+
+    def is_landed(self, item_id: str) -> bool:
+        """Whether every required target proved it."""
+        return self._db.row("SELECT 1 FROM items WHERE item_id = ? AND place = 'landed'", (item_id,)) is not None
+
+    def backlog(self) -> tuple[Backlog, ...]:
+        """What waits, by target; targets to which nothing was ever routed are absent."""
+        rows = self._db.rows(
+            "SELECT d.target, sum(d.state IN ('sealed', 'sending')), sum(d.state = 'parked'), sum(d.state = 'quarantined'), sum(i.size),"
+            " min(CASE WHEN d.state IN ('sealed', 'sending') THEN i.added_ns END)"
+            " FROM deliveries d JOIN items i USING (item_no)"
+            " WHERE i.state = 'held' AND d.state IN ('sealed', 'sending', 'parked', 'quarantined') GROUP BY d.target"
+        )
+        found = {row[0]: Backlog(*row) for row in rows}
+        names = sorted(row[0] for row in self._db.rows("SELECT DISTINCT target FROM deliveries"))
+        return tuple(found.get(name, Backlog(name, 0, 0, 0, 0, None)) for name in names)
+
+    def _item(self, item_no: int, row: Sequence[Any]) -> OutboxItem:
+        counts = dict(self._db.rows("SELECT stream, n FROM item_counts WHERE item_no = ?", (item_no,)))
+        return item_of(tuple(row), counts, self._base)

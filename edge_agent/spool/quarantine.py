@@ -1,0 +1,213 @@
+"""What is wrong and waits for a person: items that a target refused, and files that nobody could parse.
+
+Invariants: nothing that cannot be parsed is deleted; it is moved to ``quarantine/<id>/`` beside a ``reason.json``
+that was durable first. Dropping needs a reason, and the reason is on record before a byte goes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.errors import UsageError
+from edge_agent.model import OutboxItem, utc_now_ns
+from edge_agent.spool.database import Database
+from edge_agent.spool.fs import FileSystem
+from edge_agent.spool.outbox import Outbox
+from edge_agent.spool.retention import Retention
+
+log = logging.getLogger(__name__)
+REASON = "reason.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """One entry. ``id`` is an item id or ``file-<hex>``; ``path`` is where the bytes are; ``targets`` are those that refused an item."""
+
+    id: str
+    path: Path
+    size: int
+    why: str
+    since_ns: int
+    targets: tuple[str, ...] = ()
+    item: OutboxItem | None = None
+    origin: Path | None = None
+    """Where an unparsable file was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What was given up, and why."""
+
+    id: str
+    path: Path
+    size: int
+    why: str
+    reason: str
+    t_ns: int
+
+
+class Quarantine:
+    """List, show, retry, drop, export."""
+
+    def __init__(self, db: Database, outbox: Outbox, retention: Retention, fs: FileSystem, folder: Path) -> None:
+        self._db = db
+        self._outbox = outbox
+        self._retention = retention
+        self._fs = fs
+        self.folder = folder
+
+    def set_aside(self, path: Path, why: str) -> Quarantined:
+        """Move a file that cannot be used into quarantine. ``path`` must be on the spool's file system.
+
+        Raises:
+            OSError: it could not be moved; it is still at ``path``.
+        """
+        now = utc_now_ns()
+        home = self._new_home(now)
+        size = path.stat().st_size
+        reason = {"name": path.name, "origin": str(path), "size": size, "since_ns": now, "why": why}
+        self._fs.write(home / REASON, json.dumps(reason, ensure_ascii=False, indent=1).encode())
+        self._fs.rename(path, home / path.name)
+        log.warning("set aside %s as %s: %s", path, home.name, why)
+        return Quarantined(home.name, home / path.name, size, why, now, origin=path)
+
+    def entries(self) -> tuple[Quarantined, ...]:
+        """All entries, oldest first."""
+        return tuple(sorted([*self._items(), *self._files()], key=lambda entry: entry.since_ns))
+
+    def show(self, entry_id: str) -> Quarantined:
+        """One entry.
+
+        Raises:
+            UsageError: no such entry.
+        """
+        for entry in self.entries():
+            if entry.id == entry_id:
+                return entry
+        raise UsageError(
+            f"Nothing is quarantined as {entry_id!r}.", why="it may have been retried or dropped", try_="edge-agent quarantine list"
+        )
+
+    def retry(self, entry_id: str) -> Quarantined:
+        """Try again: an item waits for its targets anew; a file goes back to where it was found, for the next scan.
+
+        Returns:
+            The entry as it was.
+
+        Raises:
+            UsageError: no such entry, or the file's old place is taken.
+        """
+        entry = self.show(entry_id)
+        if entry.item is None:
+            if entry.origin is None or entry.origin.exists():
+                raise UsageError(
+                    f"{entry_id} cannot go back to {entry.origin}.",
+                    why="the place is taken or unknown",
+                    try_=f"edge-agent quarantine export {entry_id} DIR, then look at both",
+                )
+            self._fs.make_dir(entry.origin.parent)
+            self._fs.rename(entry.path, entry.origin)
+            self._fs.remove_tree(self.folder / entry.id)
+            return entry
+        with self._db.transaction():
+            (item_no,) = self._numbers(entry_id)
+            self._db.run(
+                "UPDATE deliveries SET state = 'sealed', reason = '', attempts = 0, changed_ns = ?"
+                " WHERE item_no = ? AND state = 'quarantined'",
+                (utc_now_ns(), item_no),
+            )
+            self._outbox.settle(item_no)
+        return entry
+
+    def drop(self, entry_id: str, reason: str) -> Quarantined:
+        """Give an entry up: its counts become lost and the file is removed.
+
+        An item that other targets have or await stays for them, and they decide from now on when its space is freed.
+
+        Raises:
+            UsageError: no such entry, or no reason.
+        """
+        if not reason.strip():
+            raise UsageError(
+                "Dropping needs a reason.",
+                why="it is the only trace that is left of the data",
+                try_=f'edge-agent quarantine drop {entry_id} --reason "..."',
+            )
+        entry = self.show(entry_id)
+        with self._db.transaction():
+            self._db.run(
+                "INSERT INTO drops (id, path, size, why, reason, dropped_ns) VALUES (?, ?, ?, ?, ?, ?)",
+                (entry.id, str(entry.path), entry.size, entry.why, reason, utc_now_ns()),
+            )
+            if entry.item is not None:
+                self._drop_item(entry_id, reason)
+        log.warning("dropped %s (%s): %s", entry.id, entry.why, reason)
+        if entry.item is None:
+            self._fs.remove_tree(self.folder / entry.id)
+        else:
+            self._retention.finish_drops()
+        return entry
+
+    def dropped(self) -> tuple[Dropped, ...]:
+        """Everything that was ever given up."""
+        rows = self._db.rows("SELECT id, path, size, why, reason, dropped_ns FROM drops ORDER BY drop_no")
+        return tuple(Dropped(i, Path(path), size, why, reason, t) for i, path, size, why, reason, t in rows)
+
+    def export(self, entry_id: str, folder: Path) -> Path:
+        """Copy the bytes and the reason into ``folder``; returns the path of the copy."""
+        entry = self.show(entry_id)
+        self._fs.make_dir(folder)
+        copy = folder / entry.path.name
+        self._fs.copy(entry.path, copy)
+        origin = str(entry.origin or entry.path)
+        reason = {"id": entry.id, "why": entry.why, "since_ns": entry.since_ns, "targets": list(entry.targets), "origin": origin}
+        self._fs.write(folder / f"{entry.path.name}.{REASON}", json.dumps(reason, ensure_ascii=False, indent=1).encode())
+        return copy
+
+    def _drop_item(self, item_id: str, reason: str) -> None:
+        (item_no,) = self._numbers(item_id)
+        now = utc_now_ns()
+        self._db.run(
+            "UPDATE deliveries SET state = 'dropped', reason = ?, changed_ns = ? WHERE item_no = ? AND state = 'quarantined'",
+            (reason, now, item_no),
+        )
+        if not self._db.rows("SELECT 1 FROM deliveries WHERE item_no = ? AND state != 'dropped'", (item_no,)):
+            self._db.run("UPDATE items SET state = 'dropping', reason = ?, changed_ns = ? WHERE item_no = ?", (reason, now, item_no))
+        self._outbox.settle(item_no)
+
+    def _items(self) -> list[Quarantined]:
+        rows = self._db.rows(
+            "SELECT i.item_id, group_concat(d.target, char(10)), group_concat(d.target || ': ' || d.reason, '; '), min(d.changed_ns)"
+            " FROM deliveries d JOIN items i USING (item_no) WHERE d.state = 'quarantined' AND i.state = 'held' GROUP BY i.item_no"
+        )
+        entries = []
+        for item_id, targets, why, since in rows:
+            item = self._outbox.item(item_id)
+            if item is not None:
+                entries.append(Quarantined(item_id, item.path, item.size, why, since, tuple(sorted(targets.split("\n"))), item))
+        return entries
+
+    def _files(self) -> list[Quarantined]:
+        entries = []
+        for home in sorted(self.folder.iterdir()):
+            held = [path for path in sorted(home.iterdir()) if path.name != REASON] if home.is_dir() else []
+            for path in held[:1]:
+                try:
+                    reason = json.loads((home / REASON).read_bytes())
+                    why, since, origin = str(reason["why"]), int(reason["since_ns"]), Path(reason["origin"])
+                except (OSError, ValueError, KeyError, TypeError) as error:
+                    why, since, origin = f"its {REASON} cannot be read ({error})", path.stat().st_mtime_ns, None
+                entries.append(Quarantined(home.name, path, path.stat().st_size, why, since, origin=origin))
+        return entries
+
+    def _numbers(self, item_id: str) -> tuple[int, ...]:
+        return tuple(n for (n,) in self._db.rows("SELECT item_no FROM items WHERE item_id = ?", (item_id,)))
+
+    def _new_home(self, now: int) -> Path:
+        while (home := self.folder / f"file-{now:016x}").exists():
+            now += 1
+        self._fs.make_dir(home)
+        return home

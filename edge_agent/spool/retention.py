@@ -1,0 +1,98 @@
+"""Freeing local space, only against proof.
+
+Order, each step durable before the next: the row is marked evictable; ``before_free`` (the agent log's SPOOL_FREE);
+the file is unlinked; the row is done and stays as history. A crash anywhere is finished by the next
+`Retention.release`, which may call ``before_free`` a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from edge_agent.model import OutboxItem, Receipt, utc_now_ns
+from edge_agent.spool.database import Database
+from edge_agent.spool.fs import FileSystem
+from edge_agent.spool.outbox import Outbox
+
+BeforeFree = Callable[[OutboxItem, tuple[Receipt, ...]], None]
+"""Called with the item and the receipts of its required targets; must be durable when it returns; raising keeps the file."""
+
+ENDED = {"evictable": "done", "dropping": "dropped"}
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What a release did."""
+
+    items: int
+    bytes: int
+
+
+class Retention:
+    """Evicts what every required target holds."""
+
+    def __init__(self, db: Database, outbox: Outbox, fs: FileSystem) -> None:
+        self._db = db
+        self._outbox = outbox
+        self._fs = fs
+
+    def release(self, before_free: BeforeFree, *, pressure: bool = False, hold: Collection[bytes] = ()) -> Freed:
+        """Free what may be freed.
+
+        Args:
+            before_free: writes SPOOL_FREE to the agent log.
+            pressure: do not wait for optional targets; what they do not have yet is marked skipped.
+            hold: run ids whose files are still needed here (open runs).
+
+        Raises:
+            OSError: an unlink failed; the item stays evictable.
+        """
+        self._mark(pressure, frozenset(hold))
+        freed = [self._free(item_id, before_free) for (item_id,) in self._db.rows("SELECT item_id FROM items WHERE state = 'evictable'")]
+        self.finish_drops()
+        return Freed(len(freed), sum(freed))
+
+    def finish_drops(self) -> None:
+        """Unlink what a person gave up (the reason is on record)."""
+        for (item_id,) in self._db.rows("SELECT item_id FROM items WHERE state = 'dropping'"):
+            item = self._outbox.item(item_id)
+            if item is not None:
+                self._end(item, "dropping")
+
+    def _mark(self, pressure: bool, hold: frozenset[bytes]) -> None:
+        busy = "('sending')" if pressure else "('sealed', 'sending', 'parked', 'quarantined')"
+        with self._db.transaction():
+            rows = self._db.rows(
+                "SELECT item_no, run_id FROM items i WHERE state = 'held' AND place = 'landed'"  # noqa: S608
+                f" AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.item_no = i.item_no AND d.state IN {busy}) ORDER BY item_no"
+            )
+            for item_no, run_id in rows:
+                if run_id in hold:
+                    continue
+                now = utc_now_ns()
+                self._db.run(
+                    "UPDATE deliveries SET state = 'skipped', changed_ns = ?,"
+                    " reason = 'space was needed; all required targets have it' WHERE item_no = ? AND state NOT IN ('proved', 'dropped')",
+                    (now, item_no),
+                )
+                self._db.run("UPDATE items SET state = 'evictable', changed_ns = ? WHERE item_no = ?", (now, item_no))
+
+    def _free(self, item_id: str, before_free: BeforeFree) -> int:
+        item = self._outbox.item(item_id)
+        if item is None:
+            return 0
+        held = self._outbox.deliveries(item_id)
+        before_free(item, tuple(d.receipt for d in held if d.required and d.receipt is not None))
+        return item.size if self._end(item, "evictable") else 0
+
+    def _end(self, item: OutboxItem, state: str) -> bool:
+        """Unlink under the lock, and only if no newer revision brought the item back."""
+        with self._db.transaction():
+            changed = self._db.run(
+                "UPDATE items SET state = ?, changed_ns = ? WHERE item_id = ? AND state = ?",
+                (ENDED[state], utc_now_ns(), item.item_id, state),
+            )
+            if changed:
+                self._fs.unlink(item.path)
+            return changed == 1
