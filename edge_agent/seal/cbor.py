@@ -1,6 +1,8 @@
 """Deterministic CBOR (RFC 8949 section 4.2.1), and refusing anything else.
 
-`loads` accepts only the one encoding that `dumps` would have made, so that two different byte strings never mean the same statement.
+`loads` accepts only the one encoding that `dumps` would have made, so that two different byte strings never mean the same
+statement. Items that HSC/1 has no use for (floats, tags but COSE_Sign1's, other simple values) are refused before the decoder
+sees them: general decoders turn some into dates, patterns and huge numbers.
 """
 
 from __future__ import annotations
@@ -8,6 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import cbor2
+
+COSE_SIGN1 = 18
+_DEPTH = 64
+_FALSE_TRUE_NULL = frozenset({0xF4, 0xF5, 0xF6})
+_BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(2, 8)
 
 
 class SealError(ValueError):
@@ -29,10 +36,11 @@ def loads(data: bytes, what: str) -> Any:
     Raises:
         SealError: not CBOR, trailing bytes, or not the deterministic encoding.
     """
+    _scan(data, what)
     try:
         value = cbor2.loads(data)
         again = dumps(value)
-    except (cbor2.CBORError, ValueError, TypeError, OverflowError, RecursionError, MemoryError, UnicodeError) as error:
+    except (cbor2.CBORError, ValueError, TypeError) as error:
         raise SealError(f"{what}: not CBOR ({error})") from error
     if again != data:
         raise SealError(f"{what}: not the deterministic encoding of one item")
@@ -56,10 +64,47 @@ def fields(value: Any, what: str, **required: type | tuple[type, ...]) -> list[A
     if not isinstance(value, dict):
         raise SealError(f"{what}: not a map")
     keys = [int(name[1:]) for name in required]
-    if set(value) != set(keys):
+    # The types too, because True == 1.
+    if set(value) != set(keys) or any(type(key) is not int for key in value):
         raise SealError(f"{what}: has keys {sorted(map(str, value))}, wants {sorted(keys)}")
     for key, kind in zip(keys, required.values(), strict=True):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if not isinstance(value[key], kinds) or (isinstance(value[key], bool) and bool not in kinds):
             raise SealError(f"{what}: key {key} is a {type(value[key]).__name__}")
     return [value[key] for key in keys]
+
+
+def _scan(data: bytes, what: str) -> None:
+    """Walk the initial bytes of RFC 8949 section 3 and refuse what is cut, too deep, or of a kind that HSC/1 does not use."""
+    at = 0
+    todo = [1]
+    while todo:
+        if not todo[-1]:
+            todo.pop()
+            continue
+        todo[-1] -= 1
+        if at >= len(data):
+            raise SealError(f"{what}: cut short")
+        initial = data[at]
+        kind, argument = initial >> 5, initial & 31
+        at += 1
+        if kind == _SIMPLE:
+            if initial not in _FALSE_TRUE_NULL:
+                raise SealError(f"{what}: a float or simple value, which HSC/1 does not use")
+            continue
+        if argument >= 24:
+            width = 1 << (argument - 24)
+            if width > 8:
+                raise SealError(f"{what}: an item of indefinite length")
+            argument = int.from_bytes(data[at : at + width], "big")
+            at += width
+        if kind in (_BYTES, _TEXT):
+            at += argument
+        elif kind == _TAG and argument != COSE_SIGN1:
+            raise SealError(f"{what}: tag {argument}, which HSC/1 does not use")
+        elif kind in (_ARRAY, _MAP, _TAG):
+            todo.append({_ARRAY: argument, _MAP: 2 * argument, _TAG: 1}[kind])
+            if len(todo) > _DEPTH:
+                raise SealError(f"{what}: nested more than {_DEPTH} deep")
+    if at != len(data):
+        raise SealError(f"{what}: {'trailing bytes' if at < len(data) else 'cut short'}")

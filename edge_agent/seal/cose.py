@@ -1,7 +1,7 @@
 """COSE_Sign1 (RFC 9052 section 4.2) with Ed25519 (-19, RFC 9864), and the kid of RFC 9679.
 
-Thirty lines over cbor2 because no kept-up library signs with both Ed25519 and ML-DSA; the form is stricter than the RFC: tag 18, exactly the three protected
-headers, nothing unprotected, deterministic encoding throughout.
+Thirty lines over cbor2 because no kept-up library signs with both Ed25519 and ML-DSA; the form is stricter than the RFC: tag 18,
+exactly the three protected headers, nothing unprotected, deterministic encoding throughout.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from edge_agent.seal.cbor import SealError, dumps, loads
+from edge_agent.seal.cbor import COSE_SIGN1, SealError, dumps, loads
 
 ED25519 = -19
-TAG = 18
 
 HEAD = "application/x.hsc1-head+cbor"
 RUN = "application/x.hsc1-run+cbor"
@@ -99,7 +98,7 @@ def sign(signer: Signer, content_type: str, payload: bytes) -> bytes:
     """Make a COSE_Sign1 over ``payload``."""
     protected = dumps({1: ED25519, 3: content_type, 4: thumbprint(signer.public_key())})
     signature = signer.sign(_to_be_signed(protected, payload))
-    return dumps(cbor2.CBORTag(TAG, [protected, {}, payload, signature]))
+    return dumps(cbor2.CBORTag(COSE_SIGN1, [protected, {}, payload, signature]))
 
 
 def parse(data: bytes) -> Signed:
@@ -109,7 +108,7 @@ def parse(data: bytes) -> Signed:
         SealError: anything but the strict form above.
     """
     value = loads(data, "COSE")
-    if not isinstance(value, cbor2.CBORTag) or value.tag != TAG or not isinstance(value.value, (list, tuple)) or len(value.value) != 4:
+    if not isinstance(value, cbor2.CBORTag) or not isinstance(value.value, list | tuple) or len(value.value) != 4:
         raise SealError("COSE: not a tagged COSE_Sign1")
     protected, unprotected, payload, signature = value.value
     if unprotected != {} or not all(isinstance(part, bytes) for part in (protected, payload, signature)):

@@ -20,7 +20,10 @@ class Counter(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dsd:
-    """Path, type (the grammar of the page), chunk and maximal dims (None = unlimited), filters ``(id, flags, values)``, fill bytes, source."""
+    """What a dataset is: its path and type (the grammar of the page), and where its chunks come from.
+
+    ``chunk`` and ``maxdims`` are element counts (None = unlimited), ``filters`` are ``(id, flags, values)``, ``fill`` is one element.
+    """
 
     path: str
     type: Any
@@ -48,7 +51,7 @@ class Dsd:
 
 
 def dsd_digest(encoded: bytes) -> bytes:
-    """``SHA-256("HSC1-dsd\\0" || CBOR)``."""
+    r"""``SHA-256("HSC1-dsd\0" || CBOR)``."""
     return hashlib.sha256(b"HSC1-dsd\0" + encoded).digest()
 
 

@@ -10,6 +10,7 @@ from edge_agent.seal.cbor import SealError, dumps, fields, loads
 
 NAME = "HSC/1/head"
 SHA256_ID = 1
+OptInt = int | None
 
 
 class State(IntEnum):
@@ -77,4 +78,6 @@ def parse_head(payload: bytes) -> Head:
     if name != NAME or algorithm != SHA256_ID or anchor is not None or len(clock) != 4 or state not in set(State):
         raise SealError("head: a field has a value that HSC/1-draft does not know")
     source, offset, uncertainty, synced = clock
+    if not (isinstance(source, str) and isinstance(offset, OptInt) and isinstance(uncertainty, OptInt) and isinstance(synced, bool)):
+        raise SealError("head: the clock field is not [source, offset, uncertainty, synced]")
     return Head(agent, tree, size, root, seq, previous, t_utc, t_boot, boot, Clock(source, offset, uncertainty, synced), State(state))

@@ -1,6 +1,7 @@
 """Keys: the identity certificate, the session record that it signs, and the chain from a session key to the facility's root.
 
-Certificates are checked for who issued them, not for today's date: a key is valid by its position in the agent log (docs/signed-chunks.md, Keys).
+Certificates are checked for who issued them, not for today's date: a key is valid by its position in the agent log
+(docs/signed-chunks.md, Keys).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_agent.seal import cose
@@ -92,7 +93,7 @@ def load_certificate(der: bytes) -> x509.Certificate:
     """
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise SealError(f"certificate: {error}") from error
 
 
@@ -100,7 +101,7 @@ def urns(certificate: x509.Certificate) -> list[str]:
     """The URI names of a certificate."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError, x509.DuplicateExtension):
+    except (x509.ExtensionNotFound, ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return []
     return names.get_values_for_type(x509.UniformResourceIdentifier)
 
@@ -109,7 +110,7 @@ def issued_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
     """Whether ``root`` signed ``certificate``."""
     try:
         certificate.verify_directly_issued_by(root)
-    except (InvalidSignature, ValueError, TypeError):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
         return False
     return True
 
@@ -120,7 +121,10 @@ def ed25519_key(certificate: x509.Certificate) -> Ed25519PublicKey:
     Raises:
         SealError: another kind of key.
     """
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise SealError(f"certificate: {error}") from error
     if not isinstance(key, Ed25519PublicKey):
         raise SealError("certificate: the key is not Ed25519")
     return key

@@ -1,6 +1,7 @@
 """Leaf payloads: ``"HSC1" || type || body`` (docs/signed-chunks.md, Leaves and Agent log).
 
-One frozen dataclass a leaf with ``payload()``; `parse` is the inverse. CHUNK is fixed-width big-endian because there are many; all others are CBOR maps.
+One frozen dataclass a leaf with ``payload()``; `parse` is the inverse. CHUNK is fixed-width big-endian because there are many;
+all others are CBOR maps.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ OptInt = (int, type(None))
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One stored chunk at element ``offset`` of the dataset ``dsd``. ``digest`` is SHA-256 of the stored bytes; ``t_utc_ns`` arrival of the first byte."""
+    """One stored chunk at element ``offset`` of the dataset ``dsd``.
+
+    ``digest`` is SHA-256 of the ``size`` stored bytes; ``t_utc_ns`` is the arrival of the first byte.
+    """
 
     TYPE: ClassVar[int] = 1
     segment_id: bytes
@@ -271,9 +275,13 @@ def parse(payload: bytes) -> Leaf:
     if reader is None:
         raise SealError(f"leaf: type {kind} is unknown")
     try:
-        return reader(loads(body, f"leaf of type {kind}"))
+        leaf = reader(loads(body, f"leaf of type {kind}"))
+        exact = leaf.payload() == payload
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, SealError) else SealError(f"leaf of type {kind}: {error}") from error
+    if not exact:
+        raise SealError(f"leaf of type {kind}: a field of a wrong type")
+    return leaf
 
 
 def _parse_chunk(body: bytes) -> Chunk:
@@ -301,7 +309,7 @@ def _gap(v: Any) -> Leaf:
 
 def _close(v: Any) -> Leaf:
     datasets, meta, policy, outcome, reason = fields(v, "CLOSE", k1=list, k2=bytes, k3=bytes, k4=str, k5=str)
-    return Close(tuple((bytes(d), tuple(int(n) for n in s), int(c)) for d, s, c in datasets), meta, policy, outcome, reason)
+    return Close(tuple((_octets(d), tuple(int(n) for n in s), int(c)) for d, s, c in datasets), meta, policy, outcome, reason)
 
 
 def _open(v: Any) -> Leaf:
@@ -311,7 +319,7 @@ def _open(v: Any) -> Leaf:
     pair = None
     if previous is not None:
         before, head = previous
-        pair = (bytes(before), bytes(head))
+        pair = (_octets(before), _octets(head))
     return Open(agent, run, no, ordinal, pair, policy, boot, segment, series, {str(k): int(n) for k, n in last.items()})
 
 
@@ -344,7 +352,14 @@ def _segment_close(v: Any) -> Leaf:
 
 def _spool_free(v: Any) -> Leaf:
     item, receipts, t_ns = fields(v, "SPOOL_FREE", k1=str, k2=list, k3=int)
-    return SpoolFree(item, tuple(bytes(r) for r in receipts), t_ns)
+    return SpoolFree(item, tuple(_octets(r) for r in receipts), t_ns)
+
+
+def _octets(value: Any) -> bytes:
+    # bytes(n) of an integer would allocate that many.
+    if not isinstance(value, bytes):
+        raise TypeError(f"a {type(value).__name__} where a byte string belongs")
+    return value
 
 
 _READERS = {

@@ -82,7 +82,7 @@ def encode_meta(objects: Mapping[str, MetaObject]) -> bytes:
 
 
 def meta_digest(objects: Mapping[str, MetaObject]) -> bytes:
-    """``SHA-256("HSC1-meta\\0" || CBOR)``, 32 bytes."""
+    r"""``SHA-256("HSC1-meta\0" || CBOR)``, 32 bytes."""
     return hashlib.sha256(b"HSC1-meta\0" + encode_meta(objects)).digest()
 
 

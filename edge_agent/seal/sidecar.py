@@ -84,7 +84,10 @@ def parse_run(payload: bytes) -> RunStatement:
         raise SealError(f"run statement: {error}") from error
     if not all(isinstance(k, str) and isinstance(v, bytes) for k, v in others.items()):
         raise SealError("run statement: field 8 is not {name: digest}")
-    return RunStatement(agent, no, run_id, entries, named, main, others, counts, outcome, policy)
+    statement = RunStatement(agent, no, run_id, entries, named, main, others, counts, outcome, policy)
+    if statement.payload() != payload:
+        raise SealError("run statement: a field of a wrong type")
+    return statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,8 @@ def parse_sidecar(data: bytes) -> Sidecar:
         segment_id, leaves = fields(tree, "file tree", k1=bytes, k2=list)
         if not all(isinstance(leaf, bytes) for leaf in leaves):
             raise SealError("file tree: a leaf is not a byte string")
+        if segment_id in by_id:
+            raise SealError("file tree: twice for one segment")
         by_id[segment_id] = tuple(leaves)
     return Sidecar(statement, tuple(heads), key_chain(chain), by_id)
 

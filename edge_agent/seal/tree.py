@@ -1,6 +1,7 @@
 """Merkle trees of RFC 9162 section 2.1 over SHA-256.
 
-`Frontier` is the live tree: appending costs O(1) amortised and keeps O(log n) hashes. The functions over lists of leaf hashes make and check proofs.
+`Frontier` is the live tree: appending costs O(1) amortised and keeps O(log n) hashes. The functions over lists of leaf hashes make
+and check proofs.
 """
 
 from __future__ import annotations
