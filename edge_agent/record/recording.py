@@ -145,13 +145,13 @@ class Recording:
         Raises:
             OSError: the file could not be read; the caller tries again.
         """
-        adopted = adopt(self.state.folder / "files", item, self.state.storage)
+        adopted = adopt(self.state.folder / "files" / stream.instrument, item, self.state.storage)
         with self._lock:
             if self._files is None:
                 self._files = FileSeries(self.state, self.row_limits)
                 self._attach(self._files)
             series = self._files
-        record = AdoptedItem(stream.key, item, f"files/{adopted.name}", adopted.digest, adopted.root, durable)
+        record = AdoptedItem(stream.key, item, f"files/{stream.instrument}/{adopted.name}", adopted.digest, adopted.root, durable)
         return self.recorder.call(lambda: series.write(record))
 
     def file_gap(self, stream: Stream, gap: Gap) -> None:

@@ -185,11 +185,12 @@ class SegmentWriter:
         """Create objects; each DSD is journalled and introduced by its leaf before any chunk of it."""
         assert self._file is not None  # noqa: S101 - only series with data have objects
         self._file.add(objects, tuple(dsds))
+        # The skeleton first: a journal torn after it names a dataset without chunks, never a chunk without its dataset.
+        self._frame(journal.frame(Frame.SKELETON, encode_meta(self._file.objects)))
         for dsd in dsds:
             self._frame(journal.frame(Frame.DSD, dsd.encode()))
             self._digests[dsd.path] = dsd.digest()
             self.append_leaf(leaf.Dataset(dsd.digest()).payload())
-        self._frame(journal.frame(Frame.SKELETON, encode_meta(self._file.objects)))
 
     def declare_table(self, paths: Sequence[str], dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]], chunk: int, codec: str, source: str) -> int:
         """Number a table, so that its rows can be journalled before they fill a chunk."""

@@ -89,7 +89,11 @@ class Series(ABC):
 
     def write(self, item: Any) -> None:
         """Write an item; moves to a new segment as often as the disk demands."""
-        self._safely(lambda: self._write(item))
+        try:
+            self._safely(lambda: self._write(item))
+        except Exception:
+            item.finished()
+            raise
         segment = self.segment
         if segment is not None and (self.limits.reached(segment.stored_bytes, segment.age) or self._full()):
             self.roll("rolled")
@@ -100,7 +104,11 @@ class Series(ABC):
 
     def begin(self) -> None:
         """Open a segment although there is nothing to write."""
-        self._safely(lambda: self._open() and None)
+
+        def step() -> None:
+            self._open()
+
+        self._safely(step)
 
     def tick(self) -> None:
         """Close what is old, replace what failed."""
@@ -289,6 +297,7 @@ class RowSeries(Series):
         super().__init__(state, "rows", limits)
         self.streams: dict[str, Stream] = {}
         self._tables: dict[str, Table] = {}
+        self._interrupted = dict(state.last_time)
 
     def describe(self, stream: Stream) -> None:
         """Take a description; a changed one begins a new segment, because the open file already says the old one."""
@@ -309,6 +318,9 @@ class RowSeries(Series):
 
     def _write(self, item: RowsItem) -> None:
         table = self._table(self.streams[item.key])
+        before = self._interrupted.pop(item.key, None)
+        if before is not None:
+            table.segment.gap(leaf.GapLeaf(item.key, None, None, Cause.CRASH.value, None, before, item.t_arrival, "the agent was not running"))
         table.append(item.columns, item.t_arrival)
         table.segment.count(item)
 
