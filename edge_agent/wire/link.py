@@ -1,0 +1,279 @@
+"""One MQTT connection: paho's network thread on one side, asyncio on the other.
+
+Invariants: a link is used once. When the connection is lost the link is dead and a new one is opened, so nothing that
+paho still has in its queue is ever sent again (an over-size message would otherwise be repeated on every reconnect,
+for ever). MQTT 5 is tried first, then 3.1.1. Nothing that the broker says is proof of anything; `publish` is
+"queued", a PUBACK only tells who listens. Messages are handed over one at a time and the network thread waits for the
+handler, which is the back-pressure; a handler must therefore never wait for a PUBACK.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import ssl
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_agent.errors import PermissionRefused, TargetUnreachable
+from edge_agent.wire.broker import Broker
+
+NO_LISTENER = 0x10
+"""PUBACK reason of MQTT 5: nobody is subscribed to the topic."""
+
+_AUTH = frozenset({0x86, 0x87, 0x8C})
+_VERSION = 0x84
+_MAX_PACKET = 268_435_455
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One received message. ``correlation`` is MQTT 5 correlation data, if there was any."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+    correlation: bytes | None
+
+
+Handler = Callable[[Message], Awaitable[None]]
+
+
+class Link:
+    """A live connection; made by `open_link`."""
+
+    def __init__(self, client: paho.Client, loop: asyncio.AbstractEventLoop, handler: Handler, protocol: MQTTProtocolVersion) -> None:
+        self._client = client
+        self._loop = loop
+        self._handler = handler
+        self._running: concurrent.futures.Future[None] | None = None
+        self._acked: dict[int, asyncio.Future[int]] = {}
+        self._connack: asyncio.Future[None] = loop.create_future()
+        self._subscribed: asyncio.Future[None] = loop.create_future()
+        self._closing = False
+        self.protocol = protocol
+        self.lost: asyncio.Future[str] = loop.create_future()
+        """Done, with the reason, when the connection is gone."""
+        self.receive_maximum = 20
+        self.maximum_packet = _MAX_PACKET
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+
+    def publish(self, topic: str, payload: bytes, properties: Properties | None = None) -> asyncio.Future[int]:
+        """Queue a message, QoS 1.
+
+        The future is the PUBACK's reason code (0 with 3.1.1), or is cancelled when the link dies: neither proves anything. What ``publish`` of
+        paho returns is not looked at: it says NO_CONN for messages that it has queued all the same.
+        """
+        info = self._client.publish(topic, payload, qos=1, properties=properties)
+        acked: asyncio.Future[int] = self._loop.create_future()
+        if self.lost.done():
+            acked.cancel()
+        else:
+            self._acked[info.mid] = acked
+        return acked
+
+    def properties(self, correlation: bytes | None, response: str | None = None, user: Sequence[tuple[str, str]] = ()) -> Properties | None:
+        """MQTT 5 properties that repeat what the payload says; None with 3.1.1."""
+        if self.protocol != MQTTProtocolVersion.MQTTv5:
+            return None
+        properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        if correlation is not None:
+            properties.CorrelationData = correlation
+        if response is not None:
+            properties.ResponseTopic = response
+        if user:
+            properties.UserProperty = list(user)
+        return properties  # type: ignore[no-any-return]
+
+    async def close(self) -> None:
+        """Disconnect and end the network thread; callable twice."""
+        self._closing = True
+        if self._running is not None:
+            self._running.cancel()
+        await asyncio.shield(asyncio.to_thread(self._stop))
+        self._die("closed")
+
+    def _stop(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    async def _start(self, broker: Broker, topics: Sequence[str], timeout: float) -> None:
+        """Connect and subscribe.
+
+        Raises:
+            _WrongVersion: the broker does not speak this version.
+            PermissionRefused: it refuses the login or a subscription.
+            TargetUnreachable: anything else.
+        """
+        try:
+            await asyncio.to_thread(self._client.connect, broker.host, broker.port, 30)
+        except (OSError, ValueError) as error:
+            raise _unreachable(broker, str(error), error) from error
+        self._client.loop_start()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._first(self._connack, broker)
+                if topics:
+                    self._client.subscribe([(topic, 1) for topic in topics])
+                    await self._first(self._subscribed, broker)
+        except TimeoutError as error:
+            raise _unreachable(broker, f"no answer within {timeout:g} s", error) from error
+
+    async def _first(self, awaited: asyncio.Future[None], broker: Broker) -> None:
+        waiting: list[asyncio.Future[Any]] = [awaited, self.lost]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if awaited.done():
+            awaited.result()
+        elif self.protocol == MQTTProtocolVersion.MQTTv5 and awaited is self._connack:
+            raise _WrongVersionError(self.lost.result())
+        else:
+            raise _unreachable(broker, f"it closed the connection ({self.lost.result()})")
+
+    # ---- paho's thread
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
+        self._call(self._connected, reason, properties)
+
+    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
+        self._call(self._die, str(reason))
+
+    def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Any) -> None:
+        self._call(self._subscription, [str(reason) for reason in reasons if reason.is_failure])
+
+    def _on_publish(self, _client: Any, _data: Any, mid: int, reason: ReasonCode, _properties: Any) -> None:
+        self._call(self._puback, mid, int(reason.value))
+
+    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        if self._closing:
+            return
+        correlation = getattr(message.properties, "CorrelationData", None)
+        received = Message(message.topic, bytes(message.payload), message.retain, correlation)
+        self._running = asyncio.run_coroutine_threadsafe(self._handle(received), self._loop)
+        try:
+            self._running.result()
+        except concurrent.futures.CancelledError:
+            return
+
+    async def _handle(self, message: Message) -> None:
+        await self._handler(message)
+
+    # ---- the loop's thread
+
+    def _connected(self, reason: ReasonCode, properties: Any) -> None:
+        if self._connack.done():
+            return
+        code = int(reason.value)
+        if code == _VERSION:
+            self._connack.set_exception(_WrongVersionError(str(reason)))
+        elif code in _AUTH:
+            refused = PermissionRefused(
+                "The broker refuses the login", why=str(reason), try_="check user name, password and client id", code="BROKER_LOGIN"
+            )
+            self._connack.set_exception(refused)
+        elif reason.is_failure:
+            self._connack.set_exception(TargetUnreachable("The broker refuses the connection", why=str(reason), code="BROKER_REFUSED"))
+        else:
+            self.receive_maximum = getattr(properties, "ReceiveMaximum", None) or self.receive_maximum
+            self.maximum_packet = getattr(properties, "MaximumPacketSize", None) or self.maximum_packet
+            self._connack.set_result(None)
+
+    def _subscription(self, failures: list[str]) -> None:
+        if self._subscribed.done():
+            return
+        if failures:
+            why = ", ".join(failures)
+            refused = PermissionRefused(
+                "The broker refuses a subscription",
+                why=why,
+                try_="allow edge/v1/<agent>/reply to agents and edge/v1/# to the landing service",
+                code="BROKER_ACL",
+            )
+            self._subscribed.set_exception(refused)
+        else:
+            self._subscribed.set_result(None)
+
+    def _puback(self, mid: int, reason: int) -> None:
+        acked = self._acked.pop(mid, None)
+        if acked is not None and not acked.done():
+            acked.set_result(reason)
+
+    def _die(self, reason: str) -> None:
+        if not self.lost.done():
+            self.lost.set_result(reason)
+        for acked in self._acked.values():
+            acked.cancel()
+        self._acked.clear()
+
+
+class _WrongVersionError(Exception):
+    pass
+
+
+def _unreachable(broker: Broker, why: str, cause: BaseException | None = None) -> TargetUnreachable:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return TargetUnreachable(
+            f"The broker at {broker} is not the one we trust",
+            why=why,
+            try_="check the broker's certificate and the configured root",
+            code="BROKER_CERTIFICATE",
+        )
+    return TargetUnreachable(
+        f"No MQTT broker at {broker}", why=why, try_="check that the broker runs and that the address is right", code="BROKER_UNREACHABLE"
+    )
+
+
+async def open_link(broker: Broker, topics: Sequence[str], handler: Handler, *, client_id: str = "", timeout: float = 10.0) -> Link:
+    """Connect and subscribe, with MQTT 5 if the broker speaks it, else 3.1.1.
+
+    Args:
+        broker: where.
+        topics: filters to subscribe to, QoS 1.
+        handler: called in the loop for each message, one after the other.
+        client_id: "" for a random one.
+        timeout: s, for each of the two attempts.
+
+    Raises:
+        TargetUnreachable: no broker, no answer.
+        PermissionRefused: the login or a subscription is refused.
+    """
+    for protocol in (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311):
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id or f"edge-{uuid.uuid4().hex[:16]}",
+            clean_session=None if protocol == MQTTProtocolVersion.MQTTv5 else True,
+            protocol=protocol,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = timeout
+        if broker.username is not None:
+            client.username_pw_set(broker.username, broker.password)
+        if broker.tls is not None:
+            client.tls_set_context(broker.tls)
+        link = Link(client, asyncio.get_running_loop(), handler, protocol)
+        try:
+            await link._start(broker, topics, timeout)  # noqa: SLF001 - its own factory
+        except _WrongVersionError as error:
+            await link.close()
+            last = str(error)
+            continue
+        except BaseException:
+            await link.close()
+            raise
+        return link
+    raise _unreachable(broker, f"it speaks neither MQTT 5 nor 3.1.1 ({last})")
