@@ -1,0 +1,228 @@
+"""One lane: everything that goes to one target.
+
+A lane first probes its target, then keeps a few items in flight. A target that is unreachable or refuses the agent
+makes the whole lane wait and probe again; an item that fails while others pass waits alone. The policy is asked
+before each sending; the local file is compared with its row; then the target's proof is made durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from edge_agent.deliver.backoff import Backoff
+from edge_agent.deliver.queue import Gate, Queue
+from edge_agent.deliver.target import Capabilities, Target
+from edge_agent.deliver.transfer import LaneStatus, Transfer, TransferStatus, check_local
+from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, PolicyRefused
+from edge_agent.model import OutboxItem, Receipt, utc_now_ns
+
+log = logging.getLogger(__name__)
+POLL = 10.0
+"""Seconds after which a lane looks again even if nobody woke it."""
+
+Proved = Callable[[OutboxItem, Receipt], None]
+
+
+class Lane:
+    """Runs until cancelled."""
+
+    def __init__(
+        self, target: Target, queue: Queue, gate: Gate, proved: Proved, *, in_flight: int, backoff: Backoff, clock: Callable[[], float]
+    ) -> None:
+        self.target = target
+        self._queue = queue
+        self._gate = gate
+        self._proved = proved
+        self._limit = in_flight
+        self._backoff = backoff
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._busy: dict[str, Transfer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._later: dict[str, float] = {}
+        self._tries: dict[str, int] = {}
+        self._failures = 0
+        self._until = 0.0
+        self._capabilities: Capabilities | None = None
+        self._alerts: set[str] = set()
+        self._error = ""
+        self._state = "stopped"
+        self._items = self._bytes = 0
+
+    def wake(self) -> None:
+        """Something may have been added."""
+        self._wake.set()
+
+    def kick(self) -> None:
+        """Try everything now."""
+        self._later.clear()
+        self._tries.clear()
+        self._alerts.clear()
+        self._failures, self._until = 0, 0.0
+        self._wake.set()
+
+    def status(self) -> LaneStatus:
+        """What it does now."""
+        now = self._clock()
+        flights = tuple(
+            TransferStatus(t.item.item_id, t.item.remote, t.item.size, t.sent, t.sent / max(now - t.started, 1e-3))
+            for t in self._busy.values()
+        )
+        retry_in = max(0.0, self._until - now) if self._state in ("waiting", "refused") else None
+        detail = self._capabilities.detail if self._capabilities else ""
+        return LaneStatus(self.target.name, self._state, flights, self._items, self._bytes, self._error, retry_in, detail)
+
+    async def run(self) -> None:
+        """Probe, send, wait, for ever."""
+        self._state = "idle"
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    started = await self._step()
+                except Exception as error:
+                    # The lane must outlive a fault of the outbox (disk full, I/O error): nothing is lost, only late.
+                    log.exception("lane %s: the outbox failed", self.target.name)
+                    self._hold(error)
+                    started = False
+                if not started:
+                    await self._rest()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._state = "stopped"
+
+    async def _step(self) -> bool:
+        """Start one item if that is possible now."""
+        if self._clock() < self._until or len(self._busy) >= self._limit:
+            return False
+        if self._capabilities is None and not await self._probe():
+            return False
+        now = self._clock()
+        self._later = {item_id: at for item_id, at in self._later.items() if at > now}
+        item = await asyncio.to_thread(self._queue.next_for, self.target.name, [*self._busy, *self._later])
+        if item is None:
+            self._state = "sending" if self._busy else "idle"
+            return False
+        self._state = "sending"
+        transfer = Transfer(item, now)
+        self._busy[item.item_id] = transfer
+        task = asyncio.create_task(self._deliver(transfer), name=f"send {item.item_id} to {self.target.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _rest(self) -> None:
+        now = self._clock()
+        moments = [at for at in (self._until, *self._later.values()) if at > now]
+        try:
+            await asyncio.wait_for(self._wake.wait(), min([POLL, *(at - now for at in moments)]))
+        except TimeoutError:
+            return
+
+    async def _probe(self) -> bool:
+        try:
+            self._capabilities = await self.target.probe()
+            if self._state == "refused":
+                await asyncio.to_thread(self._queue.unpark, self.target.name)
+        except PermissionRefused as error:
+            self._hold(error, "refused")
+            self._alert(error.code, error)
+        except Exception as error:
+            first = self._failures == 0
+            self._hold(error)
+            if first:
+                log.warning("target %s is not there, trying on: %s", self.target.name, error)
+        return self._capabilities is not None
+
+    def _hold(self, error: Exception, state: str = "waiting") -> float:
+        """The lane waits; what is in flight goes on."""
+        self._failures += 1
+        self._error = str(error)
+        delay = self._backoff.delay(self._failures)
+        self._until = self._clock() + delay
+        self._state = state
+        return delay
+
+    async def _deliver(self, transfer: Transfer) -> None:
+        item, name = transfer.item, self.target.name
+        try:
+            if not await asyncio.to_thread(self._queue.begin, item.item_id, name):
+                return
+            try:
+                await self._send(transfer)
+            except PermissionRefused as error:
+                await asyncio.to_thread(self._queue.park, item.item_id, name, str(error))
+                self._error = str(error)
+                self._alert(error.code, error)
+                if not isinstance(error, PolicyRefused):
+                    self._capabilities = None  # perhaps it refuses us altogether: the probe tells, before more is parked
+            except IntegrityError as error:
+                await asyncio.to_thread(self._queue.quarantine, item.item_id, name, str(error))
+                self._error = str(error)
+                log.error("%s is quarantined at %s: %s", item.remote, name, error)
+            except Exception as error:
+                await self._failed(item, error)
+        except Exception as error:
+            log.exception("lane %s: the outbox failed for %s", name, item.item_id)
+            self._later[item.item_id] = self._clock() + self._hold(error)
+        finally:
+            del self._busy[item.item_id]
+            self._wake.set()
+
+    async def _failed(self, item: OutboxItem, error: Exception) -> None:
+        if not isinstance(error, EdgeAgentError):
+            log.error("target %s failed in an unforeseen way with %s", self.target.name, item.remote, exc_info=error)
+        elif self._failures == 0:
+            log.warning("target %s is not there, trying on: %s", self.target.name, error)
+        tries = self._tries[item.item_id] = self._tries.get(item.item_id, 0) + 1
+        delay = max(self._backoff.delay(tries), self._hold(error))
+        self._later[item.item_id] = self._clock() + delay
+        self._capabilities = None
+        await asyncio.to_thread(self._queue.failed, item.item_id, self.target.name, str(error), utc_now_ns() + int(delay * 1e9))
+
+    async def _send(self, transfer: Transfer) -> None:
+        item, name = transfer.item, self.target.name
+        decision = self._gate(item.label, item.kind, name)
+        if not decision.allowed:
+            raise PolicyRefused(
+                f"{item.remote} may not go to {name}.",
+                why=decision.reason,
+                try_="have the project's owner change the label, or remove the target from the route; then edge-agent kick",
+            )
+        await asyncio.to_thread(check_local, item.path, item.size)
+        largest = self._capabilities.max_size if self._capabilities else None
+        if largest is not None and item.size > largest:
+            raise PermissionRefused(
+                f"{item.remote} is too large for {name}.",
+                why=f"it has {item.size} bytes, the target takes {largest}",
+                try_="raise the limit at the target, or set a smaller segment size for the next runs; then edge-agent kick",
+                code="TARGET_TOO_LARGE",
+            )
+        receipt = await self.target.send(item, transfer.progress)
+        if receipt.target != name or receipt.item_id != item.item_id:
+            raise IntegrityError(
+                f"{name} gave a proof for something else.",
+                why=f"asked for {item.item_id}, got one of {receipt.target} for {receipt.item_id}",
+                try_="report this: the target's code is wrong; nothing was freed",
+                code="PROOF_MISMATCH",
+            )
+        useful = await asyncio.to_thread(self._queue.proved, receipt)
+        if self._failures:
+            log.info("target %s is back", name)
+        self._failures, self._until, self._error = 0, 0.0, ""
+        self._alerts.clear()
+        self._tries.pop(item.item_id, None)
+        if useful:
+            self._items += 1
+            self._bytes += item.size
+            self._proved(item, receipt)
+
+    def _alert(self, key: str, error: EdgeAgentError) -> None:
+        """Tell somebody once, until it works again or is kicked."""
+        level = logging.INFO if key in self._alerts else logging.WARNING if isinstance(error, PolicyRefused) else logging.ERROR
+        self._alerts.add(key)
+        log.log(level, "target %s: %s", self.target.name, error)

@@ -1,0 +1,49 @@
+"""What the engine needs of its neighbours: the outbox that it empties and the policy that it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from edge_agent.model import ItemKind, Label, OutboxItem, Receipt
+from edge_agent.provenance.policy import Decision
+
+
+class Queue(Protocol):
+    """The outbox. Synchronous and durable; called in threads."""
+
+    def next_for(self, target: str, skip: Collection[str] = ()) -> OutboxItem | None:
+        """The next item in order, without those in ``skip``."""
+        ...
+
+    def begin(self, item_id: str, target: str) -> bool:
+        """Mark as sending; False when it does not wait any more."""
+        ...
+
+    def proved(self, receipt: Receipt) -> bool:
+        """Take a proof; False when it is of no use any more; `IntegrityError` when it is for other bytes."""
+        ...
+
+    def failed(self, item_id: str, target: str, error: str, retry_ns: int | None) -> None:
+        """A passing fault; tried again about ``retry_ns`` (UTC)."""
+        ...
+
+    def park(self, item_id: str, target: str, reason: str) -> None:
+        """Waits until something changes."""
+        ...
+
+    def quarantine(self, item_id: str, target: str, reason: str) -> None:
+        """Waits for a person."""
+        ...
+
+    def unpark(self, target: str | None = None) -> int:
+        """Something changed; how many wait again."""
+        ...
+
+
+class Gate(Protocol):
+    """The policy."""
+
+    def __call__(self, label: Label, kind: ItemKind, target: str) -> Decision:
+        """Whether an item of this kind and label may go to ``target``."""
+        ...

@@ -1,0 +1,121 @@
+"""Labels and `may_send`: asked before anything leaves the machine, live values, names and previews included.
+
+Deny by default: a destination that is not configured, a kind or a label that is not known gets nothing. Closed and
+shared data go to the targets that the label names and to the project's own space; open data to any configured
+destination. The facility's own monitoring may see metrics, logs and names of shared data. Loosening a label is not
+done here: of two labels the stricter wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edge_agent.model import Access, ItemKind, Label
+
+
+class DestinationKind(StrEnum):
+    """What a destination is for."""
+
+    STORE = "store"  # files: a landing service, a folder, a bucket
+    LIVE = "live"  # live values to other machines
+    MONITORING = "monitoring"  # metrics and logs
+    SCREEN = "screen"  # this machine's own screen and loopback API: nothing leaves
+
+
+class ObjectKind(StrEnum):
+    """What would be sent."""
+
+    DATA = "data"
+    METADATA = "metadata"  # run record, crate, manifest, signatures
+    PREVIEW = "preview"
+    NAME = "name"  # names of streams, files, projects, samples
+    LIVE = "live"
+    METRICS = "metrics"
+    LOG = "log"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A configured destination. ``project_space`` marks the project's own space; ``facility`` that the facility runs it."""
+
+    name: str
+    kind: DestinationKind
+    project_space: bool = False
+    facility: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer and why, in words for the operator."""
+
+    allowed: bool
+    reason: str
+
+
+STRICTNESS = {Access.OPEN: 0, Access.SHARED: 1, Access.CLOSED: 2}
+OBSERVABLE = frozenset({ObjectKind.METRICS, ObjectKind.LOG, ObjectKind.NAME})
+
+ITEM_OBJECTS = {
+    ItemKind.SEGMENT: ObjectKind.DATA,
+    ItemKind.FILE: ObjectKind.DATA,
+    ItemKind.MASTER: ObjectKind.DATA,
+    ItemKind.SIDECAR: ObjectKind.METADATA,
+    ItemKind.PREVIEW: ObjectKind.PREVIEW,
+    ItemKind.MANIFEST: ObjectKind.METADATA,
+    ItemKind.RECEIPTS: ObjectKind.METADATA,
+    ItemKind.CRATE: ObjectKind.METADATA,
+}
+"""What each kind of outbox item is to the policy."""
+
+
+def may_send(label: Label, destination: Destination | None, object_kind: ObjectKind) -> Decision:
+    """Whether an object with this label may go there.
+
+    Args:
+        label: of the run that the object belongs to.
+        destination: None when nothing of that name is configured.
+        object_kind: what would be sent.
+    """
+    if destination is None:
+        return Decision(False, "the destination is not configured")
+    if destination.kind not in DestinationKind or object_kind not in ObjectKind or label.access not in STRICTNESS:
+        return Decision(False, "the policy does not know this label, destination or kind of object")
+    if destination.kind is DestinationKind.SCREEN:
+        return Decision(True, "it does not leave this machine")
+    if label.access is Access.OPEN:
+        return Decision(True, "the data are open")
+    if destination.name in label.allowed:
+        return Decision(True, f"the label names {destination.name}")
+    if destination.project_space and destination.kind is DestinationKind.STORE:
+        return Decision(True, f"{destination.name} is the project's own space")
+    if (
+        label.access is Access.SHARED
+        and destination.facility
+        and destination.kind is DestinationKind.MONITORING
+        and object_kind in OBSERVABLE
+    ):
+        return Decision(True, f"{destination.name} is the facility's own monitoring")
+    named = ", ".join(sorted(label.allowed)) or "no target"
+    return Decision(
+        False, f"{object_kind} of {label.access} data: the label names {named}, and {destination.name} is not the project's own space"
+    )
+
+
+def stricter(one: Label, other: Label) -> Label:
+    """The label that allows only what both allow."""
+    access = max(one.access, other.access, key=STRICTNESS.__getitem__)
+    restricted = [label.allowed for label in (one, other) if label.access is not Access.OPEN]
+    return Label(access, frozenset.intersection(*restricted) if restricted else frozenset())
+
+
+class PolicyGate:
+    """`may_send` for outbox items, with the configured destinations by target name."""
+
+    def __init__(self, destinations: Mapping[str, Destination]) -> None:
+        self._destinations = dict(destinations)
+
+    def __call__(self, label: Label, kind: ItemKind, target: str) -> Decision:
+        """Whether an item of this kind and label may go to ``target``."""
+        return may_send(label, self._destinations.get(target), ITEM_OBJECTS[kind])
