@@ -51,7 +51,7 @@ class Balance(Instrument):
     async def open(self) -> Mapping[str, Any]:
         """Make the line and begin to answer."""
         try:
-            address = await self._link.open(self._commands.put_nowait, self._fresh)
+            address = await self._link.open(self._commands.put_nowait, self._new_client)
         except OSError as e:
             raise StartError(f"cannot listen ({e}); choose another --port or leave it out") from e
         self._answering = asyncio.create_task(self._answer())
@@ -95,8 +95,8 @@ class Balance(Instrument):
     def _hung(self) -> bool:
         return asyncio.get_running_loop().time() < self._hung_until
 
-    def _fresh(self) -> None:
-        # Whoever comes new to a device server has not asked for anything yet.
+    def _new_client(self) -> None:
+        # Who comes new has not asked for anything yet, and who has left wants nothing any more.
         self._sics.continuous = False
 
     async def _answer(self) -> None:

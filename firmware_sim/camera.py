@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
+import numpy as np
 from p4p import Value
 from p4p.nt import NTNDArray, NTScalar
 from p4p.server import Server
@@ -41,7 +42,7 @@ class Camera(Instrument):
     faults: ClassVar[Mapping[str, str]] = {
         "drop": "the next ARG (3) exposures get a uniqueId and are never sent",
         "reset": "uniqueId starts again at 1",
-        "empty": "one update without an image; no exposure",
+        "empty": "one update with an array of no elements and uniqueId 0; no exposure",
     }
 
     def __init__(self, options: Options, *, prefix: str = "SIM", shape: tuple[int, int] = (512, 512), port: int = 0) -> None:
@@ -78,13 +79,12 @@ class Camera(Instrument):
             t = self.truth.now()
             self.truth.initial(name, t, value)
             pvs[f"{self._prefix}:cam1:{name}"] = SharedPV(initial=_scalar(value, t, self.units[name]))
-        try:
-            self._server = Server(providers=[pvs], useenv=False, conf=_server_conf(self._port))
-        except RuntimeError as e:
-            raise StartError(f"the PVA server does not start ({e}); choose another --port or leave it out") from e
+        self._server = Server(providers=[pvs], useenv=False, conf=_server_conf(self._port))
         confine_datagrams()
         conf = self._server.conf()
         port, broadcast_port = conf["EPICS_PVAS_SERVER_PORT"], conf["EPICS_PVAS_BROADCAST_PORT"]
+        if self._port not in (0, int(port)):
+            raise StartError(f"port {self._port} is taken (pvxs took {port} instead); choose another --port or leave it out")
         env = {
             "EPICS_PVA_ADDR_LIST": f"{LOOPBACK}:{broadcast_port}",
             "EPICS_PVA_AUTO_ADDR_LIST": "NO",
@@ -109,7 +109,8 @@ class Camera(Instrument):
             self._unique_id = 0
         elif fault.kind == "empty":
             self.truth.fault(fault.kind, at, fault.arg)
-            self._post({"uniqueId": 0})
+            # A union that holds an array cannot become unset again, so the array has no elements.
+            self._post({"value": ("ushortValue", np.zeros(0, "<u2")), "uniqueId": 0, "dimension": []})
         else:
             count = int(fault.number(3))
             self.truth.fault(fault.kind, at, fault.arg, first_unique_id=self._unique_id + 1, count=count)

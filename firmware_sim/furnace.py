@@ -62,6 +62,7 @@ class Furnace(Instrument):
         self._port = port
         self._server = Server()
         self._nodes: dict[str, Node] = {}
+        self._kinds = dict(_TYPES)
         self._presence = Presence()
         self._now: dict[str, Scalar] = {
             "Temperature": 20.0, "Setpoint": 650.0, "HeaterPower": 12.5, "Stable": False, "Program": "sinter-650", "Step": 0,
@@ -163,8 +164,14 @@ class Furnace(Instrument):
     async def _write(self, stream: str, t: int, value: Scalar, kind: ua.VariantType | None = None) -> None:
         source = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=t // 1000)
         server = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=self.truth.now() // 1000)
-        data = ua.DataValue(ua.Variant(value, kind or _TYPES[stream]), SourceTimestamp=source, ServerTimestamp=server)
-        await self._server.write_attribute_value(self._nodes[stream].nodeid, data)
+        kind = kind or _TYPES[stream]
+        data = ua.DataValue(ua.Variant(value, kind), SourceTimestamp=source, ServerTimestamp=server)
+        node_id = self._nodes[stream].nodeid
+        if kind != self._kinds[stream]:
+            # The server refuses a value of another type, but not over a value that comes from a callback.
+            self._server.set_attribute_value_callback(node_id, lambda _node, _attribute: data)
+            self._kinds[stream] = kind
+        await self._server.write_attribute_value(node_id, data)
 
     def _other(self, stream: str, value: float, step: float) -> float:
         return value if value != self._now[stream] else round(value + step, 4)

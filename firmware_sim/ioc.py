@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from firmware_sim.faults import Fault
-from firmware_sim.instrument import CommandError, Instrument, Options, Presence
-from firmware_sim.loopback import LOOPBACK, confine_datagrams, free_port
+from firmware_sim.instrument import CommandError, Instrument, Options, Presence, StartError
+from firmware_sim.loopback import LOOPBACK, confine_datagrams, free_port, is_free
 from firmware_sim.repeater import start_stand_in
 from firmware_sim.truth import Protocol, Scalar
 
@@ -55,6 +55,9 @@ class Ioc(Instrument):
     async def open(self) -> Mapping[str, Any]:
         """Set the environment, import EPICS, start the IOC with its initial values."""
         port = self._port or free_port()
+        if not is_free(port):
+            # The CA server would take another one and say so on stderr only.
+            raise StartError(f"port {port} is taken; choose another --port or leave it out")
         self._repeater, repeater_port = await start_stand_in()
         env = {
             "EPICS_CA_ADDR_LIST": LOOPBACK,

@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
+from firmware_sim.truth import Truth, read_truth
+
 START_SECONDS: Final = 60.0
 REPLY_SECONDS: Final = 30.0
 STDERR_SHOWN: Final = 2000
@@ -85,14 +87,11 @@ class Device:
         """Exit code of the process, None while it runs."""
         return self._running.poll()
 
-    @property
-    def sent(self) -> dict[str, int]:
-        """What the truth file counts per stream so far; raises DeviceError without one."""
+    def read_truth(self) -> Truth:
+        """Read what the device has sent so far; raises DeviceError when it writes no truth file."""
         if self.truth is None:
             raise DeviceError(f"{self.name} was started without a truth file; give Device(truth=PATH)")
-        from firmware_sim.truth import read_truth
-
-        return dict(read_truth(self.truth).sent)
+        return read_truth(self.truth)
 
     def start(self, within: float = START_SECONDS) -> Self:
         """Start the process and wait for its ready line; raises DeviceError."""

@@ -21,9 +21,9 @@ OnLine = Callable[[str], None]
 
 
 class Link(Protocol):
-    """A line to whoever drives the instrument. `fresh` is called when a new client takes it."""
+    """A line to whoever drives the instrument. `changed` is called when a client takes or leaves it."""
 
-    async def open(self, on_line: OnLine, fresh: Callable[[], None]) -> Mapping[str, Any]:
+    async def open(self, on_line: OnLine, changed: Callable[[], None]) -> Mapping[str, Any]:
         """Begin to serve; returns what the ready line says about the address. Raises OSError."""
 
     def send(self, line: bytes) -> bool:
@@ -57,8 +57,8 @@ class PtyLink:
         self._master = self._slave = -1
         self._unsent = b""
 
-    async def open(self, on_line: OnLine, fresh: Callable[[], None]) -> Mapping[str, Any]:
-        """Make the pty; `path` is the device a client opens. A pty does not show clients, so `fresh` is never called."""
+    async def open(self, on_line: OnLine, changed: Callable[[], None]) -> Mapping[str, Any]:
+        """Make the pty; `path` is the device a client opens. A pty does not show clients, so `changed` is never called."""
         self._master, self._slave = os.openpty()
         tty.setraw(self._slave)
         os.set_blocking(self._master, False)
@@ -111,14 +111,14 @@ class TcpLink:
         self._port = port
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._changed: Callable[[], None] | None = None
 
-    async def open(self, on_line: OnLine, fresh: Callable[[], None]) -> Mapping[str, Any]:
+    async def open(self, on_line: OnLine, changed: Callable[[], None]) -> Mapping[str, Any]:
         """Listen; `url` is what pyserial opens."""
 
         async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.drop()
             self._writer = writer
-            fresh()
             splitter = _Splitter(on_line)
             try:
                 while data := await reader.read(4096):
@@ -128,6 +128,7 @@ class TcpLink:
             if self._writer is writer:
                 self.drop()
 
+        self._changed = changed
         self._server = await asyncio.start_server(client, LOOPBACK, self._port)
         port = self._server.sockets[0].getsockname()[1]
         return {"host": LOOPBACK, "port": port, "url": f"socket://{LOOPBACK}:{port}"}
@@ -144,6 +145,8 @@ class TcpLink:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        if self._changed is not None:
+            self._changed()
 
     async def close(self) -> None:
         """Stop listening and close the connection."""

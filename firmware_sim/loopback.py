@@ -30,6 +30,18 @@ def free_port() -> int:
     raise OSError("no loopback port is free for both TCP and UDP")
 
 
+def is_free(port: int) -> bool:
+    """Return whether a server could listen on this loopback TCP port now."""
+    with socket.socket() as tcp:
+        # As servers do: connections of an earlier server that are still dying down are no obstacle.
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tcp.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
 def confine_datagrams() -> bool:
     """Bind every IPv4 UDP socket of this process to the device `lo`.
 
