@@ -92,7 +92,9 @@ def rows_item(stream: Stream, block: Block, finished: Callable[[], None]) -> Row
         if block.seq is None:
             raise ValueError(f"{stream.key}: the stream is counted, the block has no seq")
         columns.append(block.seq)
-    return RowsItem(stream.key, columns, n, int(block.t_arrival[0]) if n else NO_TIME, finished)
+    # A last known value that is repeated at the start of a run is no event: it is written and not counted.
+    events = int(np.count_nonzero(valid != Valid.INITIAL))
+    return RowsItem(stream.key, columns, events, int(block.t_arrival[0]) if n else NO_TIME, finished)
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ import numpy as np
 
 from edge_agent.codec import encoder
 from edge_agent.errors import IntegrityError
-from edge_agent.model import NO_TIME, Cause
+from edge_agent.model import NO_TIME, Cause, Valid
 from edge_agent.record import journal
 from edge_agent.record.journal import Frame, LeafFrame, Opening, RowsFrame, TableFrame
 from edge_agent.record.segment_writer import JOURNAL, PART, Closed, close_leaf, file_dtypes, finish_file
@@ -345,7 +345,7 @@ class _Builder:
 
     def _counts(self) -> dict[str, int]:
         frames = self._frames_per_source()
-        counts = {r.table.source_id: min(r.n, frames.get(r.table.source_id, r.n)) for r in self.remains.tables.values()}
+        counts = {r.table.source_id: frames.get(r.table.source_id, _events(r)) for r in self.remains.tables.values()}
         for parsed in map(leaf.parse, self.tree.payloads):
             if isinstance(parsed, leaf.FileLeaf):
                 key = f"{parsed.path.split('/')[1]}/files"
@@ -362,6 +362,12 @@ class _Builder:
             self._counts(), self.gaps, self._last_seqs(), self._last_times(), shapes, dtypes,
             tuple(self.tree.payloads) if size == 0 else (),
         )  # fmt: skip
+
+
+def _events(rows: _Rows) -> int:
+    """Rows that are events: last known values, repeated at the start of a run, are not counted."""
+    column = [p.rpartition("/")[2] for p in rows.table.paths].index("valid")
+    return sum(int(np.count_nonzero(np.frombuffer(part[column], "|u1") != Valid.INITIAL)) for part in rows.parts)
 
 
 def last_sequences(payloads: Iterable[bytes], dsds: dict[bytes, Dsd], opening: leaf.Open) -> dict[str, int]:
