@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import h5py
@@ -14,7 +14,9 @@ from edge_agent.seal import leaf
 from edge_agent.seal.cbor import SealError, dumps, loads
 from edge_agent.seal.dsd import dsd_digest
 from edge_agent.seal.keys import KeyChain, parse_key_chain
+from edge_agent.seal.meta import DatasetMeta, GroupMeta, MetaObject, Value
 from edge_agent.seal.sidecar import FORMAT
+from edge_agent.segment import types
 
 PATH = "/entry/integrity"
 NAMES = frozenset({"leaves", "events", "descriptors", "index", "heads", "keychain", "README"})
@@ -23,6 +25,8 @@ README = (
     "python verify_hsc1.py FILE --root root.pem\n"
     "The format is described in docs/signed-chunks.md of edge-agent.\n"
 )
+_UINT8, _UINT32 = types.dtype_grammar("|u1"), types.dtype_grammar("<u4")
+_CHUNK = leaf.MAGIC + bytes((leaf.Chunk.TYPE,))
 _EVENT = 0xFFFFFFFF
 _LENGTH = struct.Struct(">I")
 _POINTER = struct.Struct(">IQI")
@@ -58,42 +62,40 @@ def write(file: h5py.File, tables: Tables) -> None:
     group.create_dataset("README", data=README, dtype=h5py.string_dtype("utf-8"))
 
 
-def read(file: h5py.File) -> Tables:
-    """Read the group, with every bound checked.
+def read(objects: Mapping[str, MetaObject]) -> Tables:
+    """The tables, from the objects that `reader.walk` found at and below the group; every bound is checked.
 
     Raises:
         SealError: something is missing, extra, or not what the page says.
     """
-    group = file.get(PATH)
-    if not isinstance(group, h5py.Group):
-        raise SealError("the file has no /entry/integrity: it is not signed")
-    if set(group) != NAMES or set(group.attrs) != {"NX_class", "format"}:
+    group = objects.get(PATH)
+    if not isinstance(group, GroupMeta):
+        raise SealError(f"the file has no {PATH}: it is not signed")
+    if {name: _text(value) for name, value in group.attributes.items()} != {"NX_class": "NXcollection", "format": FORMAT}:
+        raise SealError(f"{PATH}: another format than {FORMAT}, or other attributes")
+    descriptors = _byte_strings(objects, "descriptors")
+    index = {f"{PATH}/index/{number}" for number in range(len(descriptors))}
+    if set(objects) != {PATH, *(f"{PATH}/{name}" for name in NAMES), *index} or objects[f"{PATH}/index"] != GroupMeta():
         raise SealError(f"{PATH}: holds something else than the format says")
-    if group.attrs["format"] != FORMAT or group.attrs["NX_class"] != "NXcollection":
-        raise SealError(f"{PATH}: another format than {FORMAT}")
-    if group["README"][()] != README.encode():
+    if _text(_plain(objects, "README")) != README:
         raise SealError(f"{PATH}/README: another text")
-    descriptors = loads(_bytes(group, "descriptors"), "descriptors")
-    heads = loads(_bytes(group, "heads"), "heads")
-    for name, parts in (("descriptors", descriptors), ("heads", heads)):
-        if not isinstance(parts, list) or not all(isinstance(part, bytes) for part in parts):
-            raise SealError(f"{PATH}/{name}: not an array of byte strings")
-    chain = parse_key_chain(_bytes(group, "keychain"))
-    leaves = group["leaves"]
-    _check_plain(leaves, 2, "leaves")
-    tables = Tables(_unpack(leaves[()], _bytes(group, "events")), tuple(descriptors), tuple(heads), chain)
-    _check_index(group["index"], tables)
+    data, dims = _array(objects, "leaves", 2)
+    leaves = _unpack(data, dims[1], _array(objects, "events", 1)[0])
+    chain = parse_key_chain(_array(objects, "keychain", 1)[0])
+    tables = Tables(leaves, descriptors, _byte_strings(objects, "heads"), chain)
+    for number, positions in enumerate(_index(tables)):
+        if _array(objects, f"index/{number}", 1, _UINT32)[0] != np.array(positions, "<u4").tobytes():
+            raise SealError(f"{PATH}/index/{number}: does not lead to its leaves")
     return tables
 
 
 def _pack(leaves: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], bytes]:
-    chunk = leaf.MAGIC + bytes((leaf.Chunk.TYPE,))
-    width = max([_POINTER.size, *(_LENGTH.size + len(p) for p in leaves if p.startswith(chunk))])
+    width = max([_POINTER.size, *(_LENGTH.size + len(p) for p in leaves if p.startswith(_CHUNK))])
     rows = bytearray(width * len(leaves))
     events = bytearray()
     for number, payload in enumerate(leaves):
         start = number * width
-        if payload.startswith(chunk):
+        if payload.startswith(_CHUNK):
             rows[start : start + _LENGTH.size + len(payload)] = _LENGTH.pack(len(payload)) + payload
         else:
             rows[start : start + _POINTER.size] = _POINTER.pack(_EVENT, len(events), len(payload))
@@ -101,14 +103,12 @@ def _pack(leaves: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], bytes]:
     return np.frombuffer(bytes(rows), np.uint8).reshape(len(leaves), width), bytes(events)
 
 
-def _unpack(rows: npt.NDArray[np.uint8], events: bytes) -> tuple[bytes, ...]:
-    width = rows.shape[1]
+def _unpack(data: bytes, width: int, events: bytes) -> tuple[bytes, ...]:
     if width < _POINTER.size:
         raise SealError(f"{PATH}/leaves: rows of {width} bytes")
-    data = rows.tobytes()
     payloads: list[bytes] = []
     expected = 0
-    for number in range(rows.shape[0]):
+    for number in range(len(data) // width):
         row = data[number * width : (number + 1) * width]
         (length,) = _LENGTH.unpack_from(row)
         if length == _EVENT:
@@ -131,11 +131,10 @@ def _unpack(rows: npt.NDArray[np.uint8], events: bytes) -> tuple[bytes, ...]:
 
 
 def _index(tables: Tables) -> list[list[int]]:
-
     numbers = {dsd_digest(d): n for n, d in enumerate(tables.descriptors)}
     index: list[list[int]] = [[] for _ in tables.descriptors]
     for position, payload in enumerate(tables.leaves):
-        if payload[4] == leaf.Chunk.TYPE:
+        if payload.startswith(_CHUNK):
             number = numbers.get(payload[21:53])
             if number is None:
                 raise SealError(f"leaf {position}: a chunk of a dataset that has no descriptor")
@@ -143,31 +142,32 @@ def _index(tables: Tables) -> list[list[int]]:
     return index
 
 
-def _check_index(group: h5py.Group, tables: Tables) -> None:
-    expected = _index(tables)
-    if not isinstance(group, h5py.Group) or set(group) != {str(n) for n in range(len(expected))} or len(group.attrs):
-        raise SealError(f"{PATH}/index: not one dataset a descriptor")
-    for number, positions in enumerate(expected):
-        dataset = group[str(number)]
-        _check_plain(dataset, 1, f"index/{number}", "<u4")
-        if dataset[()].tolist() != positions:
-            raise SealError(f"{PATH}/index/{number}: does not lead to its leaves")
-
-
-def _bytes(group: h5py.Group, name: str) -> bytes:
-    dataset = group[name]
-    _check_plain(dataset, 1, name)
-    return bytes(dataset[()].tobytes())
-
-
-def _check_plain(dataset: object, rank: int, name: str, dtype: str = "|u1") -> None:
-    if (
-        not isinstance(dataset, h5py.Dataset)
-        or dataset.dtype != np.dtype(dtype)
-        or dataset.ndim != rank
-        or dataset.chunks is not None
-        or dataset.external
-        or dataset.is_virtual
-        or len(dataset.attrs)
-    ):
+def _plain(objects: Mapping[str, MetaObject], name: str) -> Value:
+    found = objects[f"{PATH}/{name}"]
+    if not isinstance(found, DatasetMeta) or found.value is None or found.attributes:
         raise SealError(f"{PATH}/{name}: not a plain array")
+    return found.value
+
+
+def _array(objects: Mapping[str, MetaObject], name: str, rank: int, kind: object = _UINT8) -> tuple[bytes, tuple[int, ...]]:
+    value = _plain(objects, name)
+    if value.type != kind or value.dims is None or len(value.dims) != rank or not isinstance(value.data, bytes):
+        raise SealError(f"{PATH}/{name}: an array of another type or rank")
+    return value.data, value.dims
+
+
+def _byte_strings(objects: Mapping[str, MetaObject], name: str) -> tuple[bytes, ...]:
+    if f"{PATH}/{name}" not in objects:
+        raise SealError(f"{PATH}: has no {name}")
+    parts = loads(_array(objects, name, 1)[0], name)
+    if not isinstance(parts, list) or not all(isinstance(part, bytes) for part in parts):
+        raise SealError(f"{PATH}/{name}: not an array of byte strings")
+    return tuple(parts)
+
+
+def _text(value: Value) -> str:
+    """A scalar string, variable or fixed; nothing for any other value."""
+    if value.dims is not None or value.type[0] not in ("vstr", "str"):
+        return ""
+    data = value.data[0] if isinstance(value.data, tuple) else value.data.rstrip(b"\0")
+    return data.decode(errors="replace")
