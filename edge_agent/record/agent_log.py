@@ -20,7 +20,8 @@ from edge_agent.record.session import Session
 from edge_agent.record.tree import SignedHead, Tree
 from edge_agent.seal.cose import parse as parse_cose
 from edge_agent.seal.head import State, head_hash, parse_head
-from edge_agent.seal.leaf import Leaf
+from edge_agent.seal.leaf import Leaf, SegmentClose
+from edge_agent.seal.leaf import parse as parse_leaf
 from edge_agent.seal.receipt import Inclusion
 from edge_agent.seal.tree import consistency_proof, inclusion_proof, leaf_hash
 from edge_agent.storage import Storage
@@ -104,11 +105,16 @@ class AgentLog:
             proof = inclusion_proof(self._hashes[:size], index)
             return Inclusion(self.log_id, size, index, self._tree.payloads[index], tuple(proof))
 
-    def find(self, payload: bytes) -> int | None:
-        """The index of the last leaf with this payload."""
+    def segment_close(self, segment_id: bytes, head: bytes) -> int | None:
+        """The index of the SEGMENT_CLOSE leaf of a segment with this close head."""
         with self._lock:
-            digest = leaf_hash(payload)
-            return next((i for i in range(len(self._hashes) - 1, -1, -1) if self._hashes[i] == digest), None)
+            for index in range(len(self._tree.payloads) - 1, -1, -1):
+                payload = self._tree.payloads[index]
+                if payload[4] == SegmentClose.TYPE and segment_id in payload:
+                    leaf = parse_leaf(payload)
+                    if isinstance(leaf, SegmentClose) and (leaf.segment_id, leaf.head) == (segment_id, head):
+                        return index
+        return None
 
     def close(self) -> None:
         """Let go of the file; callable twice."""

@@ -139,8 +139,8 @@ class Recording:
             self.recorder.submit(lambda: series.describe(stream))
             return RowChannel(self.recorder, series, stream)
 
-    def file(self, stream: Stream, item: FileItem, durable: Callable[[], None]) -> Future[None]:
-        """Adopt a vendor's file: linked or copied and hashed on the calling thread, then recorded; ``durable`` is called after the commit.
+    def file(self, stream: Stream, item: FileItem, durable: Callable[[str], None]) -> Future[None]:
+        """Adopt a vendor's file: copied and hashed on the calling thread, then recorded; ``durable`` gets its path in the run after the commit.
 
         Raises:
             OSError: the file could not be read; the caller tries again.
@@ -151,7 +151,8 @@ class Recording:
                 self._files = FileSeries(self.state, self.row_limits)
                 self._attach(self._files)
             series = self._files
-        record = AdoptedItem(stream.key, item, f"files/{stream.instrument}/{adopted.name}", adopted.digest, adopted.root, durable)
+        path = f"files/{stream.instrument}/{adopted.name}"
+        record = AdoptedItem(stream.key, item, path, adopted.digest, adopted.root, lambda: durable(path))
         return self.recorder.call(lambda: series.write(record))
 
     def file_gap(self, stream: Stream, gap: Gap) -> None:

@@ -1,0 +1,128 @@
+"""What must be known of a run after a crash: kept in the spool's state, one entry a run and one a closed segment.
+
+Stages: ``open`` (recording, or interrupted while recording), ``closing`` (all segments are closed, its papers are being made), ``closed`` (signed and in the
+outbox), ``done`` (witnessed and complete).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from edge_agent.model import Access, Label, RunContext
+from edge_agent.record.segment_writer import Closed
+from edge_agent.seal.cbor import dumps, loads
+from edge_agent.seal.head import State as HeadState
+from edge_agent.seal.leaf import GapLeaf
+from edge_agent.spool.state import State
+
+
+class Stage(StrEnum):
+    """See the module."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class RunEntry:
+    """A run as the book knows it. ``kind`` is session, trigger or daily; ``facts`` what the instruments said of themselves."""
+
+    run: RunContext
+    stage: Stage
+    kind: str
+    outcome: str = ""
+    ended_ns: int = 0
+    facts: Mapping[str, Mapping[str, str | int | float]] = field(default_factory=dict)
+
+    def at(self, stage: Stage) -> RunEntry:
+        """The same run at another stage."""
+        return replace(self, stage=stage)
+
+    def encode(self) -> bytes:
+        """For the spool's state."""
+        facts = {instrument: dict(values) for instrument, values in self.facts.items()}
+        return dumps([context_value(self.run), self.stage.value, self.kind, self.outcome, self.ended_ns, facts])
+
+
+def context_value(run: RunContext) -> list[Any]:
+    """A run context as CBOR values."""
+    return [
+        run.run_id, run.run_no, run.project, run.group, run.started_ns, run.folder, run.label.access.value, sorted(run.label.allowed),
+        run.title, run.user, run.sample, run.trigger,
+    ]  # fmt: skip
+
+
+def context_of(value: Any) -> RunContext:
+    """The inverse of `context_value`."""
+    run_id, run_no, project, group, started, folder, access, allowed, title, user, sample, trigger = value
+    label = Label(Access(access), frozenset(allowed))
+    return RunContext(run_id, run_no, project, group, started, folder, label, title, user, sample, trigger)
+
+
+def entry_of(data: bytes) -> RunEntry:
+    """The inverse of `RunEntry.encode`."""
+    run, stage, kind, outcome, ended, facts = loads(data, "run book")
+    return RunEntry(context_of(run), Stage(stage), kind, outcome, ended, facts)
+
+
+def _closed_value(closed: Closed) -> bytes:
+    gaps = [[g.source_id, g.first, g.last, g.cause, g.count, g.t_from, g.t_to, g.detail] for leaves in closed.gaps.values() for g in leaves]
+    shapes = {path: list(shape) for path, shape in closed.shapes.items()}
+    return dumps(
+        [
+            closed.path.name, closed.segment_id, closed.head, closed.head_cose, int(closed.state), closed.size, closed.ordinal, closed.series,
+            dict(closed.counts), gaps, dict(closed.last_seq), dict(closed.last_time), shapes, dict(closed.dtypes), list(closed.leaves),
+        ]
+    )  # fmt: skip
+
+
+def _closed(folder: Path, data: bytes) -> Closed:
+    name, segment_id, head, head_cose, state, size, ordinal, series, counts, gaps, seqs, times, shapes, dtypes, leaves = loads(data, "run book")
+    by_source: dict[str, list[GapLeaf]] = {}
+    for gap in gaps:
+        by_source.setdefault(gap[0], []).append(GapLeaf(*gap))
+    return Closed(
+        folder / name, None, segment_id, head, head_cose, HeadState(state), size, ordinal, series, counts, by_source, seqs, times,
+        {path: tuple(shape) for path, shape in shapes.items()}, dtypes, tuple(leaves),
+    )  # fmt: skip
+
+
+class Book:
+    """Durable when a method returns; from any thread."""
+
+    def __init__(self, state: State) -> None:
+        """Keep the book in the spool's state."""
+        self._state = state
+
+    def put(self, entry: RunEntry) -> None:
+        """Write or replace the entry of a run."""
+        self._state.put(f"run/{entry.run.name}", entry.encode())
+
+    def entries(self) -> list[RunEntry]:
+        """All runs that are not done, by number."""
+        return [entry_of(data) for data in self._state.under("run/").values()]
+
+    def done(self, entry: RunEntry) -> None:
+        """The run is complete: only its number is remembered, to be shown."""
+        self._state.put(f"past/{entry.run.name}", entry.at(Stage.DONE).encode())
+        self._state.delete(f"run/{entry.run.name}")
+        for key in self._state.under(f"segment/{entry.run.name}/"):
+            self._state.delete(key)
+
+    def past(self, most: int = 50) -> list[RunEntry]:
+        """The last runs that are done, newest first."""
+        return [entry_of(data) for data in list(self._state.under("past/").values())[-most:]][::-1]
+
+    def add_segment(self, run: RunContext, closed: Closed) -> None:
+        """Remember a closed segment; the same ordinal again replaces it."""
+        self._state.put(f"segment/{run.name}/{closed.ordinal:06d}", _closed_value(closed))
+
+    def segments(self, run: RunContext, folder: Path) -> list[Closed]:
+        """The closed segments of a run by ordinal."""
+        return [_closed(folder, data) for data in self._state.under(f"segment/{run.name}/").values()]

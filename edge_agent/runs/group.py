@@ -1,0 +1,279 @@
+"""One run group: decides by source time to which run each item belongs, and keeps a look-back so that no race loses data.
+
+A group has at most one foreground run (a session or a trigger) and one background run (daily, for what is kept between runs). An item belongs to the foreground run whose
+span [start, end] holds its source time (arrival time where the source gives none). Otherwise its instrument's idle rule says: ``keep`` (background run),
+``ignore`` (counted, not lost) or ``ring`` (kept in memory for so long; a run that starts takes all of it).
+
+Look-back: with a trigger, an item that no run holds waits `look_back` seconds before the idle rule applies, and a run that ended stays open as long, so the race
+between shutter and frame is decided by their times and not by who came first. Thread-safe: `take` may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.model import NO_TIME, Block, Frame, Gap, Kind, Reset, Stream, Valid
+from edge_agent.record.recording import FrameChannel, RowChannel
+from edge_agent.runs.live import LiveRun
+
+LOOK_BACK_BYTES = 256 << 20
+
+
+class Idle(StrEnum):
+    """What happens to data between runs."""
+
+    KEEP = "keep"
+    IGNORE = "ignore"
+    RING = "ring"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Idle rule of one instrument; ``ring`` in seconds."""
+
+    idle: Idle
+    ring: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """An item in the look-back: what, when it came (monotonic), its time (UTC ns), and its size."""
+
+    stream: Stream
+    item: Block | Frame
+    came: float
+    t_ns: int
+    size: int
+
+
+@dataclass(slots=True)
+class Group:
+    """See the module. ``background`` gives the open background run, beginning one where there is none."""
+
+    name: str
+    rules: dict[str, Rule]
+    background: Callable[[], LiveRun]
+    look_back: float = 0.0
+    foreground: LiveRun | None = None
+    ignored: dict[str, int] = field(default_factory=dict)
+    arrivals: dict[str, tuple[float, int]] = field(default_factory=dict)
+    _waiting: deque[_Waiting] = field(default_factory=deque)
+    _waiting_bytes: int = 0
+    _last: dict[str, tuple[Stream, Block]] = field(default_factory=dict)
+    _channels: dict[tuple[int, str], FrameChannel | RowChannel] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def open(self, live: LiveRun) -> list[tuple[RowChannel, Block]]:
+        """Make ``live`` the foreground run and give it what waits and belongs to it.
+
+        Returns:
+            Rows that must still be put: the last known value of each row stream, then the rows of the look-back.
+        """
+        start = live.entry.run.started_ns
+        with self._lock:
+            self.foreground = live
+            rows: list[tuple[RowChannel, Block]] = []
+            for stream, block in self._last.values():
+                rows.append((self._rows(live, stream), replace(block, valid=np.array([int(Valid.INITIAL)], "|u1"))))
+            keep: deque[_Waiting] = deque()
+            for waiting in self._waiting:
+                ring = self._rule(waiting.stream).idle is Idle.RING
+                if not ring and waiting.t_ns < start:
+                    keep.append(waiting)
+                elif isinstance(waiting.item, Frame):
+                    self._frames(live, waiting.stream).offer(waiting.item)
+                else:
+                    rows.append((self._rows(live, waiting.stream), waiting.item))
+            self._waiting = keep
+            self._waiting_bytes = sum(w.size for w in keep)
+            return rows
+
+    def end(self, end_ns: int) -> None:
+        """The foreground run ends at this time; data up to it may still come."""
+        with self._lock:
+            if self.foreground is not None:
+                self.foreground.end_ns = end_ns
+
+    def close(self) -> LiveRun | None:
+        """The foreground run takes nothing more; returns it."""
+        with self._lock:
+            live, self.foreground = self.foreground, None
+            self._forget(live)
+            return live
+
+    def forget(self, live: LiveRun) -> None:
+        """A background run is closing: drop its channels."""
+        with self._lock:
+            self._forget(live)
+
+    def _forget(self, live: LiveRun | None) -> None:
+        self._channels = {key: channel for key, channel in self._channels.items() if key[0] != id(live)}
+
+    def offer(self, stream: Stream, frame: Frame) -> bool:
+        """Route one frame; never blocks. False: refused, and declared."""
+        t_ns = frame.t_source if frame.t_source != NO_TIME else frame.t_arrival
+        with self._lock:
+            self._seen(stream, 1, frame.t_arrival)
+            if self._holds(t_ns) and self.foreground is not None:
+                return self._frames(self.foreground, stream).offer(frame)
+            if self._waits(stream):
+                self._wait(_Waiting(stream, frame, time.monotonic(), t_ns, frame.data.nbytes))
+                return True
+            return self._idle_frame(stream, frame)
+
+    def route(self, stream: Stream, block: Block) -> list[tuple[RowChannel, Block]]:
+        """Where the rows of a block go; what waits or is ignored is not among them."""
+        if not len(block):
+            return []
+        times = np.where(block.t_source == NO_TIME, block.t_arrival, block.t_source)
+        with self._lock:
+            events = len(block) if block.valid is None else int(np.count_nonzero(block.valid != Valid.INITIAL))
+            self._seen(stream, events, int(block.t_arrival[-1]))
+            self._last[stream.key] = (stream, take_rows(block, np.array([len(block) - 1])))
+            live = self.foreground
+            inside = np.zeros(len(block), bool)
+            if live is not None:
+                inside = times >= live.entry.run.started_ns
+                if live.end_ns is not None:
+                    inside &= times <= live.end_ns
+            routed: list[tuple[RowChannel, Block]] = []
+            if live is not None and inside.any():
+                routed.append((self._rows(live, stream), block if inside.all() else take_rows(block, np.flatnonzero(inside))))
+            outside = np.flatnonzero(~inside)
+            if outside.size:
+                rest = take_rows(block, outside)
+                if self._waits(stream):
+                    now = time.monotonic()
+                    for row in range(len(rest)):
+                        one = take_rows(rest, np.array([row]))
+                        self._wait(_Waiting(stream, one, now, int(times[outside[row]]), one.values.nbytes + 64))
+                else:
+                    routed += self._idle_rows(stream, rest)
+            return routed
+
+    def expire(self) -> list[tuple[RowChannel, Block]]:
+        """Apply the idle rule to what waited long enough; returns rows to put. Called a few times a second."""
+        now = time.monotonic()
+        routed: list[tuple[RowChannel, Block]] = []
+        with self._lock:
+            kept: deque[_Waiting] = deque()
+            for waiting in self._waiting:
+                rule = self._rule(waiting.stream)
+                limit = max(self.look_back, rule.ring if rule.idle is Idle.RING else 0.0)
+                if now - waiting.came <= limit and self._waiting_bytes <= LOOK_BACK_BYTES:
+                    kept.append(waiting)
+                    continue
+                self._waiting_bytes -= waiting.size
+                if isinstance(waiting.item, Frame):
+                    self._idle_frame(waiting.stream, waiting.item)
+                else:
+                    routed += self._idle_rows(waiting.stream, waiting.item)
+            self._waiting = kept
+        return routed
+
+    def gap(self, stream: Stream, gap: Gap) -> None:
+        """A declared gap goes to the run that is open, else to the background where the instrument's data is kept."""
+        with self._lock:
+            live = self.foreground
+            if live is None and self._rule(stream).idle is Idle.KEEP:
+                live = self.background()
+            if live is None:
+                return
+            if stream.kind is Kind.FILES:
+                live.recording.file_gap(stream, gap)
+            else:
+                self._channel(live, stream).gap(gap)
+
+    def reset(self, stream: Stream, reset: Reset) -> None:
+        """A counter began again; rows have no counters to reset."""
+        with self._lock:
+            if self.foreground is not None and stream.kind is Kind.FRAMES:
+                self._frames(self.foreground, stream).reset(reset)
+
+    def run_for_file(self, stream: Stream, t_ns: int) -> LiveRun | None:
+        """The run that a finished file belongs to; None: ignored."""
+        with self._lock:
+            self._seen(stream, 1, t_ns)
+            if self.foreground is not None:
+                return self.foreground
+            if self._rule(stream).idle is Idle.IGNORE:
+                self._ignore(stream, 1)
+                return None
+            return self.background()
+
+    def take_ignored(self) -> dict[str, int]:
+        """What was ignored since the last call, per stream."""
+        with self._lock:
+            counted, self.ignored = self.ignored, {}
+            return counted
+
+    def _holds(self, t_ns: int) -> bool:
+        live = self.foreground
+        return live is not None and t_ns >= live.entry.run.started_ns and (live.end_ns is None or t_ns <= live.end_ns)
+
+    def _rule(self, stream: Stream) -> Rule:
+        return self.rules.get(stream.instrument, Rule(Idle.IGNORE if stream.kind is Kind.FRAMES else Idle.KEEP))
+
+    def _waits(self, stream: Stream) -> bool:
+        return self.look_back > 0 or self._rule(stream).idle is Idle.RING
+
+    def _wait(self, waiting: _Waiting) -> None:
+        self._waiting.append(waiting)
+        self._waiting_bytes += waiting.size
+
+    def _idle_frame(self, stream: Stream, frame: Frame) -> bool:
+        if self._rule(stream).idle is Idle.KEEP:
+            return self._frames(self.background(), stream).offer(frame)
+        self._ignore(stream, 1)
+        return True
+
+    def _idle_rows(self, stream: Stream, block: Block) -> list[tuple[RowChannel, Block]]:
+        if self._rule(stream).idle is Idle.KEEP:
+            return [(self._rows(self.background(), stream), block)]
+        self._ignore(stream, len(block))
+        return []
+
+    def _ignore(self, stream: Stream, n: int) -> None:
+        self.ignored[stream.key] = self.ignored.get(stream.key, 0) + n
+
+    def _seen(self, stream: Stream, n: int, t_arrival: int) -> None:
+        count = self.arrivals.get(stream.key, (0.0, 0))[1]
+        self.arrivals[stream.key] = (t_arrival / 1e9, count + n)
+
+    def _channel(self, live: LiveRun, stream: Stream) -> FrameChannel | RowChannel:
+        key = (id(live), stream.key)
+        channel = self._channels.get(key)
+        if channel is None or channel.stream != stream:
+            channel = live.recording.frames(stream) if stream.kind is Kind.FRAMES else live.recording.rows(stream)
+            self._channels[key] = channel
+        return channel
+
+    def _frames(self, live: LiveRun, stream: Stream) -> FrameChannel:
+        channel = self._channel(live, stream)
+        assert isinstance(channel, FrameChannel)  # noqa: S101 - by the stream's kind
+        return channel
+
+    def _rows(self, live: LiveRun, stream: Stream) -> RowChannel:
+        channel = self._channel(live, stream)
+        assert isinstance(channel, RowChannel)  # noqa: S101 - by the stream's kind
+        return channel
+
+
+def take_rows(block: Block, rows: npt.NDArray[Any]) -> Block:
+    """The given rows of a block, in order."""
+
+    def part(column: npt.NDArray[Any] | None) -> Any:
+        return None if column is None else column[rows]
+
+    return Block(
+        block.values[rows], block.t_source[rows], block.t_arrival[rows], part(block.t_server), part(block.valid), part(block.status), part(block.seq)
+    )

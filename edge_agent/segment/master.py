@@ -1,0 +1,93 @@
+"""The master file of a run with several segments: every stream as one virtual dataset over its segments, so that a viewer opens one file.
+
+Sources are relative names in the same folder. ``frame_number``, ``valid`` and the times are virtual too; whoever wants proof opens the segments: a virtual
+dataset shows fill values (all bits set, or NaN) where a segment is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from edge_agent.model import RunContext
+from edge_agent.segment import hdf5, layout
+from edge_agent.segment.types import TEXT_DTYPE
+
+MAX_SOURCES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A segment as the master needs it: file name, shapes and dtypes of its chunked datasets by path."""
+
+    name: str
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+
+
+def write_master(path: Path, run: RunContext, site: str, outcome: str, record: str, parts: Sequence[Part]) -> None:
+    """Write the master beside its segments; at most `MAX_SOURCES` segments a dataset are joined, later ones stay in their own files.
+
+    Args:
+        path: the file to make; must not exist.
+        run: the run.
+        site: name of the facility or beamline.
+        outcome: how the run ended.
+        record: the run record as canonical JSON.
+        parts: all segments in order.
+    """
+    sources: dict[str, list[Part]] = {}
+    for part in parts:
+        for dataset, shape in part.shapes.items():
+            if shape[0]:
+                sources.setdefault(dataset, []).append(part)
+    with h5py.File(path, "x", libver=hdf5.LIBVER) as file:
+        for name, thing in layout.entry_objects(run, site, 0, "master", record).items():
+            hdf5.add(file, name, thing, {})
+        file["entry/outcome"] = outcome
+        for dataset, members in sources.items():
+            _join(file, dataset, members[:MAX_SOURCES])
+        groups = sorted({dataset.rpartition("/")[0] for dataset in sources})
+        for group in groups:
+            _describe(file[group])
+        plottable = sorted(groups, key=lambda g: f"{g}/data" not in sources)
+        if plottable:
+            file["entry/data"] = h5py.SoftLink(plottable[0])
+
+
+def _join(file: h5py.File, dataset: str, members: Sequence[Part]) -> None:
+    """One virtual dataset; members whose type or item shape differ from the first (a changed camera) are left to their own files."""
+    dtype, item = np.dtype(members[0].dtypes[dataset]), members[0].shapes[dataset][1:]
+    same = [p for p in members if np.dtype(p.dtypes[dataset]) == dtype and p.shapes[dataset][1:] == item]
+    length = sum(p.shapes[dataset][0] for p in same)
+    virtual = h5py.VirtualLayout((length, *item), dtype)
+    start = 0
+    for part in same:
+        shape = part.shapes[dataset]
+        virtual[start : start + shape[0]] = h5py.VirtualSource(part.name, dataset, shape, dtype)
+        start += shape[0]
+    group, _, name = dataset.rpartition("/")
+    made = file.require_group(group).create_virtual_dataset(name, virtual, fillvalue=_missing(dtype))
+    made.attrs.create("units", "ns" if name.startswith("time") else "count" if name in ("data", "frame_number") else "", dtype=TEXT_DTYPE)
+
+
+def _missing(dtype: np.dtype[Any]) -> object:
+    if dtype.kind == "f":
+        return np.nan
+    if dtype.kind in "iu":
+        return np.iinfo(dtype).max
+    return None
+
+
+def _describe(group: h5py.Group) -> None:
+    signal = "data" if "data" in group else "value"
+    group.attrs.create("NX_class", "NXdata", dtype=TEXT_DTYPE)
+    group.attrs.create("signal", signal, dtype=TEXT_DTYPE)
+    rank = group[signal].ndim
+    first = "frame_number" if "frame_number" in group else "time_arrival"
+    group.attrs.create("axes", [first] + ["."] * (rank - 1), dtype=TEXT_DTYPE)
