@@ -1,0 +1,182 @@
+"""What the leaves of one segment say when read in order: who, which datasets, which chunks, which gaps (docs/signed-chunks.md, Leaves).
+
+Pure: leaf payloads in, an `Account` out. Every rule about order and continuity is checked here, for HDF5 segments and for series of
+vendor files alike; what the file really holds is compared with the account elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from edge_agent.seal import leaf
+from edge_agent.seal.cbor import SealError
+from edge_agent.seal.dsd import Counter, Dsd, dsd_digest, parse_dsd
+
+REASONS = frozenset({"rolled", "run-end", "recovered", "failed"})
+
+
+@dataclass(frozen=True, slots=True)
+class GapCount:
+    """Gaps of one source: how many, and the items missing in them; ``missing`` is None when one of them is not known."""
+
+    source_id: str
+    gaps: int
+    missing: int | None
+
+
+@dataclass(slots=True)
+class Account:
+    """The leaves, sorted by what they are about. ``chunks`` maps each DSD digest to its CHUNK leaves by element offset."""
+
+    opening: leaf.Open
+    closing: leaf.Close
+    dsds: dict[bytes, Dsd]
+    chunks: dict[bytes, dict[tuple[int, ...], leaf.Chunk]] = field(default_factory=dict)
+    gaps: list[leaf.GapLeaf] = field(default_factory=list)
+    files: list[leaf.FileLeaf] = field(default_factory=list)
+    metas: list[bytes] = field(default_factory=list)
+    last_seq: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def by_path(self) -> dict[str, Dsd]:
+        """DSDs by the path of their dataset."""
+        return {dsd.path: dsd for dsd in self.dsds.values()}
+
+    def counted_gaps(self) -> tuple[GapCount, ...]:
+        """Gaps summed up per source, sorted by its id."""
+        by_source: dict[str, list[int | None]] = {}
+        for gap in self.gaps:
+            by_source.setdefault(gap.source_id, []).append(gap.count)
+        return tuple(
+            GapCount(source, len(counts), None if None in counts else sum(c for c in counts if c is not None))
+            for source, counts in sorted(by_source.items())
+        )
+
+    def uncounted(self) -> tuple[str, ...]:
+        """Source ids for which continuity is not promised, sorted: their datasets are all of kind 0."""
+        counted = {dsd.source_id for dsd in self.dsds.values() if dsd.counter is Counter.FRAME}
+        return tuple(sorted({dsd.source_id for dsd in self.dsds.values()} - counted))
+
+
+def account(payloads: Sequence[bytes], descriptors: Sequence[bytes], *, files: bool = False) -> Account:
+    """Read the leaves of a closed tree.
+
+    Args:
+        payloads: all leaf payloads in order.
+        descriptors: encoded DSDs in the order of their DATASET leaves.
+        files: a series of vendor files: FILE leaves and no datasets; else an HDF5 segment: no FILE leaves.
+
+    Raises:
+        SealError: a leaf that cannot be read or stands where it may not, by leaf number or dataset and coordinate.
+    """
+    leaves = [_parsed(number, payload) for number, payload in enumerate(payloads)]
+    opening, closing = (leaves[0], leaves[-1]) if leaves else (None, None)
+    if not isinstance(opening, leaf.Open):
+        raise SealError("leaf 0 is not OPEN")
+    if not isinstance(closing, leaf.Close):
+        raise SealError(f"leaf {len(leaves) - 1}, the last one, is not CLOSE")
+    if closing.reason not in REASONS:
+        raise SealError(f"CLOSE: reason {closing.reason!r} is unknown")
+    known = {dsd_digest(encoded): parse_dsd(encoded) for encoded in descriptors}
+    if len({dsd.path for dsd in known.values()}) != len(descriptors):
+        raise SealError("descriptors: two for one dataset")
+    result = Account(opening, closing, {})
+    reader = _Reader(result, known, _Continuity(known, opening.last_seq), files)
+    for number, item in enumerate(leaves[1:-1], 1):
+        try:
+            reader.take(item)
+        except SealError as error:
+            raise SealError(f"leaf {number}: {error}") from error
+    if list(result.dsds) != list(known):
+        raise SealError("descriptors: not those that the DATASET leaves introduce, in their order")
+    result.last_seq.update(reader.continuity.last)
+    return result
+
+
+def _parsed(number: int, payload: bytes) -> leaf.Leaf:
+    try:
+        return leaf.parse(payload)
+    except SealError as error:
+        raise SealError(f"leaf {number}: {error}") from error
+
+
+@dataclass(slots=True)
+class _Reader:
+    account: Account
+    known: Mapping[bytes, Dsd]
+    continuity: _Continuity
+    files: bool
+
+    def take(self, item: leaf.Leaf) -> None:
+        """One leaf between OPEN and CLOSE."""
+        if isinstance(item, leaf.Chunk) and not self.files:
+            self._chunk(item)
+        elif isinstance(item, leaf.Dataset) and not self.files:
+            self._dataset(item)
+        elif isinstance(item, leaf.Meta):
+            self.account.metas.append(item.digest)
+        elif isinstance(item, leaf.GapLeaf):
+            self.account.gaps.append(item)
+            self.continuity.gap(item)
+        elif isinstance(item, leaf.SeqReset):
+            self.continuity.reset(item)
+        elif isinstance(item, leaf.FileLeaf) and self.files:
+            self.account.files.append(item)
+        else:
+            raise SealError(f"a leaf of type {item.TYPE} does not belong here")
+
+    def _dataset(self, item: leaf.Dataset) -> None:
+        if item.dsd not in self.known:
+            raise SealError("introduces a dataset that has no descriptor")
+        if item.dsd in self.account.dsds:
+            raise SealError(f"introduces {self.known[item.dsd].path} a second time")
+        self.account.dsds[item.dsd] = self.known[item.dsd]
+        self.account.chunks[item.dsd] = {}
+
+    def _chunk(self, item: leaf.Chunk) -> None:
+        dsd = self.account.dsds.get(item.dsd)
+        if dsd is None:
+            raise SealError("a chunk of a dataset that was not introduced before")
+        where = f"{dsd.path} at {item.offset}"
+        if item.segment_id != self.account.opening.segment_id:
+            raise SealError(f"{where}: a chunk of another segment")
+        if len(item.offset) != len(dsd.chunk) or any(o % c for o, c in zip(item.offset, dsd.chunk, strict=True)):
+            raise SealError(f"{where}: not on a chunk boundary of {dsd.chunk}")
+        if item.filter_mask >> len(dsd.filters):
+            raise SealError(f"{where}: filter mask {item.filter_mask:#x} names filters that the dataset does not have")
+        if item.offset in self.account.chunks[item.dsd]:
+            raise SealError(f"{where}: two leaves for one chunk")
+        self.account.chunks[item.dsd][item.offset] = item
+        if dsd.counter is Counter.FRAME:
+            self.continuity.chunk(where, dsd, item)
+
+
+class _Continuity:
+    """For each counted source the number that must come next (docs/signed-chunks.md, Continuity)."""
+
+    def __init__(self, dsds: Mapping[bytes, Dsd], last_seq: Mapping[str, int]) -> None:
+        self.steps = {dsd.source_id: dsd.step for dsd in dsds.values() if dsd.counter is Counter.FRAME}
+        self.last = {source: last_seq[source] for source in self.steps if source in last_seq}
+
+    def chunk(self, where: str, dsd: Dsd, item: leaf.Chunk) -> None:
+        if item.seq_first != item.seq_last or item.seq_last == leaf.NO_COUNTER:
+            raise SealError(f"{where}: does not carry one frame number")
+        self._expect(f"{where}: frame number", dsd.source_id, item.seq_first)
+        self.last[dsd.source_id] = item.seq_last
+
+    def gap(self, item: leaf.GapLeaf) -> None:
+        if item.source_id not in self.steps or (item.first is None and item.last is None):
+            return
+        if item.first is None or item.last is None or item.last < item.first:
+            raise SealError(f"gap of {item.source_id}: from {item.first} to {item.last} is no range")
+        self._expect(f"gap of {item.source_id}: it begins at", item.source_id, item.first)
+        self.last[item.source_id] = item.last
+
+    def reset(self, item: leaf.SeqReset) -> None:
+        if item.source_id in self.steps:
+            self.last[item.source_id] = item.first - self.steps[item.source_id]
+
+    def _expect(self, what: str, source: str, number: int) -> None:
+        if source in self.last and number != self.last[source] + self.steps[source]:
+            raise SealError(f"{what} {number}, and {self.last[source] + self.steps[source]} must come next")

@@ -1,0 +1,80 @@
+"""Checks the anchor heads that a tree carries: each signed by a session key of the chain, each bound to the tree and to the one before.
+
+Pure: bytes in, the close head out (docs/signed-chunks.md, Heads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edge_agent.seal import cose
+from edge_agent.seal.cbor import SealError
+from edge_agent.seal.head import Head, State, head_hash, parse_head
+from edge_agent.seal.keys import Trusted
+from edge_agent.seal.tree import Frontier
+
+
+def signed_head(data: bytes, trusted: Trusted) -> tuple[Head, bytes]:
+    """The head in a COSE_Sign1 and its hash, if a session key of the chain signed it for its agent.
+
+    Raises:
+        SealError: it did not.
+    """
+    signed = cose.parse(data)
+    record = trusted.sessions.get(signed.kid)
+    if record is None:
+        raise SealError("signed by a key that is not in the key chain")
+    payload = signed.check(record.key, cose.HEAD)
+    head = parse_head(payload)
+    if head.agent_id != trusted.agent_id:
+        raise SealError("names another agent than its key chain")
+    return head, head_hash(payload)
+
+
+def check_heads(heads: Sequence[bytes], trusted: Trusted, tree_id: bytes, payloads: Sequence[bytes]) -> tuple[Head, bytes]:
+    """The close head and its hash, after every anchor head was checked against the tree at its size.
+
+    Args:
+        heads: COSE of the anchor heads, oldest first, the close head last.
+        trusted: the checked key chain.
+        tree_id: segment id that every head must name.
+        payloads: all leaf payloads.
+
+    Raises:
+        SealError: the first head that does not fit, by its number.
+    """
+    frontier = Frontier()
+    previous: tuple[Head, bytes] | None = None
+    for number, data in enumerate(heads):
+        last = number == len(heads) - 1
+        try:
+            head, digest = signed_head(data, trusted)
+            _check(head, previous, tree_id, len(payloads), last=last)
+            while frontier.size < head.size:
+                frontier.append(payloads[frontier.size])
+            if frontier.root() != head.root:
+                raise SealError(f"the first {head.size} leaves are not those that were signed")
+        except SealError as error:
+            raise SealError(f"head {number}: {error}") from error
+        previous = head, digest
+    if previous is None:
+        raise SealError("heads: there is none")
+    return previous
+
+
+def _check(head: Head, previous: tuple[Head, bytes] | None, tree_id: bytes, leaves: int, *, last: bool) -> None:
+    before, before_hash = previous or (None, None)
+    if head.tree_id != tree_id:
+        raise SealError("of another tree")
+    if head.previous != before_hash:
+        raise SealError("does not follow the one before it")
+    if before is not None and (head.head_seq <= before.head_seq or head.size < before.size):
+        raise SealError("older than the one before it")
+    if not 0 <= head.size <= leaves:
+        raise SealError(f"over {head.size} leaves, and {leaves} are there")
+    if not last and head.state is not State.OPEN:
+        raise SealError("a close head that is not the last one")
+    if last and (head.state is State.OPEN or head.size != leaves):
+        raise SealError("the last one, and no close head over all leaves")
+    if last and head.state is State.DAMAGED:
+        raise SealError("the agent itself declared this tree damaged")

@@ -1,0 +1,121 @@
+"""Judges one segment file: levels 0 to 2 of docs/signed-chunks.md, and the first thing that is wrong.
+
+Parses a foreign HDF5 file in this process, so it is called for the agent's own files or within a worker (`judge`); nothing in the file
+can make it raise, read another file or write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+from cryptography import x509
+
+from edge_agent.errors import IntegrityError
+from edge_agent.seal.cbor import SealError
+from edge_agent.seal.dsd import Counter
+from edge_agent.seal.keys import Trusted, check_chain
+from edge_agent.seal.meta import meta_digest
+from edge_agent.segment import integrity, reader
+from edge_agent.segment.account import Account, account
+from edge_agent.segment.heads import check_heads
+from edge_agent.segment.numbers import check_numbers, column_of
+from edge_agent.segment.report import INTACT, SIGNED, SegmentReport
+from edge_agent.segment.stored import check_chunks, check_properties
+
+_UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, MemoryError)
+"""What HDF5 and numpy raise for files that are damaged or made to hurt."""
+
+
+def verify_segment(path: Path, root: x509.Certificate | None) -> SegmentReport:
+    """Judge a segment.
+
+    Args:
+        path: the file.
+        root: certificate of the facility's CA; without one the highest level is 1.
+
+    Returns:
+        The report; whatever is wrong with the file is its ``reason``.
+    """
+    report = SegmentReport(str(path), 0)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            contents = reader.walk(file)
+            tables = integrity.read(contents.integrity)
+            trusted = check_chain(tables.chain, root)
+            found = account(tables.leaves, tables.descriptors)
+            report = _described(report, found, trusted)
+            head, digest = check_heads(tables.heads, trusted, found.opening.segment_id, tables.leaves)
+            report = replace(report, head=digest, state=head.state.name.lower())
+            notes = _compare(contents, found)
+    except SealError as error:
+        return replace(report, reason=str(error))
+    except IntegrityError as error:
+        return replace(report, reason=" ".join(filter(None, (error.what, error.why))))
+    except _UNREADABLE as error:
+        return replace(report, reason=f"HDF5 cannot read this file: {type(error).__name__}: {error}")
+    reason = "" if trusted.rooted else "signed by an unknown key" if root is None else "the key chain does not lead to the given root"
+    return replace(report, level=SIGNED if trusted.rooted else INTACT, reason=reason, notes=notes)
+
+
+def _described(report: SegmentReport, found: Account, trusted: Trusted) -> SegmentReport:
+    opening, closing = found.opening, found.closing
+    if opening.agent_id != trusted.agent_id:
+        raise SealError("OPEN names another agent than the key chain")
+    return replace(
+        report,
+        segment_id=opening.segment_id,
+        agent_id=opening.agent_id,
+        run_id=opening.run_id,
+        run_no=opening.run_no,
+        ordinal=opening.ordinal,
+        series=opening.series,
+        previous=opening.previous,
+        policy=closing.policy,
+        outcome=closing.outcome,
+        identity=trusted.identity,
+        chunks=sum(len(leaves) for leaves in found.chunks.values()),
+        gaps=found.counted_gaps(),
+        last_seq=found.last_seq,
+        uncounted=found.uncounted(),
+    )
+
+
+def _compare(contents: reader.Contents, found: Account) -> tuple[str, ...]:
+    """Compare the file with its leaves; returns notes about what could not be compared."""
+    # Metadata last, because only a digest of them is signed: what a descriptor also says is named better by it.
+    closing = {dsd: (shape, chunks) for dsd, shape, chunks in found.closing.datasets}
+    if len(closing) != len(found.closing.datasets) or set(closing) != set(found.dsds):
+        raise SealError("CLOSE: does not name every dataset once")
+    missing = set(found.by_path) ^ set(contents.chunked)
+    if missing:
+        path = min(missing)
+        raise SealError(f"{path}: {'a dataset that was not signed' if path in contents.chunked else 'a signed dataset is missing'}")
+    for digest, dsd in found.dsds.items():
+        check_properties(contents.chunked[dsd.path], dsd)
+        shape, chunks = closing[digest]
+        if chunks != len(found.chunks[digest]):
+            raise SealError(f"{dsd.path}: CLOSE counts {chunks} chunks, and {len(found.chunks[digest])} were signed")
+        check_chunks(contents.chunked[dsd.path], dsd, found.chunks[digest], shape)
+    _check_metadata(contents, found)
+    return _check_frame_numbers(contents, found)
+
+
+def _check_metadata(contents: reader.Contents, found: Account) -> None:
+    digest = meta_digest(contents.objects)
+    if not found.metas or found.closing.meta != found.metas[-1]:
+        raise SealError("CLOSE: does not name the last META leaf")
+    if digest != found.closing.meta:
+        raise SealError("the metadata (groups, attributes, links, small values) are not those that were signed")
+
+
+def _check_frame_numbers(contents: reader.Contents, found: Account) -> tuple[str, ...]:
+    digests = {dsd.path: digest for digest, dsd in found.dsds.items()}
+    notes = []
+    for digest, dsd in found.dsds.items():
+        beside = digests.get(column_of(dsd))
+        if dsd.counter is Counter.FRAME and beside is not None:
+            column = found.dsds[beside]
+            notes.append(check_numbers(dsd, found.chunks[digest], column, found.chunks[beside], contents.chunked[column.path]))
+    return tuple(note for note in notes if note)

@@ -1,0 +1,70 @@
+"""Judges one foreign segment in a process of its own, with little memory, limited time and no core dump.
+
+    python -m edge_agent.segment.worker FILE [--root ROOT] [--seconds N] [--memory BYTES] [--json]
+
+Prints one JSON object (`SegmentReport.as_json`), with ``--json`` on one line, else indented for people. Exit code 0 whenever it could
+judge. On Windows there are no limits and the object's notes say so. HDF5 can be brought down by a hostile file: then this process
+dies, and whoever started it (`judge`) says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from edge_agent.segment.roots import load_root
+from edge_agent.segment.verify import verify_segment
+
+if sys.platform != "win32":
+    import resource
+
+SECONDS = 600
+MEMORY = 4 << 30
+NO_LIMITS = "this system has no resource limits: a hostile file could have used all memory"
+
+
+def limit(seconds: int, memory: int) -> str:
+    """Limit this process for good; returns a note when that is not possible.
+
+    Args:
+        seconds: processor time.
+        memory: bytes of address space, everything included.
+    """
+    if sys.platform != "win32":
+        wanted = {
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_CPU: seconds,
+            resource.RLIMIT_AS: memory,
+            resource.RLIMIT_FSIZE: 1 << 20,
+        }
+        for kind, value in wanted.items():
+            _, hard = resource.getrlimit(kind)
+            least = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(kind, (least, least))
+        return ""
+    return NO_LIMITS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Judge and print; see the module."""
+    parser = argparse.ArgumentParser(prog="python -m edge_agent.segment.worker", description="Judge one signed segment.")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--root", type=Path, help="certificate of the facility's CA, PEM or DER")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="processor time")
+    parser.add_argument("--memory", type=int, default=MEMORY, help="bytes of address space")
+    parser.add_argument("--json", action="store_true", help="one line, for programs")
+    given = parser.parse_args(arguments)
+    root = load_root(given.root) if given.root else None
+    note = limit(given.seconds, given.memory)
+    report = verify_segment(given.path, root)
+    if note:
+        report = dataclasses.replace(report, notes=(*report.notes, note))
+    sys.stdout.write(json.dumps(report.as_json(), indent=None if given.json else 2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
