@@ -52,6 +52,11 @@ class Room:
             self.used += size
             return True
 
+    def force(self, size: int) -> None:
+        """Take ``size`` bytes whether there is room or not (small things that must not wait)."""
+        with self._lock:
+            self.used += size
+
     async def enter(self, size: int) -> None:
         """Wait for ``size`` bytes."""
         while not self.try_enter(size):

@@ -72,6 +72,11 @@ class FrameChannel:
             self.recorder.submit(lambda: self.series.gap(self.stream, refused))
 
 
+def _row_size(block: Block) -> int:
+    """Bytes that a block takes on its way, its times and flags included."""
+    return int(block.values.nbytes) + 64 * len(block)
+
+
 class RowChannel:
     """Rows of one stream into one run."""
 
@@ -85,8 +90,17 @@ class RowChannel:
         """Take rows; waits while there is no room."""
         if not len(block):
             return
-        size = block.values.nbytes + 64 * len(block)
+        size = _row_size(block)
         await self.recorder.room.enter(size)
+        self._submit(block, size)
+
+    def put_now(self, block: Block) -> None:
+        """Take rows without waiting: a few last known values, the rows of a look-back."""
+        size = _row_size(block)
+        self.recorder.room.force(size)
+        self._submit(block, size)
+
+    def _submit(self, block: Block, size: int) -> None:
         item = rows_item(self.stream, block, lambda: self.recorder.room.leave(size))
         self.recorder.submit(lambda: self.series.write(item))
 

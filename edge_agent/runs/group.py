@@ -66,24 +66,19 @@ class Group:
     foreground: LiveRun | None = None
     ignored: dict[str, int] = field(default_factory=dict)
     arrivals: dict[str, tuple[float, int]] = field(default_factory=dict)
+    _known_background: LiveRun | None = None
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _waiting_bytes: int = 0
     _last: dict[str, tuple[Stream, Block]] = field(default_factory=dict)
     _channels: dict[tuple[int, str], FrameChannel | RowChannel] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def open(self, live: LiveRun) -> list[tuple[RowChannel, Block]]:
-        """Make ``live`` the foreground run and give it what waits and belongs to it.
-
-        Returns:
-            Rows that must still be put: the last known value of each row stream, then the rows of the look-back.
-        """
+    def open(self, live: LiveRun) -> None:
+        """Make ``live`` the foreground run: the last known value of each row stream first, then what waits and belongs to it."""
         start = live.entry.run.started_ns
         with self._lock:
             self.foreground = live
-            rows: list[tuple[RowChannel, Block]] = []
-            for stream, block in self._last.values():
-                rows.append((self._rows(live, stream), replace(block, valid=np.array([int(Valid.INITIAL)], "|u1"))))
+            self._last_known(live)
             keep: deque[_Waiting] = deque()
             for waiting in self._waiting:
                 ring = self._rule(waiting.stream).idle is Idle.RING
@@ -92,10 +87,9 @@ class Group:
                 elif isinstance(waiting.item, Frame):
                     self._frames(live, waiting.stream).offer(waiting.item)
                 else:
-                    rows.append((self._rows(live, waiting.stream), waiting.item))
+                    self._rows(live, waiting.stream).put_now(waiting.item)
             self._waiting = keep
             self._waiting_bytes = sum(w.size for w in keep)
-            return rows
 
     def end(self, end_ns: int) -> None:
         """The foreground run ends at this time; data up to it may still come."""
@@ -138,7 +132,6 @@ class Group:
         with self._lock:
             events = len(block) if block.valid is None else int(np.count_nonzero(block.valid != Valid.INITIAL))
             self._seen(stream, events, int(block.t_arrival[-1]))
-            self._last[stream.key] = (stream, take_rows(block, np.array([len(block) - 1])))
             live = self.foreground
             inside = np.zeros(len(block), bool)
             if live is not None:
@@ -148,6 +141,9 @@ class Group:
             routed: list[tuple[RowChannel, Block]] = []
             if live is not None and inside.any():
                 routed.append((self._rows(live, stream), block if inside.all() else take_rows(block, np.flatnonzero(inside))))
+            if live is None:
+                # A last known value alone begins no run: it is kept for the one that will.
+                inside |= False if block.valid is None else block.valid == Valid.INITIAL
             outside = np.flatnonzero(~inside)
             if outside.size:
                 rest = take_rows(block, outside)
@@ -158,6 +154,7 @@ class Group:
                         self._wait(_Waiting(stream, one, now, int(times[outside[row]]), one.values.nbytes + 64))
                 else:
                     routed += self._idle_rows(stream, rest)
+            self._last[stream.key] = (stream, take_rows(block, np.array([len(block) - 1])))
             return routed
 
     def expire(self) -> list[tuple[RowChannel, Block]]:
@@ -185,7 +182,7 @@ class Group:
         with self._lock:
             live = self.foreground
             if live is None and self._rule(stream).idle is Idle.KEEP:
-                live = self.background()
+                live = self._background()
             if live is None:
                 return
             if stream.kind is Kind.FILES:
@@ -208,13 +205,25 @@ class Group:
             if self._rule(stream).idle is Idle.IGNORE:
                 self._ignore(stream, 1)
                 return None
-            return self.background()
+            return self._background()
 
     def take_ignored(self) -> dict[str, int]:
         """What was ignored since the last call, per stream."""
         with self._lock:
             counted, self.ignored = self.ignored, {}
             return counted
+
+    def _background(self) -> LiveRun:
+        """The background run; one that has just begun gets the last known values first."""
+        live = self.background()
+        if live is not self._known_background:
+            self._known_background = live
+            self._last_known(live)
+        return live
+
+    def _last_known(self, live: LiveRun) -> None:
+        for stream, block in self._last.values():
+            self._rows(live, stream).put_now(replace(block, valid=np.array([int(Valid.INITIAL)], "|u1")))
 
     def _holds(self, t_ns: int) -> bool:
         live = self.foreground
@@ -232,13 +241,13 @@ class Group:
 
     def _idle_frame(self, stream: Stream, frame: Frame) -> bool:
         if self._rule(stream).idle is Idle.KEEP:
-            return self._frames(self.background(), stream).offer(frame)
+            return self._frames(self._background(), stream).offer(frame)
         self._ignore(stream, 1)
         return True
 
     def _idle_rows(self, stream: Stream, block: Block) -> list[tuple[RowChannel, Block]]:
         if self._rule(stream).idle is Idle.KEEP:
-            return [(self._rows(self.background(), stream), block)]
+            return [(self._rows(self._background(), stream), block)]
         self._ignore(stream, len(block))
         return []
 
