@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from edge_agent.deliver.backoff import Backoff
-from edge_agent.deliver.lane import Lane, LaneStatus, Proved
+from edge_agent.deliver.lane import Lane, Proved
 from edge_agent.deliver.queue import Gate, Queue
 from edge_agent.deliver.target import Target
+from edge_agent.deliver.transfer import LaneStatus
 from edge_agent.model import OutboxItem, Receipt
 
 log = logging.getLogger(__name__)

@@ -49,9 +49,13 @@ class Retention:
             OSError: an unlink failed; the item stays evictable.
         """
         self._mark(pressure, frozenset(hold))
-        freed = [self._free(item_id, before_free) for (item_id,) in self._db.rows("SELECT item_id FROM items WHERE state = 'evictable'")]
+        items = size = 0
+        for (item_id,) in self._db.rows("SELECT item_id FROM items WHERE state = 'evictable'"):
+            item = self._outbox.item(item_id)
+            if item is not None and self._free(item, before_free):
+                items, size = items + 1, size + item.size
         self.finish_drops()
-        return Freed(len(freed), sum(freed))
+        return Freed(items, size)
 
     def finish_drops(self) -> None:
         """Unlink what a person gave up (the reason is on record)."""
@@ -78,13 +82,10 @@ class Retention:
                 )
                 self._db.run("UPDATE items SET state = 'evictable', changed_ns = ? WHERE item_no = ?", (now, item_no))
 
-    def _free(self, item_id: str, before_free: BeforeFree) -> int:
-        item = self._outbox.item(item_id)
-        if item is None:
-            return 0
-        held = self._outbox.deliveries(item_id)
+    def _free(self, item: OutboxItem, before_free: BeforeFree) -> bool:
+        held = self._outbox.deliveries(item.item_id)
         before_free(item, tuple(d.receipt for d in held if d.required and d.receipt is not None))
-        return item.size if self._end(item, "evictable") else 0
+        return self._end(item, "evictable")
 
     def _end(self, item: OutboxItem, state: str) -> bool:
         """Unlink under the lock, and only if no newer revision brought the item back."""
