@@ -1,0 +1,226 @@
+"""The tables of a configuration file, and the `Config` that the agent runs with.
+
+Every field is declared once: its type, default and one-line description here are what the checks, the JSON Schema and the editors'
+help are made of. Attribute names are those of the file, but for the tables of tables: ``[instrument.NAME]`` is
+``config.instruments["NAME"]``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, Field, SerializeAsAny, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from edge_agent.adapter import AdapterConfig
+from edge_agent.config import adapters
+from edge_agent.config.conditions import IdleText, RunWhileText
+from edge_agent.config.problems import nearest
+from edge_agent.config.targets import AnyTarget, Table
+from edge_agent.config.timezone import system_timezone, zone
+from edge_agent.config.values import Duration, LocalPath, Size
+from edge_agent.errors import ConfigError
+from edge_agent.model import NAME, Access
+from edge_agent.words import t
+
+CodecName = Literal["bitshuffle-lz4", "shuffle-zstd", "none"]
+
+
+def _name(value: str) -> str:
+    if NAME.fullmatch(value):
+        return value
+    raise PydanticCustomError(
+        "cfg_value", "{message}", {"message": t("is no name: 1 to 63 of A-Z a-z 0-9 _ . -, beginning with a letter or digit")}
+    )
+
+
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})]
+"""A name that is safe in paths, topics and on Windows."""
+
+
+def default_spool() -> Path:
+    """Where the spool is when the configuration does not say: the system's place for a service's data."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData"), "edge-agent")
+    return Path("/var/lib/edge-agent")
+
+
+class Organisation(Table):
+    """A facility or an organisation, for the run record."""
+
+    name: str
+    """Its name."""
+    ror: str | None = Field(default=None, pattern=r"^https://ror\.org/0[a-z0-9]{6}[0-9]{2}$")
+    """Its ROR identifier, as "https://ror.org/04mb6s476". Default: none."""
+
+
+class Spool(Table):
+    """Where data waits until its targets proved that they hold it."""
+
+    dir: LocalPath = Field(default_factory=default_spool)
+    """Folder of the spool, on a local disk. Default "/var/lib/edge-agent"."""
+    keep_free: Size = 20 * 10**9
+    """Bytes of the disk that stay free for others. Default "20 GB"."""
+    max_size: Size | None = Field(default=None, gt=0)
+    """Most bytes that the spool may hold. Default: what the disk has."""
+    soft: Size | None = None
+    """Room left at which a warning is given and finished data is freed. Default: 15 % of the spool, at most 16 GiB."""
+    hard: Size | None = None
+    """Room left at which frames are refused. Default: 5 % of the spool, at most 4 GiB."""
+
+    @model_validator(mode="after")
+    def _hard_is_less(self) -> Spool:
+        if self.soft is not None and self.hard is not None and self.hard > self.soft:
+            raise PydanticCustomError("cfg_value", "{message}", {"message": t("hard is room left, it must not be more than soft")})
+        return self
+
+
+class Keys(Table):
+    """Where this agent's keys and certificates are."""
+
+    dir: LocalPath | None = None
+    """Folder of keys and certificates. Default: "keys" in the folder of the spool."""
+
+
+class Log(Table):
+    """What the agent says on its standard error (the system's journal)."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important lines that are written. Default "info"."""
+    format: Literal["text", "json"] = "text"
+    """One line of text or one JSON object an event. Default "text"."""
+
+
+class Instrument(Table):
+    """One instrument. Keys that are not listed here belong to its adapter."""
+
+    adapter: str
+    """The protocol: "serial", "opcua", "epics", "files", or one that an installed package provides."""
+    group: Name | None = None
+    """Instruments of one group share their runs. Default: the instrument's own name."""
+    codec: CodecName | None = None
+    """How values are packed: "bitshuffle-lz4", "shuffle-zstd", "none". Default: bitshuffle-lz4 for frames, shuffle-zstd for rows."""
+    idle: IdleText | None = None
+    """Between runs: "keep", "ignore" or "ring = 30 s". Default: keep rows and files, ignore frames."""
+    run_while: RunWhileText | None = None
+    """Open a run while this is true, as "ca://BL05:SHUTTER == 1". Default: runs are opened by sessions."""
+    look_back: Duration = 2.0
+    """How far back a run that opens still takes what already arrived. Default "2 s"."""
+    access: Access | None = None
+    """Who may have the data: "open", "shared", "closed"; the stricter of this and the top one wins. Default: the top one."""
+    allowed: frozenset[Name] = frozenset()
+    """Targets that may hold data that is not open. Default: only the project's own space."""
+    targets: tuple[Name, ...] | None = None
+    """Targets that the data goes to. Default: all."""
+    project: Name | None = None
+    """Project of runs without a session. Default: the top one."""
+    title: str = ""
+    """What it is, in words, for the run record."""
+    maker: str = ""
+    """Manufacturer, for the run record."""
+    model: str = ""
+    """Model, for the run record."""
+    serial_number: str = ""
+    """Serial number, for the run record."""
+    pid: str = ""
+    """Persistent identifier of the instrument (PIDINST), as "https://doi.org/10.21938/abc"."""
+    priority: Annotated[int, Field(strict=True, ge=-10, le=10)] = 0
+    """Order of sending: higher goes first, -10 to 10. Default 0."""
+    settings: SerializeAsAny[AdapterConfig] = Field(default_factory=AdapterConfig)
+    """The adapter's own keys, validated by the adapter's `Config`. In the file they stand beside the others."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _split(cls, value: Any, handler: Any) -> Any:
+        """Put the adapter's keys under ``settings``; a key that both have is given to both."""
+        if not isinstance(value, dict):
+            return handler(value)
+        own = {key: entry for key, entry in value.items() if key in COMMON}
+        return handler(own | {"settings": value})
+
+    @field_validator("adapter")
+    @classmethod
+    def _is_installed(cls, value: str) -> str:
+        try:
+            adapters.adapter_class(value)
+        except ConfigError as e:
+            context = {"message": t("there is no such adapter"), "nearest": nearest(value, adapters.names())}
+            if e.code != "CFG_UNKNOWN_ADAPTER":
+                context["message"] = f"{e.what} {e.why}"
+            raise PydanticCustomError(e.code.lower(), "{message}", context) from e
+        return value
+
+    @field_validator("settings", mode="wrap")
+    @classmethod
+    def _by_adapter(cls, value: Any, handler: Any, info: ValidationInfo) -> AdapterConfig:
+        name = info.data.get("adapter")
+        if isinstance(value, AdapterConfig):
+            return value
+        if name is None:  # told already; what its keys are cannot be known
+            return AdapterConfig()
+        model = adapters.adapter_class(name).Config
+        mine = {key: entry for key, entry in value.items() if key not in COMMON or key in model.model_fields}
+        return model.model_validate(mine, context=info.context)
+
+
+COMMON = frozenset(Instrument.model_fields) - {"settings"}
+"""Keys that every instrument has, whatever its adapter."""
+
+
+class Config(Table):
+    """A whole configuration."""
+
+    site: Name
+    """Name of this place, as "BL05": where the agent stands."""
+    timezone: str = Field(default_factory=system_timezone)
+    """IANA time zone of the facility, for dates in paths, as "Asia/Tokyo". Default: the system's, else UTC."""
+    facility: Organisation | None = None
+    """The facility, for the run record: {name = "...", ror = "..."}."""
+    organisation: Organisation | None = None
+    """The organisation, for the run record: {name = "...", ror = "..."}."""
+    spool: Spool = Field(default_factory=Spool)
+    """Where data waits: {dir = "...", keep_free = "20 GB"}."""
+    keys: Keys = Field(default_factory=Keys)
+    """Where keys and certificates are: {dir = "..."}."""
+    access: Access = Access.CLOSED
+    """Who may have the data when nothing else is said: "open", "shared", "closed". Default "closed"."""
+    project: Name = "unclaimed"
+    """Project of runs without a session. Default "unclaimed"."""
+    log: Log = Field(default_factory=Log)
+    """What the agent says: {level = "info", format = "text"}."""
+    instruments: dict[Name, Instrument] = Field(default_factory=dict, alias="instrument")
+    """``[instrument.NAME]``: the name is the instrument, the folder and the row on every screen."""
+    targets: dict[Name, AnyTarget] = Field(default_factory=dict, alias="target")
+    """``[target.NAME]``: where the data goes."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_zone(cls, value: str) -> str:
+        return zone(value).key
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The facility's time zone."""
+        return zone(self.timezone)
+
+    @property
+    def keys_dir(self) -> Path:
+        """Folder of keys and certificates."""
+        return self.keys.dir or self.spool.dir / "keys"
+
+    def targets_of(self, instrument: str) -> tuple[str, ...]:
+        """Names of the targets that an instrument's data goes to."""
+        chosen = self.instruments[instrument].targets
+        return tuple(self.targets) if chosen is None else chosen
+
+    def group_of(self, instrument: str) -> str:
+        """The run group of an instrument: its own name unless it says otherwise."""
+        return self.instruments[instrument].group or instrument
+
+    def project_of(self, instrument: str) -> str:
+        """The project of an instrument's runs that have no session."""
+        return self.instruments[instrument].project or self.project

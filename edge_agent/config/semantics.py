@@ -1,0 +1,127 @@
+"""What no single key can know: names that must exist elsewhere, things that two instruments share, secrets that were written out.
+
+`by_file` looks at the configuration alone; `by_machine` also at this machine (folders, secrets), which is only asked for by a check.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path as File
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from edge_agent.config.models import Config
+from edge_agent.config.positions import Path
+from edge_agent.config.problems import nearest
+from edge_agent.config.secret import Secret
+from edge_agent.errors import ConfigError
+from edge_agent.words import t
+
+_SECRET = re.compile(r"(.*[_-])?(password|passwd|passphrase|secret|token|api_?key)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """One mistake or warning, by the path in the file."""
+
+    path: Path
+    message: str
+    code: str
+    nearest: str | None = None
+    level: Literal["error", "warning"] = "error"
+
+
+def inline_secrets(data: Any, path: Path = ()) -> Iterator[Remark]:
+    """Keys that are named like a secret and hold text."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            if isinstance(value, str) and _SECRET.fullmatch(key):
+                message = t('a secret is never written here; put it in a file and write {{ file = "/path/of/the/file" }}')
+                yield Remark((*path, key), message, "CFG_SECRET_INLINE")
+            else:
+                yield from inline_secrets(value, (*path, key))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from inline_secrets(value, (*path, index))
+
+
+def by_file(data: Mapping[str, Any]) -> Iterator[Remark]:
+    """What the configuration says against itself; ``data`` are the values as TOML gave them, right or wrong."""
+    instruments, targets = _tables(data, "instrument"), _tables(data, "target")
+    for name, table in instruments.items():
+        for key in ("targets", "allowed"):
+            chosen = table.get(key)
+            for index, target in enumerate(chosen if isinstance(chosen, list) else ()):
+                if isinstance(target, str) and target not in targets:
+                    message = t("there is no [target.{target}]", target=target)
+                    yield Remark(("instrument", name, key, index), message, "CFG_UNKNOWN_TARGET", nearest(target, targets))
+    yield from _same_names("instrument", instruments)
+    yield from _same_names("target", targets)
+    yield from _same_ports(instruments)
+    if not data.get("instrument"):
+        yield Remark((), t("there is no [instrument.NAME]: nothing will be captured"), "CFG_NO_INSTRUMENT", level="warning")
+    if not data.get("target"):
+        yield Remark((), t("there is no [target.NAME]: data stays in the spool until the disk is full"), "CFG_NO_TARGET", level="warning")
+
+
+def by_machine(config: Config) -> Iterator[Remark]:
+    """What this machine says against the configuration: where the spool cannot be written, which secrets are not there."""
+    folder = config.spool.dir
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        yield Remark(("spool", "dir"), t("{path} is not a folder", path=there), "CFG_SPOOL")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield Remark(("spool", "dir"), t("this user may not write in {path}", path=there), "CFG_SPOOL")
+    for path, secret in _secrets(config):
+        try:
+            secret.reveal()
+        except ConfigError as e:
+            level: Literal["error", "warning"] = "error" if secret.kind == "file" else "warning"
+            yield Remark(path, f"{e.what} {e.why}", e.code, level=level)
+            continue
+        if secret.kind == "file" and os.name == "posix" and File(secret.where).stat().st_mode & 0o077:
+            yield Remark(path, t("others can read {path}; chmod 600 it", path=secret.where), "CFG_SECRET_OPEN", level="warning")
+
+
+def _same_names(table: str, names: Mapping[str, object]) -> Iterator[Remark]:
+    seen: dict[str, str] = {}
+    for name in names:
+        if (first := seen.setdefault(name.lower(), name)) != name:
+            yield Remark(
+                (table, name),
+                t('differs from "{name}" only in upper and lower case; some disks take them for one', name=first),
+                "CFG_VALUE",
+            )
+
+
+def _same_ports(instruments: Mapping[str, Mapping[str, Any]]) -> Iterator[Remark]:
+    seen: dict[tuple[str, str], str] = {}
+    for name, table in instruments.items():
+        adapter, port = table.get("adapter"), table.get("port")
+        if isinstance(adapter, str) and isinstance(port, str) and (first := seen.setdefault((adapter, port), name)) != name:
+            message = t('"{name}" has the same port; only one of them will get it', name=first)
+            yield Remark(("instrument", name, "port"), message, "CFG_SAME_PORT", level="warning")
+
+
+def _tables(data: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
+    tables = data.get(key)
+    return {name: table for name, table in tables.items() if isinstance(table, dict)} if isinstance(tables, dict) else {}
+
+
+def _secrets(value: Any, path: Path = ()) -> Iterator[tuple[Path, Secret]]:
+    if isinstance(value, Secret):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            here = path if name == "settings" else (*path, field.alias or name)
+            yield from _secrets(getattr(value, name), here)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _secrets(inner, (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _secrets(inner, (*path, index))

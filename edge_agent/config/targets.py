@@ -1,0 +1,121 @@
+"""The ``[target.NAME]`` tables: exactly one of the keys ``landing``, ``mqtt`` and ``folder`` says of which kind a target is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, WrapValidator
+from pydantic_core import PydanticCustomError
+
+from edge_agent.config.secret import Secret
+from edge_agent.config.values import LocalPath, PositiveDuration, Rate, Size
+from edge_agent.words import t
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Table(BaseModel):
+    """Base of every table of the configuration: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+
+
+def _url(value: str, schemes: dict[str, bool], example: str) -> str:
+    """Check an address; ``schemes`` says of each whether it is encrypted. Plain ones are for this machine only."""
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as e:
+        raise _bad(t('is no address such as "{example}"', example=example)) from e
+    if parts.username or parts.password:
+        raise PydanticCustomError("cfg_secret_inline", "{message}", {"message": t("a user or password is never written into an address")})
+    if parts.scheme not in schemes or not parts.hostname or port == 0 or parts.query or parts.fragment:
+        raise _bad(t('must be an address such as "{example}"', example=example))
+    if not schemes[parts.scheme] and parts.hostname not in LOOPBACK:
+        raise _bad(t('would be sent unencrypted; write "{scheme}://"', scheme=next(name for name, safe in schemes.items() if safe)))
+    return value.rstrip("/")
+
+
+LandingUrl = Annotated[str, AfterValidator(lambda value: _url(value, {"https": True, "http": False}, "https://landing.example.ac.jp"))]
+MqttUrl = Annotated[str, AfterValidator(lambda value: _url(value, {"mqtts": True, "mqtt": False}, "mqtts://broker.example.ac.jp:8883"))]
+
+
+class TargetTable(Table):
+    """What every target has."""
+
+    required: StrictBool = True
+    """Whether space is freed only after this target proved that it holds the data. Default true."""
+    rate_limit: Rate | None = None
+    """Highest sending rate, as "10 MB/s". Default: no limit."""
+
+
+class Networked(TargetTable):
+    """What targets on the network have."""
+
+    ca: LocalPath | None = None
+    """PEM file of the authority that issued the other side's certificate. Default: what enrolment stored, else the system's authorities."""
+    identity: LocalPath | None = None
+    """Folder of this agent's certificate and key for this target. Default: below keys.dir, filled by `edge-agent enroll`."""
+    timeout: PositiveDuration = 60.0
+    """How long an answer may take. Default "60 s"."""
+
+
+class LandingTarget(Networked):
+    """A landing service, over HTTPS."""
+
+    landing: LandingUrl
+    """Address of the service, as "https://landing.example.ac.jp"."""
+
+
+class MqttTarget(Networked):
+    """A landing service behind an MQTT broker."""
+
+    mqtt: MqttUrl
+    """Address of the broker, as "mqtts://broker.example.ac.jp:8883"."""
+    topic: str = Field(default="edge", pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")
+    """Beginning of all topics. Default "edge"."""
+    user: str | None = None
+    """User at the broker. Default: none; the certificate says who we are."""
+    password: Secret | None = None
+    """Password at the broker, by reference: {file = "..."}."""
+    piece: Size = Field(default=2**20, ge=2**10, le=2**20)
+    """Largest piece of a file in one message, "1 KiB" to "1 MiB". Default "1 MiB"."""
+
+
+class FolderTarget(TargetTable):
+    """A folder on this machine or on a mounted share: the weakest proof, files are read back and compared."""
+
+    folder: LocalPath
+    """The folder that holds the project spaces."""
+
+
+Target = LandingTarget | MqttTarget | FolderTarget
+
+KINDS: dict[str, type[TargetTable]] = {"landing": LandingTarget, "mqtt": MqttTarget, "folder": FolderTarget}
+
+
+def _pick(value: Any, handler: Any, info: ValidationInfo) -> Any:
+    """Validate against the one model that the table's key names, so that mistakes are told of that one only."""
+    if isinstance(value, TargetTable):
+        return value
+    if not isinstance(value, dict):
+        raise PydanticCustomError("dict_type", "must be a table")
+    kinds = [kind for kind in KINDS if kind in value]
+    if len(kinds) != 1:
+        found = " + ".join(kinds)
+        message = (
+            t("has {found}: keep exactly one of them", found=found)
+            if kinds
+            else t('needs one of landing = "https://...", mqtt = "mqtts://..." or folder = "/path"')
+        )
+        raise PydanticCustomError("cfg_target_kind", "{message}", {"message": message})
+    return KINDS[kinds[0]].model_validate(value, context=info.context)
+
+
+AnyTarget = Annotated[Target, WrapValidator(_pick)]
+"""One of the three kinds, chosen by the key that is there."""
+
+
+def _bad(message: str) -> PydanticCustomError:
+    return PydanticCustomError("cfg_value", "{message}", {"message": message})

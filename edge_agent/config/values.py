@@ -1,0 +1,128 @@
+"""Values as they are written in a configuration: durations, sizes, rates and paths.
+
+Each is an annotated type for pydantic models. A number without a unit is refused: nobody has to guess whether ``10`` were seconds or
+milliseconds. In Python a duration is a float of seconds, a size an int of bytes, a rate an int of bytes per second.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from edge_agent.words import t
+
+SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+_NUMBER = r"[0-9]{1,18}(\.[0-9]{1,9})?"
+_QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^\s0-9.]+)\s*")
+_LARGEST = 2**63 - 1
+
+
+def duration(value: object) -> float:
+    """``"500 ms"`` -> 0.5 (seconds).
+
+    Raises:
+        PydanticCustomError: not text, no number, or no known unit; says which units there are.
+    """
+    number, unit = _split(value, tuple(SECONDS), "2 s")
+    if unit not in SECONDS:
+        raise _bad(t('"{unit}" is no unit of time; there are {units}', unit=unit, units=" ".join(SECONDS)))
+    return float(number) * SECONDS[unit]
+
+
+def positive_duration(value: object) -> float:
+    """A duration that is not 0 s.
+
+    Raises:
+        PydanticCustomError: as `duration`, or it is 0.
+    """
+    if seconds := duration(value):
+        return seconds
+    raise _bad(t("must be longer than 0 s"))
+
+
+def size(value: object) -> int:
+    """``"20 GB"`` -> 20_000_000_000 (bytes); ``"256 MiB"`` counts in powers of two.
+
+    Raises:
+        PydanticCustomError: not text, no number, or no known unit; says which units there are.
+    """
+    number, unit = _split(value, tuple(BYTES), "20 GB")
+    factor = next((BYTES[known] for known in BYTES if known.lower() == unit.lower()), None)
+    if factor is None:
+        raise _bad(t('"{unit}" is no unit of size; there are {units}', unit=unit, units=" ".join(BYTES)))
+    if (amount := number * factor) > _LARGEST:
+        raise _bad(t("is larger than any disk"))
+    return int(amount)
+
+
+def rate(value: object) -> int:
+    """``"10 MB/s"`` -> 10_000_000 (bytes per second).
+
+    Raises:
+        PydanticCustomError: not text, not per second, 0, or no known unit.
+    """
+    if not isinstance(value, str) or not value.rstrip().endswith("/s"):
+        raise _bad(t('must be text such as "{example}"', example="10 MB/s"))
+    if per_second := size(value.rstrip().removesuffix("/s")):
+        return per_second
+    raise _bad(t("must be more than 0 B/s"))
+
+
+def local_path(value: object, info: ValidationInfo) -> object:
+    """A path on this machine: ``~`` is the home folder, a relative path is below the folder of the configuration."""
+    if not isinstance(value, str):
+        return value
+    if not value or "\0" in value:
+        raise _bad(t("must be a path"))
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as e:
+        raise _bad(t("the home folder of this user is unknown; write the whole path")) from e
+    base = (info.context or {}).get("folder") if isinstance(info.context, dict | None) else None
+    return path if base is None else Path(base) / path
+
+
+def _split(value: object, units: tuple[str, ...], example: str) -> tuple[Decimal, str]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise _bad(t('needs a unit: write it as text, "{value} {unit}"', value=value, unit=example.split()[1]))
+    if not isinstance(value, str):
+        raise _bad(t('must be text such as "{example}"', example=example))
+    if not (match := _QUANTITY.fullmatch(value)):
+        raise _bad(t('must be a number and a unit such as "{example}"; units are {units}', example=example, units=" ".join(units)))
+    return Decimal(match[1]), match[3]
+
+
+def _bad(message: str) -> PydanticCustomError:
+    return PydanticCustomError("cfg_value", "{message}", {"message": message})
+
+
+def _schema(units: dict[str, float] | dict[str, int], example: str, after: str = "") -> WithJsonSchema:
+    pattern = rf"^\s*{_NUMBER}\s*({'|'.join(units)}){after}\s*$"
+    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example]})
+
+
+def _seconds_text(seconds: float) -> str:
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + " s"
+
+
+Duration = Annotated[float, BeforeValidator(duration), PlainSerializer(_seconds_text), _schema(SECONDS, "2 s")]
+"""``"2 s"``, ``"500 ms"``, ``"1.5 h"``: seconds as a float, 0 or more."""
+
+PositiveDuration = Annotated[float, BeforeValidator(positive_duration), PlainSerializer(_seconds_text), _schema(SECONDS, "2 s")]
+"""A duration of more than 0 s."""
+
+Size = Annotated[int, BeforeValidator(size), PlainSerializer(lambda n: f"{n} B"), _schema(BYTES, "20 GB")]
+"""``"20 GB"``, ``"256 MiB"``: bytes as an int, 0 or more."""
+
+Rate = Annotated[int, BeforeValidator(rate), PlainSerializer(lambda n: f"{n} B/s"), _schema(BYTES, "10 MB/s", "/s")]
+"""``"10 MB/s"``: bytes per second as an int, more than 0."""
+
+LocalPath = Annotated[Path, BeforeValidator(local_path, json_schema_input_type=str), WithJsonSchema({"type": "string"})]
+"""A path on this machine, made absolute against the folder of the configuration file."""

@@ -1,0 +1,10 @@
+"""Every sentence that a person sees, in English and Japanese.
+
+`t` takes the English sentence with ``{named}`` places, looks up the sentence of the reader's language and fills the places in. English
+is the key and the fallback: a missing translation shows English, never an empty line. The Japanese sentences stand in ``ja/*.toml``,
+one file a room.
+"""
+
+from edge_agent.words.catalogue import language, t
+
+__all__ = ["language", "t"]
