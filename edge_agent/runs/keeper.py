@@ -28,8 +28,9 @@ from edge_agent.record.series import FRAME_LIMITS, ROW_LIMITS, Limits, RunState
 from edge_agent.record.session import Session
 from edge_agent.runs.book import Book, RunEntry, Stage, entry_of
 from edge_agent.runs.live import LiveRun, counts_of
+from edge_agent.seal import cose
 from edge_agent.seal.cbor import dumps, loads
-from edge_agent.seal.keys import KeyChain, key_chain
+from edge_agent.seal.keys import KeyChain, key_chain, parse_session
 from edge_agent.seal.leaf import FileLeaf, RunOpen, SegmentClose, parse
 from edge_agent.seal.policy import policy_digest
 from edge_agent.spool.ledger import Counts
@@ -96,6 +97,7 @@ class Keeper:
     def __post_init__(self) -> None:
         """Open the book."""
         self.book = Book(self.spool.state)
+        self.spool.state.put(f"chain/{self.session.boot_id.hex()}", self.session.chain.encode())
 
     def folder(self, run: RunContext) -> Path:
         """Where the files of a run are."""
@@ -228,6 +230,16 @@ class Keeper:
             run.project, run.label, segment_id, head_hash, sha256, {key: c.items for key, c in (counts or {}).items() if c.items},
         )  # fmt: skip
         self.spool.outbox.add(item, routes.targets, routes.required, counts or {})
+
+    def chains(self, segments: Sequence[Closed]) -> KeyChain:
+        """Keys of every boot that signed a close head among ``segments``, and of this one."""
+        wanted = {cose.parse(closed.head_cose).kid for closed in segments}
+        known = [key_chain(loads(data, "key chain")) for data in self.spool.state.under("chain/").values()]
+        used = [c for c in known if any(cose.thumbprint(parse_session(cose.parse(s).payload).key) in wanted for s in c.sessions)]
+        mine = self.session.chain
+        certificates = dict.fromkeys(der for chain in (*used, mine) for der in chain.certificates)
+        sessions = dict.fromkeys(record for chain in (*used, mine) for record in chain.sessions)
+        return KeyChain(tuple(certificates), tuple(sessions))
 
     def recover(self) -> tuple[Recovered, list[RunEntry]]:
         """Finish what a crash left: every journal becomes a segment; returns what was found and the runs that are not done."""

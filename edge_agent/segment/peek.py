@@ -1,0 +1,41 @@
+"""Reads values back from a segment of our own without any filter registered: for previews and small checks. Never for foreign files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.codec import encoder
+from edge_agent.segment import hdf5
+
+CODECS = {(32008,): "bitshuffle-lz4", (2, 32015): "shuffle-zstd", (): "none"}
+
+
+def rows(path: Path, dataset: str, first: int = 0, last: int | None = None) -> npt.NDArray[Any]:
+    """Items ``first`` to ``last`` (exclusive) along the first axis, decoded.
+
+    Args:
+        path: a closed segment of this agent.
+        dataset: path of a chunked dataset.
+        first: first item; negative counts from the end.
+        last: end, exclusive; None: the end.
+
+    Raises:
+        CodecError: stored bytes that do not decode.
+    """
+    with h5py.File(path, "r") as file:
+        node = file[dataset]
+        length, step = node.shape[0], node.chunks[0]
+        begin, end, _ = slice(first, last).indices(length)
+        codec = encoder(CODECS[tuple(number for number, _, _ in hdf5.filters_of(node.id))])
+        parts = []
+        for start in range(begin - begin % step, end, step):
+            mask, stored = node.id.read_direct_chunk((start, *(0 for _ in node.shape[1:])))
+            raw = codec.decode(stored, mask, int(np.prod(node.chunks)) * node.dtype.itemsize, node.dtype.itemsize)
+            block = np.frombuffer(raw, node.dtype).reshape(node.chunks)
+            parts.append(block[max(0, begin - start) : end - start])
+        return np.concatenate(parts) if parts else np.empty((0, *node.shape[1:]), node.dtype)
