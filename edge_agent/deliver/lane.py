@@ -155,15 +155,15 @@ class Lane:
             try:
                 await self._send(transfer)
             except PermissionRefused as error:
-                await asyncio.to_thread(self._queue.park, item.item_id, name, str(error))
                 self._error = str(error)
                 self._alert(error.code, error)
+                await asyncio.to_thread(self._queue.park, item.item_id, name, str(error))
                 if not isinstance(error, PolicyRefused):
                     self._capabilities = None  # perhaps it refuses us altogether: the probe tells, before more is parked
             except IntegrityError as error:
-                await asyncio.to_thread(self._queue.quarantine, item.item_id, name, str(error))
                 self._error = str(error)
                 log.error("%s is quarantined at %s: %s", item.remote, name, error)
+                await asyncio.to_thread(self._queue.quarantine, item.item_id, name, str(error))
             except Exception as error:
                 await self._failed(item, error)
         except Exception as error:
