@@ -8,6 +8,7 @@ before each sending; the local file is compared with its row; then the target's 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -118,10 +119,10 @@ class Lane:
     async def _rest(self) -> None:
         now = self._clock()
         moments = [at for at in (self._until, *self._later.values()) if at > now]
-        try:
-            await asyncio.wait_for(self._wake.wait(), min([POLL, *(at - now for at in moments)]))
-        except TimeoutError:
-            return
+        # Not wait_for: until Python 3.12 it swallows a cancellation that meets the wake-up.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min([POLL, *(at - now for at in moments)])):
+                await self._wake.wait()
 
     async def _probe(self) -> bool:
         try:
