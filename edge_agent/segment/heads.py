@@ -11,7 +11,7 @@ from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.head import Head, State, head_hash, parse_head
 from edge_agent.seal.keys import Trusted
-from edge_agent.seal.tree import Frontier
+from edge_agent.seal.tree import Frontier, leaf_hash, root_of
 
 
 def signed_head(data: bytes, trusted: Trusted) -> tuple[Head, bytes]:
@@ -62,6 +62,20 @@ def check_heads(heads: Sequence[bytes], trusted: Trusted, tree_id: bytes, payloa
     return previous
 
 
+def check_close_head(data: bytes, trusted: Trusted, tree_id: bytes, payloads: Sequence[bytes]) -> None:
+    """That a close head stands for these leaves, where the anchors before it are not kept (series of vendor files).
+
+    Raises:
+        SealError: it does not.
+    """
+    head, _ = signed_head(data, trusted)
+    if head.tree_id != tree_id:
+        raise SealError("close head: of another tree")
+    _check_last(head, len(payloads))
+    if root_of([leaf_hash(payload) for payload in payloads]) != head.root:
+        raise SealError("close head: the leaves are not those that were signed")
+
+
 def _check(head: Head, previous: tuple[Head, bytes] | None, tree_id: bytes, leaves: int, *, last: bool) -> None:
     before, before_hash = previous or (None, None)
     if head.tree_id != tree_id:
@@ -72,9 +86,14 @@ def _check(head: Head, previous: tuple[Head, bytes] | None, tree_id: bytes, leav
         raise SealError("older than the one before it")
     if not 0 <= head.size <= leaves:
         raise SealError(f"over {head.size} leaves, and {leaves} are there")
-    if not last and head.state is not State.OPEN:
+    if last:
+        _check_last(head, leaves)
+    elif head.state is not State.OPEN:
         raise SealError("a close head that is not the last one")
-    if last and (head.state is State.OPEN or head.size != leaves):
+
+
+def _check_last(head: Head, leaves: int) -> None:
+    if head.state is State.OPEN or head.size != leaves:
         raise SealError("the last one, and no close head over all leaves")
-    if last and head.state is State.DAMAGED:
+    if head.state is State.DAMAGED:
         raise SealError("the agent itself declared this tree damaged")

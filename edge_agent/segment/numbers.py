@@ -10,10 +10,11 @@ import math
 import numpy as np
 from h5py import h5d
 
-from edge_agent.codec import NAMES, encoder
+from edge_agent.codec import encoder
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.dsd import Dsd
 from edge_agent.segment import types
+from edge_agent.segment.peek import CODECS
 from edge_agent.segment.stored import Leaves
 
 NAME = "frame_number"
@@ -42,7 +43,7 @@ def check_numbers(frames: Dsd, leaves: Leaves, column: Dsd, stored: Leaves, data
         SealError: the first frame whose number differs.
     """
     size = math.prod(column.chunk) * 8
-    codec = next((name for name in NAMES if _ids(name) == [number for number, _, _ in column.filters]), None)
+    codec = CODECS.get(tuple(number for number, _, _ in column.filters))
     if column.type != types.dtype_grammar("<u8") or len(column.chunk) != 1 or size > MAX_CHUNK or codec is None:
         return f"{column.path}: not compared with the signed frame numbers, its type or filter is another than the layout's"
     numbers: dict[int, np.ndarray[tuple[int], np.dtype[np.uint64]]] = {}
@@ -56,7 +57,3 @@ def check_numbers(frames: Dsd, leaves: Leaves, column: Dsd, stored: Leaves, data
             found = "missing" if block is None else int(block[row % column.chunk[0]])
             raise SealError(f"{column.path} at ({row},): is {found}, and {frames.path} was signed as frame {chunk.seq_first}")
     return ""
-
-
-def _ids(name: str) -> list[int]:
-    return [f.id for f in encoder(name).filters(np.dtype("<u8"), (1,))]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ if sys.platform != "win32":
     import resource
 
 SECONDS = 600
-MEMORY = 4 << 30
+MEMORY = 2 << 30
 NO_LIMITS = "this system has no resource limits: a hostile file could have used all memory"
 
 
@@ -31,21 +32,31 @@ def limit(seconds: int, memory: int) -> str:
 
     Args:
         seconds: processor time.
-        memory: bytes of address space, everything included.
+        memory: bytes of address space beyond what the interpreter and its libraries have mapped already.
     """
+    note = NO_LIMITS
     if sys.platform != "win32":
         wanted = {
             resource.RLIMIT_CORE: 0,
             resource.RLIMIT_CPU: seconds,
-            resource.RLIMIT_AS: memory,
+            resource.RLIMIT_AS: _mapped() + memory,
             resource.RLIMIT_FSIZE: 1 << 20,
         }
         for kind, value in wanted.items():
             _, hard = resource.getrlimit(kind)
             least = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(kind, (least, least))
-        return ""
-    return NO_LIMITS
+        note = ""
+    return note
+
+
+def _mapped() -> int:
+    """Bytes of address space in use now; linear algebra libraries reserve some for each processor."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("path", type=Path)
     parser.add_argument("--root", type=Path, help="certificate of the facility's CA, PEM or DER")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="processor time")
-    parser.add_argument("--memory", type=int, default=MEMORY, help="bytes of address space")
+    parser.add_argument("--memory", type=int, default=MEMORY, help="bytes of memory")
     parser.add_argument("--json", action="store_true", help="one line, for programs")
     given = parser.parse_args(arguments)
     root = load_root(given.root) if given.root else None

@@ -1,0 +1,111 @@
+"""``edge-agent verify PATH...``: whether runs and segments are intact, signed and witnessed; one plain sentence first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_agent.cli.options import JsonFlag
+from edge_agent.words import t
+
+if TYPE_CHECKING:
+    from edge_agent.segment.report import RunReport, SegmentReport
+
+    Found = RunReport | SegmentReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("verify", help=t("Check that runs and segments are intact, signed and witnessed."))(verify)
+
+
+def verify(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help=t("A run's folder, a segment, or any folder above them."))],
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="FILE", help=t("The facility's root certificate; without it nobody knows the signer."))
+    ] = None,
+    level: Annotated[int, typer.Option("--level", min=0, max=3, help=t("What is asked: 1 intact, 2 signed, 3 witnessed."))] = 2,
+    as_json: JsonFlag = False,
+) -> int:
+    """Judge everything; exit code 0 only when all of it reaches ``--level``, else 7."""
+    from edge_agent.cli import output
+    from edge_agent.errors import IntegrityError, UsageError
+    from edge_agent.segment.levels import verify_path
+    from edge_agent.segment.report import RunReport
+    from edge_agent.segment.roots import load_root
+
+    certificate = load_root(root) if root is not None else None
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise UsageError(t("There is nothing at {paths}.", paths=", ".join(missing)), try_=t("give a run's folder or a segment"))
+    found = [report for path in paths for report in verify_path(path, certificate)]
+    if not found:
+        raise UsageError(t("There is no run and no segment below {paths}.", paths=", ".join(map(str, paths))))
+    lowest = min(report.level for report in found)
+    if as_json:
+        items = [{"kind": "run" if isinstance(report, RunReport) else "segment", **report.as_json()} for report in found]
+        output.emit({"ok": lowest >= level, "level": lowest, "asked": level, "items": items})
+    else:
+        output.say(_sentence(found, rooted=certificate is not None))
+        for report in found:
+            output.say(_line(report))
+        if lowest == 1 and root is None:
+            output.say(t("Try: {what}", what=t("give the facility's root certificate with --root, to learn whose key it is")))
+    return 0 if lowest >= level else IntegrityError.exit_code
+
+
+def _sentence(found: list[Found], *, rooted: bool) -> str:
+    """What all of it comes to, in the words of people who record data."""
+    lowest = min(report.level for report in found)
+    n = len(found)
+    if lowest == 0:
+        bad = sum(report.level == 0 for report in found)
+        return t("{bad} of {n} cannot be trusted: something is damaged, missing or not signed.", bad=bad, n=n)
+    if lowest == 1 and rooted:
+        return t("Everything is intact ({n} checked), but not all of it is signed by a key that the given root knows.", n=n)
+    if lowest == 1:
+        return t("Everything is intact ({n} checked), and signed by a key that nobody vouches for here.", n=n)
+    if lowest == 2:
+        return t("Everything is intact and signed ({n} checked).", n=n)
+    return t("Everything is intact, signed and witnessed ({n} checked).", n=n)
+
+
+def _line(report: Found) -> str:
+    """One line: the path, what it is worth, how much it holds; then what is wrong, and what is not promised."""
+    from edge_agent.segment.report import RunReport
+    from edge_agent.wire.words import six_words
+
+    words = (t("not verified"), t("intact"), t("signed"), t("witnessed"))
+    line = f"{report.path}  {words[report.level]}"
+    amounts = []
+    if isinstance(report, RunReport) and report.segments:
+        n = len(report.segments)
+        amounts.append(t("1 segment") if n == 1 else t("{n} segments", n=n))
+    if isinstance(report, RunReport) and report.files:
+        amounts.append(t("1 file") if report.files == 1 else t("{n} files", n=report.files))
+    if report.level:
+        amounts.append(_gaps(report))
+    line += "".join(f", {amount}" for amount in amounts)
+    if report.reason:
+        line += f": {report.reason}"
+    if report.level == 1:
+        line += f" ({six_words(report.identity)})"
+    if isinstance(report, RunReport):
+        uncounted = sorted({source for segment in report.segments for source in segment.uncounted})
+    else:
+        uncounted = list(report.uncounted)
+    if uncounted:
+        line += "\n  " + t("no counter at the source, so continuity is not promised: {sources}", sources=", ".join(uncounted))
+    return line + "".join(f"\n  {note}" for note in report.notes)
+
+
+def _gaps(report: Found) -> str:
+    gaps = sum(gap.gaps for gap in report.gaps)
+    if not gaps:
+        return t("no gaps")
+    missing = [gap.missing for gap in report.gaps]
+    known = sum(count for count in missing if count is not None)
+    items = f"{known} + ?" if None in missing and known else "?" if None in missing else str(known)
+    return t("1 gap ({items} missing)", items=items) if gaps == 1 else t("{n} gaps ({items} missing)", n=gaps, items=items)
