@@ -1,0 +1,1134 @@
+#!/usr/bin/env python3
+"""Verifies HDF5 files and runs signed with HSC/1, written from docs/signed-chunks.md alone.
+
+It shares no code with the program that writes the files. What holds here:
+
+- No filter is ever loaded and no data are decoded: chunks are hashed as they are stored, one after the other, once.
+- Everything that could make the library open another file (external storage and links, virtual datasets, plugins) is
+  refused before anything is read.
+- Each file is read in a child process with limited memory and time. A child that dies is a file at level 0.
+- Whatever the page does not allow is level 0, and the first thing wrong is named. Without a root the highest level is 1.
+
+It needs Python 3.11, h5py (built on HDF5 1.12, 1.14 or 2.x), cbor2 and cryptography. One thing is out of its reach,
+because h5py has no call for it: the flag "do not filter partial edge chunks" of a dataset (DSD field 7).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import heapq
+import json
+import math
+import multiprocessing
+import os
+import re
+import struct
+import sys
+import threading
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+for _name in ("HDF5_VOL_CONNECTOR", "HDF5_DRIVER", "HDF5_DRIVER_CONFIG"):
+    os.environ.pop(_name, None)
+os.environ |= {"HDF5_PLUGIN_PATH": "::", "HDF5_USE_FILE_LOCKING": "FALSE", "OPENBLAS_NUM_THREADS": "1"}
+
+import cbor2  # noqa: E402
+import numpy as np  # noqa: E402
+from cryptography import x509  # noqa: E402
+from cryptography.exceptions import InvalidSignature  # noqa: E402
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: E402
+from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5s, h5t  # noqa: E402
+
+FORMAT = "HSC/1-draft"
+README = (
+    "This file is signed chunk by chunk (HSC/1). To check it without our software:\n"
+    "python verify_hsc1.py FILE --root root.pem\n"
+    "The format is described in docs/signed-chunks.md of edge-agent."
+)
+INTEGRITY = b"/entry/integrity"
+SEGMENT_SUFFIXES = (".nxs", ".h5")
+PIECE = 8388608
+NO_COUNTER = 2**64 - 1
+MEMORY_LIMIT = 4 << 30
+Json = dict[Any, Any]
+
+
+class Bad(Exception):
+    """The first thing wrong, in a sentence."""
+
+
+def want(condition: object, sentence: str) -> None:
+    """Raise `Bad(sentence)` unless the condition holds."""
+    if not condition:
+        raise Bad(sentence)
+
+
+def sha(*parts: bytes) -> bytes:
+    """SHA-256 of the concatenation."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+# ---- CBOR -----------------------------------------------------------------------------------------------------------
+
+
+def b16(value: object) -> bool:
+    """16 bytes."""
+    return isinstance(value, bytes) and len(value) == 16
+
+
+def b32(value: object) -> bool:
+    """32 bytes."""
+    return isinstance(value, bytes) and len(value) == 32
+
+
+def no_entries(value: object) -> bool:
+    """An empty map."""
+    return isinstance(value, Mapping) and not value
+
+
+def anything(value: object) -> bool:
+    """Any CBOR value."""
+    return True
+
+
+MAYBE_INT = (int, None)
+HEAD = {1: "HSC/1/head", 2: b16, 3: b16, 4: int, 5: b32, 6: int, 7: (b32, None), 8: int, 9: int, 10: b16,
+        11: [str, MAYBE_INT, MAYBE_INT, bool], 12: None, 13: int, 14: 1}  # fmt: skip
+COSE_KEY = {1: 1, -1: 6, -2: b32}
+SESSION = {1: "HSC/1/session", 2: b16, 3: COSE_KEY, 4: b16, 5: int, 6: int}
+CHAIN = {1: [bytes], 2: [bytes]}
+DSD = {1: str, 2: list, 3: [int], 4: [MAYBE_INT], 5: [[int, int, [int]]], 6: bytes, 7: 0, 8: [str, int, MAYBE_INT]}
+OPEN = {1: b16, 2: b16, 3: int, 4: int, 5: (None, [b16, b32]), 6: {str: int}, 7: b32, 8: b16, 9: b16, 10: str}
+CLOSE = {1: [[b32, [int], int]], 2: (b32, None), 3: b32, 4: str, 5: str}
+GAP = {1: str, 2: MAYBE_INT, 3: MAYBE_INT, 4: str, 5: MAYBE_INT, 6: int, 7: int, 8: anything}
+RESET = {1: str, 2: MAYBE_INT, 3: int, 4: str}
+FILE = {1: str, 2: int, 3: PIECE, 4: b32, 5: b32, 6: int}
+BODIES: dict[int, tuple[str, Any]] = {2: ("DATASET", {1: b32}), 3: ("META", {1: b32}), 4: ("GAP", GAP), 6: ("CLOSE", CLOSE),
+                                      7: ("OPEN", OPEN), 8: ("SEQ_RESET", RESET), 10: ("FILE", FILE)}  # fmt: skip
+SIDECAR = {1: FORMAT, 2: anything, 3: [anything], 4: anything, 5: [{1: b16, 2: [bytes]}]}
+RUN = {1: "HSC/1/run", 2: b16, 3: int, 4: b16, 5: [[int, b16, (str, None), int, b32, b32, int]], 6: [[str, int, b32]],
+       7: (None, [str, int, b32]), 8: {str: b32}, 9: [[str, int, MAYBE_INT]], 10: str, 11: b32}  # fmt: skip
+RECEIPTS = {1: "HSC/1/receipts", 2: [bytes], 3: [anything], 4: [{1: b16, 2: int, 3: int, 4: bytes, 5: [b32]}]}
+WITNESS = {1: "HSC/1/witness", 2: b16, 3: b16, 4: int, 5: b32, 6: b32, 7: int}
+CUSTODY = {1: "HSC/1/custody", 2: b16, 3: b16, 4: b32, 5: b32, 6: int, 7: str, 8: str, 9: int, 10: str}
+SEGMENT_CLOSE = {1: b16, 2: b32, 3: b16, 4: int, 5: int}
+
+
+def fits(value: Any, spec: Any) -> bool:
+    """Whether a value has a form: a type, a test, a constant, alternatives (tuple), `[item]`, a fixed list or a map."""
+    if isinstance(spec, type):
+        return isinstance(value, spec) and (spec is bool or not isinstance(value, bool))
+    if isinstance(spec, tuple):
+        return any(fits(value, one) for one in spec)
+    if isinstance(spec, list):
+        if not isinstance(value, list):
+            return False
+        items = spec * len(value) if len(spec) == 1 else spec
+        return len(items) == len(value) and all(map(fits, value, items))
+    if isinstance(spec, dict):
+        if not isinstance(value, dict):
+            return False
+        if len(spec) == 1 and isinstance(kind := next(iter(spec)), type):
+            return all(fits(k, kind) and fits(v, spec[kind]) for k, v in value.items())
+        return value.keys() == spec.keys() and all(fits(v, spec[k]) for k, v in value.items())
+    return bool(spec(value)) if callable(spec) else type(value) is type(spec) and value == spec
+
+
+def decode(raw: bytes, what: str, spec: Any = anything) -> Any:
+    """Decode deterministic CBOR (RFC 8949 section 4.2.1), compare it with its own encoding, check its form."""
+    try:
+        value = cbor2.loads(raw)
+        again = cbor2.dumps(value, canonical=True)
+    except Exception as error:
+        raise Bad(f"{what}: is not CBOR ({error})") from error
+    want(again == raw, f"{what}: is not deterministic CBOR, or something follows it")
+    want(fits(value, spec), f"{what}: has other fields than the format allows")
+    return value
+
+
+# ---- Trees (RFC 9162) -----------------------------------------------------------------------------------------------
+
+
+class Frontier:
+    """The right edge of a Merkle tree; `root()` costs log2 of the size."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.peaks: list[bytes] = []
+
+    def push(self, *payload: bytes) -> None:
+        """Append a leaf."""
+        node, size = sha(b"\0", *payload), self.size
+        while size & 1:
+            node, size = sha(b"\1", self.peaks.pop(), node), size >> 1
+        self.peaks.append(node)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """Root over the leaves so far."""
+        node = self.peaks[-1] if self.peaks else sha()
+        for left in self.peaks[-2::-1]:
+            node = sha(b"\1", left, node)
+        return node
+
+
+def included(payload: bytes, index: int, size: int, path: list[bytes], root: bytes) -> bool:
+    """RFC 9162 section 2.1.3.2."""
+    if not 0 <= index < size:
+        return False
+    node, last = sha(b"\0", payload), size - 1
+    for sibling in path:
+        if last == 0:
+            return False
+        if index & 1 or index == last:
+            node = sha(b"\1", sibling, node)
+            while not index & 1 and index:
+                index, last = index >> 1, last >> 1
+        else:
+            node = sha(b"\1", node, sibling)
+        index, last = index >> 1, last >> 1
+    return last == 0 and node == root
+
+
+# ---- Keys and signatures --------------------------------------------------------------------------------------------
+
+
+def thumbprint(x: bytes) -> bytes:
+    """RFC 9679 thumbprint of an Ed25519 public key."""
+    return sha(cbor2.dumps({1: 1, -1: 6, -2: x}, canonical=True))
+
+
+def unwrap(item: Any, what: str) -> tuple[str, bytes, bytes, bytes, bytes]:
+    """Content type, kid, payload and signature input of a COSE_Sign1, given as bytes or as tagged item."""
+    tag = decode(item, what) if isinstance(item, bytes) else item
+    parts = list(tag.value) if isinstance(tag, cbor2.CBORTag) and isinstance(tag.value, list | tuple) else []
+    form = parts and tag.tag == 18 and fits(parts, [bytes, no_entries, bytes, bytes])
+    want(form, f"{what}: is not a tagged COSE_Sign1 with an empty unprotected header")
+    protected, _, payload, signature = tag.value
+    header = decode(protected, f"{what}: protected header", {1: -19, 3: str, 4: b32})
+    signed = cbor2.dumps(["Signature1", protected, b"", payload], canonical=True)
+    return header[3], header[4], payload, signature, signed
+
+
+def open_cose(item: Any, kind: str, keys: dict[bytes, bytes], what: str) -> tuple[bytes, bytes]:
+    """Check a signature; `keys` are Ed25519 keys by kid. Returns payload and kid."""
+    content_type, kid, payload, signature, signed = unwrap(item, what)
+    want(content_type == f"application/x.hsc1-{kind}+cbor", f"{what}: has content type {content_type!r}")
+    want(kid in keys, f"{what}: is signed by a key that nothing here vouches for")
+    try:
+        Ed25519PublicKey.from_public_bytes(keys[kid]).verify(signature, signed)
+    except InvalidSignature:
+        raise Bad(f"{what}: the signature is wrong") from None
+    return payload, kid
+
+
+def ed25519_with_name(certificate: x509.Certificate, pattern: str) -> tuple[bytes, str] | None:
+    """Raw public key and the one URI name that matches; None when the certificate is another kind."""
+    try:
+        key = certificate.public_key()
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return None
+    uris = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if re.fullmatch(pattern, uri)]
+    return (key.public_bytes_raw(), uris[0]) if isinstance(key, Ed25519PublicKey) and len(uris) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """What the caller trusts: certificates, or the SHA-256 of one that the key chain must then contain."""
+
+    certificates: tuple[bytes, ...] = ()
+    fingerprint: bytes | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a root at all."""
+        return bool(self.certificates or self.fingerprint)
+
+    def certify(self, certificate: x509.Certificate, carried: Iterable[bytes]) -> bool:
+        """Whether a root issued the certificate, or is it. Dates do not count (keys are valid by position in the log)."""
+        for der in (*self.certificates, *(c for c in carried if sha(c) == self.fingerprint)):
+            root = x509.load_der_x509_certificate(der)
+            if root == certificate:
+                return True
+            with contextlib.suppress(ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound, x509.DuplicateExtension):
+                certificate.verify_directly_issued_by(root)
+                if root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+                    return True
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session key and who vouches for it."""
+
+    key: bytes
+    agent_id: bytes
+    boot_id: bytes
+    identity: bytes
+    trusted: bool
+
+
+def certificates(ders: list[bytes], what: str) -> list[x509.Certificate]:
+    """Parse certificates."""
+    try:
+        return [x509.load_der_x509_certificate(der) for der in ders]
+    except ValueError as error:
+        raise Bad(f"{what}: a certificate cannot be read ({error})") from error
+
+
+def open_chain(item: Any, roots: Roots, what: str) -> dict[bytes, Session]:
+    """Check a key chain (as bytes or map): session keys by kid."""
+    chain = decode(item, what) if isinstance(item, bytes) else item
+    want(fits(chain, CHAIN), f"{what}: has other fields than the format allows")
+    keys: dict[bytes, bytes] = {}
+    owners: dict[bytes, tuple[str, bool]] = {}
+    for certificate in certificates(chain[1], what):
+        if found := ed25519_with_name(certificate, r"urn:hsc:agent:[0-9a-f]{32}"):
+            kid = thumbprint(found[0])
+            trusted = roots.certify(certificate, chain[1]) or (kid in owners and owners[kid][1])
+            keys[kid], owners[kid] = found[0], (found[1][-32:], trusted)
+    sessions = {}
+    for number, record in enumerate(chain[2]):
+        name = f"{what}: session record {number}"
+        payload, kid = open_cose(record, "session", keys, name)
+        body = decode(payload, name, SESSION)
+        want(body[2].hex() == owners[kid][0], f"{name}: names another agent than its identity certificate")
+        sessions[thumbprint(body[3][-2])] = Session(body[3][-2], body[2], body[4], kid, owners[kid][1])
+    want(sessions, f"{what}: holds no session record")
+    return sessions
+
+
+def open_head(item: Any, sessions: dict[bytes, Session], what: str) -> tuple[Any, bytes, Session]:
+    """Check a head: its map, its hash, its session."""
+    payload, kid = open_cose(item, "head", {k: s.key for k, s in sessions.items()}, what)
+    head, session = decode(payload, what, HEAD), sessions[kid]
+    want(head[2] == session.agent_id, f"{what}: names another agent than its key")
+    want(head[10] == session.boot_id, f"{what}: names another boot than its session key")
+    return head, sha(payload), session
+
+
+# ---- The log of a segment -------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Log:
+    """What the leaves of one tree say. `chunks`: dsd -> {offset: (mask, size, hash)}, in order of writing."""
+
+    roots: dict[int, bytes] = field(default_factory=dict)
+    open: Json = field(default_factory=dict)
+    close: Json = field(default_factory=dict)
+    datasets: list[bytes] = field(default_factory=list)
+    chunks: dict[bytes, dict[tuple[int, ...], tuple[int, int, bytes]]] = field(default_factory=dict)
+    numbers: dict[bytes, list[int]] = field(default_factory=dict)
+    meta: bytes | None = None
+    gaps: list[Json] = field(default_factory=list)
+    files: list[Json] = field(default_factory=list)
+    last: dict[str, int] = field(default_factory=dict)
+    size: int = 0
+
+
+def read_log(payloads: Iterable[bytes], sizes: set[int], dsds: dict[bytes, Json]) -> Log:
+    """Read leaves in order and check what concerns order: OPEN, CLOSE, DATASET before CHUNK, continuity."""
+    log, tree = Log(), Frontier()
+    steps = {d[8][0]: d[8][2] for d in dsds.values() if d[8][1] == 1}
+    following: dict[str, int] = {}
+
+    def advance(source: str, first: int, end: int, what: str) -> None:
+        expected = following.get(source, first)
+        hole = f"{what}: source {source} goes on at {first}, but {expected} is next: numbers are missing or repeated"
+        want(first == expected and first <= end, hole)
+        following[source] = end + steps[source]
+
+    for index, payload in enumerate(payloads):
+        what = f"leaf {index}"
+        tree.push(payload)
+        if tree.size in sizes:
+            log.roots[tree.size] = tree.root()
+        want(not log.close, f"{what}: stands after CLOSE")
+        want(len(payload) > 5 and payload[:4] == b"HSC1", f"{what}: is not a leaf")
+        kind = payload[4]
+        want((kind == 7) == (index == 0), f"{what}: OPEN must be leaf 0 and only leaf 0")
+        if kind == 1:
+            offset, dsd, entry, first, end, segment_id = parse_chunk(payload, what)
+            want(dsd in log.chunks, f"{what}: a chunk of a dataset that no DATASET leaf announced")
+            what = f"{dsds[dsd][1]} chunk at {list(offset)} ({what})"
+            want(segment_id == log.open[9], f"{what}: belongs to another segment")
+            want(len(offset) == len(dsds[dsd][3]), f"{what}: has the wrong rank")
+            want(offset not in log.chunks[dsd], f"{what}: is in the tree twice")
+            source, frames, _ = dsds[dsd][8]
+            numbered = first == end and (first != NO_COUNTER) == bool(frames)
+            want(numbered, f"{what}: does not have the numbers of its kind of source")
+            if frames:
+                advance(source, first, end, what)
+            log.chunks[dsd][offset] = entry
+            log.numbers[dsd].append(index)
+            continue
+        want(kind in BODIES, f"{what}: is of the unknown type {kind}")
+        name, spec = BODIES[kind]
+        body = decode(payload[5:], f"{what} ({name})", spec)
+        if kind == 2:
+            want(body[1] in dsds and body[1] not in log.chunks, f"{what}: announces a dataset without descriptor, or one twice")
+            log.datasets.append(body[1])
+            log.chunks[body[1]], log.numbers[body[1]] = {}, []
+        elif kind == 3:
+            log.meta = body[1]
+        elif kind == 4:
+            log.gaps.append(body)
+            want((body[2] is None) == (body[3] is None), f"{what} (GAP): has only one of its two numbers")
+            if body[2] is not None and body[1] in steps:
+                advance(body[1], body[2], body[3], f"{what} (GAP)")
+        elif kind == 6:
+            log.close = body
+        elif kind == 7:
+            log.open = body
+            following.update({source: body[6][source] + step for source, step in steps.items() if source in body[6]})
+        elif kind == 8 and body[1] in steps:
+            following[body[1]] = body[3]
+        elif kind == 10:
+            log.files.append(body)
+    want(log.close, "the last leaf is not CLOSE")
+    want(log.close[2] == log.meta, "CLOSE names another META digest than the last META leaf")
+    want(log.close[3] == log.open[7], "CLOSE names another policy than OPEN")
+    want(log.close[5] in ("rolled", "run-end", "recovered", "failed"), f"CLOSE has the reason {log.close[5]!r}")
+    log.last = {source: n - steps[source] for source, n in following.items()}
+    log.size = tree.size
+    return log
+
+
+def parse_chunk(payload: bytes, what: str) -> tuple[tuple[int, ...], bytes, tuple[int, int, bytes], int, int, bytes]:
+    """Offset, dsd, (filter mask, stored size, hash), seq_first, seq_last and segment_id of a CHUNK leaf."""
+    rank = payload[53] if len(payload) > 53 else 0
+    want(0 < rank <= 32 and len(payload) == 122 + 8 * rank, f"{what} (CHUNK): has the wrong length")
+    segment_id, dsd, _, *offset, mask, size, digest, _, first, end = struct.unpack(f">16s32sB{rank}QIQ32sqQQ", payload[5:])
+    return tuple(offset), dsd, (mask, size, digest), first, end, segment_id
+
+
+def check_close(head: Json, log: Log, what: str) -> None:
+    """The close head must cover exactly the log."""
+    want(head[3] == log.open[9], f"{what}: belongs to another tree")
+    want(head[2] == log.open[1], f"{what}: names another agent than OPEN")
+    want(head[4] == log.size, f"{what}: covers {head[4]} leaves, the file has {log.size}")
+    want(head[5] == log.roots[log.size], f"{what}: the leaves do not give its root: a leaf was changed")
+    want(head[13] != 3, f"{what}: the agent itself declared this segment damaged")
+    want(head[13] in (1, 2), f"{what}: is not the head of a closed segment")
+
+
+def facts(log: Log, state: int, head_hash: bytes, session: Session) -> Json:
+    """What a run compares with its statement, as JSON."""
+    counts: dict[str, list[int | None]] = {}
+    for gap in log.gaps:
+        number, count = counts.get(gap[1], [0, 0])
+        counts[gap[1]] = [(number or 0) + 1, None if count is None or gap[5] is None else count + gap[5]]
+    one = log.open
+    return {"agent": one[1].hex(), "run": one[2].hex(), "run_no": one[3], "ordinal": one[4], "series": one[10], "policy": one[7].hex(),
+            "previous": one[5] and [one[5][0].hex(), one[5][1].hex()], "start": one[6], "last": log.last, "segment": one[9].hex(),
+            "head": head_hash.hex(), "state": state, "trusted": session.trusted, "identity": session.identity.hex(), "gaps": len(log.gaps),
+            "gap_counts": counts, "chunks": sum(map(len, log.chunks.values())), "uncounted": []}  # fmt: skip
+
+
+# ---- HDF5: types, values, META --------------------------------------------------------------------------------------
+
+
+def type_of(tid: Any, what: str) -> list[Any]:
+    """The type as an array of the page; refuses everything that the page does not know."""
+    want(not tid.committed(), f"{what}: uses a committed type")
+    kind, size = tid.get_class(), tid.get_size()
+    if kind in (h5t.INTEGER, h5t.FLOAT):
+        order = tid.get_order()
+        plain = order in (0, 1) and tuple(tid.get_pad()) == (0, 0)
+        if kind == h5t.INTEGER and plain:
+            return ["int", size, order, tid.get_sign(), tid.get_precision(), tid.get_offset()]
+        # The form of a float has no place for these, and readers obey them.
+        if plain and tid.get_norm() == h5t.NORM_IMPLIED and tid.get_inpad() == h5t.PAD_ZERO and tid.get_offset() == 0:
+            return ["flt", size, order, list(map(int, tid.get_fields())), tid.get_ebias(), tid.get_precision()]
+    elif kind == h5t.STRING:
+        tail = [int(tid.get_strpad()), int(tid.get_cset())]
+        return ["vstr", *tail] if tid.is_variable_str() else ["str", size, *tail]
+    elif kind == h5t.ENUM:
+        members = [[tid.get_member_name(i).decode(), int(tid.get_member_value(i))] for i in range(tid.get_nmembers())]
+        return ["enum", type_of(tid.get_super(), what), sorted(members)]
+    elif kind == h5t.COMPOUND:
+        columns = []
+        for i in range(tid.get_nmembers()):
+            member = type_of(tid.get_member_type(i), what)
+            want(member[0] != "vstr", f"{what}: has a variable string inside another type")
+            columns.append([tid.get_member_name(i).decode(), tid.get_member_offset(i), member])
+        return ["cmp", size, columns]
+    elif kind == h5t.ARRAY:
+        member = type_of(tid.get_super(), what)
+        want(member[0] != "vstr", f"{what}: has a variable string inside another type")
+        return ["arr", list(map(int, tid.get_array_dims())), member]
+    elif kind == h5t.OPAQUE:
+        return ["opq", size, tid.get_tag().decode()]
+    raise Bad(f"{what}: has a type that the format does not allow (HDF5 class {kind})")
+
+
+def used_bytes(tid: Any) -> list[tuple[int, int]]:
+    """The ranges of an element that are not padding."""
+    if tid.get_class() == h5t.COMPOUND:
+        members = [(tid.get_member_offset(i), tid.get_member_type(i)) for i in range(tid.get_nmembers())]
+        return [(at + a, at + b) for at, member in members for a, b in used_bytes(member)]
+    if tid.get_class() == h5t.ARRAY:
+        base = tid.get_super()
+        return [(at + a, at + b) for at in range(0, tid.get_size(), base.get_size()) for a, b in used_bytes(base)]
+    return [(0, tid.get_size())]
+
+
+def without_padding(raw: bytes, tid: Any) -> bytes:
+    """Elements with compound padding set to zero."""
+    if tid.get_class() not in (h5t.COMPOUND, h5t.ARRAY):
+        return raw
+    mask = np.zeros(tid.get_size(), np.uint8)
+    for start, stop in used_bytes(tid):
+        mask[start:stop] = 255
+    return bytes((np.frombuffer(raw, np.uint8).reshape(-1, mask.size) & mask).tobytes())
+
+
+def dims_of(space: Any, what: str) -> list[int] | None:
+    """Dimensions; None for a scalar."""
+    want(space.get_simple_extent_type() in (h5s.SIMPLE, h5s.SCALAR), f"{what}: has a null dataspace")
+    return list(map(int, space.get_simple_extent_dims())) if space.get_simple_extent_type() == h5s.SIMPLE else None
+
+
+def value_of(item: Any, tid: Any, dims: list[int] | None, limit: int, what: str) -> Any:
+    """The stored bytes of an attribute or contiguous dataset in the file's type, or a list of byte strings."""
+    variable = tid.get_class() == h5t.STRING and tid.is_variable_str()
+    shape, size = tuple(dims or ()), math.prod(dims or ()) * tid.get_size()
+    want(size <= limit, f"{what}: claims more bytes than the file has")
+    array = np.zeros(shape, tid.dtype if variable else f"V{tid.get_size()}")
+    if size and isinstance(item, h5a.AttrID):
+        item.read(array, mtype=None if variable else tid)
+    elif size:
+        item.read(h5s.ALL, h5s.ALL, array, mtype=None if variable else tid)
+    return [bytes(one or b"") for one in array.ravel()] if variable else without_padding(array.tobytes(), tid)
+
+
+class Segment:
+    """One open HDF5 file and where in it we are, for the sentence that says what is wrong."""
+
+    def __init__(self, path: str) -> None:
+        self.size = os.path.getsize(path)
+        self.limit = max(self.size, 1 << 20)
+        self.at = "the file"
+        self.file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY)
+        self.root = h5g.open(self.file, b"/")
+
+    def attributes(self, oid: Any, what: str) -> Json:
+        """Attributes as META has them."""
+        found: Json = {}
+        for index in range(h5a.get_num_attrs(oid)):
+            attribute = h5a.open(oid, index=index)
+            name = attribute.name.decode() if isinstance(attribute.name, bytes) else attribute.name
+            self.at = label = f"{what}@{name}"
+            tid = attribute.get_type()
+            form, dims = type_of(tid, label), dims_of(attribute.get_space(), label)
+            want(name not in found, f"{label}: is there twice")
+            found[name] = [form, dims, value_of(attribute, tid, dims, self.limit, label)]
+        return found
+
+    def links(self, group: Any, what: str) -> Iterator[tuple[bytes, Any]]:
+        """Names and link infos of a group; refuses external links."""
+        names: list[bytes] = []
+        group.links.iterate(lambda name: names.append(name if isinstance(name, bytes) else name.encode()))
+        for name in names:
+            info = group.links.get_info(name)
+            want(info.type in (h5l.TYPE_HARD, h5l.TYPE_SOFT), f"{what}: link {name.decode()!r} leads out of the file")
+            yield name, info
+
+    def walk(self) -> tuple[dict[str, Any], dict[str, Json]]:
+        """Objects by their first path, and the further links; checks all types and layouts before any value is read."""
+        objects: dict[str, Any] = {"/": self.root}
+        links: dict[str, Json] = {}
+        first = {h5o.get_info(self.root).addr: "/"}
+        heap: list[tuple[bytes, bytes, Any, Any]] = []
+
+        def push(group: Any, path: bytes) -> None:
+            for name, info in self.links(group, path.decode()):
+                if (below := path.rstrip(b"/") + b"/" + name) != INTEGRITY:
+                    heapq.heappush(heap, (below, name, group, info))
+
+        push(self.root, b"/")
+        while heap:
+            raw, name, group, info = heapq.heappop(heap)
+            self.at = path = raw.decode()
+            if info.type == h5l.TYPE_SOFT:
+                links[path] = {"l": "soft", "t": group.links.get_val(name).decode()}
+            elif info.u in first:
+                links[path] = {"l": "hard", "t": first[info.u]}
+            else:
+                first[info.u] = path
+                objects[path] = item = h5o.open(group, name)
+                want(isinstance(item, h5g.GroupID | h5d.DatasetID), f"{path}: is neither a group nor a dataset")
+                if isinstance(item, h5g.GroupID):
+                    push(item, raw)
+                else:
+                    refuse_foreign(item, path)
+        return objects, links
+
+    def meta(self) -> tuple[bytes, dict[str, Any]]:
+        """META digest, and the chunked datasets by path."""
+        objects, entries = self.walk()
+        chunked: dict[str, Any] = {}
+        for path, item in objects.items():
+            entry: Json = {"k": "g", "a": self.attributes(item, path)}
+            self.at = path
+            if isinstance(item, h5d.DatasetID):
+                tid = item.get_type()
+                entry |= {"k": "d", "t": type_of(tid, path)}
+                if item.get_create_plist().get_layout() == h5d.CHUNKED:
+                    want(entry["t"][0] != "vstr", f"{path}: variable strings in chunks are not covered by chunk hashes")
+                    chunked[path] = item
+                else:
+                    entry["s"] = dims_of(item.get_space(), path)
+                    entry["v"] = value_of(item, tid, entry["s"], self.limit, path)
+            entries[path] = entry
+        return sha(b"HSC1-meta\0", cbor2.dumps(entries, canonical=True)), chunked
+
+    def tables(self) -> tuple[dict[str, Any], list[Any]]:
+        """The integrity group, which must hold exactly what the page says: arrays by name, and the indices."""
+        group = self.root
+        for part in (b"entry", b"integrity"):
+            found = dict(self.links(group, "/"))
+            self.at = "/entry/integrity"
+            want(part in found, "the file has no /entry/integrity: it is not signed")
+            want(found[part].type == h5l.TYPE_HARD, "/entry/integrity: is reached by a soft link")
+            group = h5o.open(group, part)
+            want(isinstance(group, h5g.GroupID), "/entry/integrity: is not a group")
+        marks = {name: (dims, text(value)) for name, (_, dims, value) in self.attributes(group, self.at).items()}
+        expected = {"NX_class": (None, "NXcollection"), "format": (None, FORMAT)}
+        want(marks == expected, f"/entry/integrity: has other attributes than NX_class and format = {FORMAT}")
+        arrays: dict[str, Any] = {}
+        members = sorted(name.decode() for name, _ in self.links(group, self.at))
+        right = ["README", "descriptors", "events", "heads", "index", "keychain", "leaves"]
+        want(members == right, f"/entry/integrity: holds {', '.join(members)} instead of {', '.join(right)}")
+        for name in members:
+            if name != "index":
+                arrays[name] = self.table(group, name, 1, 2 if name == "leaves" else 1)
+        index = h5o.open(group, b"index")
+        want(isinstance(index, h5g.GroupID) and not h5a.get_num_attrs(index), "/entry/integrity/index: is not a plain group")
+        names = {name.decode() for name, _ in self.links(index, "/entry/integrity/index")}
+        want(names == {str(n) for n in range(len(names))}, "/entry/integrity/index: has other names than 0, 1, 2 ...")
+        return arrays, [self.table(index, str(n), 4, 1).view("<u4").tolist() for n in range(len(names))]
+
+    def table(self, group: Any, name: str, width: int, rank: int) -> Any:
+        """One dataset of the integrity group as bytes (README as text); plain, and linked from nowhere else."""
+        self.at = path = f"/entry/integrity/{'index/' if width == 4 else ''}{name}"
+        want(dict(self.links(group, path))[name.encode()].type == h5l.TYPE_HARD, f"{path}: is a soft link")
+        item = h5o.open(group, name.encode())
+        want(isinstance(item, h5d.DatasetID), f"{path}: is not a dataset")
+        refuse_foreign(item, path)
+        tid, dims = item.get_type(), dims_of(item.get_space(), path)
+        form, layout = type_of(tid, path), item.get_create_plist().get_layout()
+        plain = layout in (h5d.CONTIGUOUS, h5d.COMPACT) or (width == 4 and not item.get_create_plist().get_nfilters())
+        want(plain, f"{path}: is stored in chunks")
+        want(h5a.get_num_attrs(item) == 0 and h5o.get_info(item).rc == 1, f"{path}: has attributes or further links")
+        if name == "README":
+            want(dims is None and form[0] in ("str", "vstr"), f"{path}: is not one text")
+            words = text(value_of(item, tid, dims, self.limit, path))
+            want(words in (README, README + "\n"), f"{path}: has another text")
+            return README
+        want(form == ["int", width, 0, 0, 8 * width, 0] and dims is not None and len(dims) == rank, f"{path}: has the wrong type or rank")
+        raw = np.frombuffer(value_of(item, tid, dims, self.limit, path), np.uint8)
+        return raw.reshape(dims) if rank == 2 else raw
+
+
+def text(value: Any) -> str | None:
+    """A string value of META as text; None when it is none."""
+    raw = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return raw.rstrip(b"\0").decode(errors="replace") if isinstance(raw, bytes) else None
+
+
+def refuse_foreign(dataset: Any, path: str) -> None:
+    """Refuse what would make the library read another file, or a type that the page does not know."""
+    plist = dataset.get_create_plist()
+    want(plist.get_external_count() == 0, f"{path}: keeps its values in an external file")
+    want(plist.get_layout() in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED), f"{path}: is a virtual dataset")
+    type_of(dataset.get_type(), path)
+
+
+def payloads_of(leaves: Any, events: bytes) -> Iterator[bytes]:
+    """Leaf payloads in order from the two tables; every byte of both must be accounted for."""
+    rows, width = leaves.shape
+    table, position = leaves.tobytes(), 0
+    want(width >= 16, "/entry/integrity/leaves: rows are too narrow")
+    for index in range(rows):
+        row = table[index * width : (index + 1) * width]
+        length = int.from_bytes(row[:4])
+        if length == 0xFFFFFFFF:
+            offset, length = struct.unpack_from(">QI", row, 4)
+            want(offset == position and position + length <= len(events), f"leaf {index}: does not point to the next event")
+            position, end, payload = offset + length, 16, events[offset : offset + length]
+        else:
+            end, payload = 4 + length, row[4 : 4 + length]
+        want(end <= width and not any(row[end:]), f"leaf {index}: is too long, or the padding is not zero")
+        want((payload[4:5] == b"\1") == (end != 16 or row[:4] != b"\xff" * 4), f"leaf {index}: stands in the wrong table")
+        yield payload
+    want(position == len(events), "/entry/integrity/events: holds bytes that belong to no leaf")
+
+
+def fill_bytes(plist: Any, tid: Any, path: str) -> bytes:
+    """The fill value in the file's type; zeros when none was set."""
+    defined = plist.fill_value_defined()
+    want(defined in (1, 2), f"{path}: has an undefined fill value")
+    if defined == 1:
+        return bytes(tid.get_size())
+    array = np.zeros((), tid.dtype)
+    want(array.nbytes == tid.get_size() and tid.dtype.subdtype is None, f"{path}: the fill value cannot be compared")
+    plist.get_fill_value(array)
+    return without_padding(array.tobytes(), tid)
+
+
+def check_dataset(dataset: Any, dsd: Json, shape: list[int], chunks: dict[tuple[int, ...], tuple[int, int, bytes]], limit: int) -> None:
+    """Compare a chunked dataset with its descriptor, its final shape and its CHUNK leaves."""
+    path, tid, plist, space = dsd[1], dataset.get_type(), dataset.get_create_plist(), dataset.get_space()
+    dims, grid = dims_of(space, path), list(map(int, plist.get_chunk()))
+    most = [None if n == h5s.UNLIMITED else int(n) for n in space.get_simple_extent_dims(True)]
+    filters = [[f[0], f[1], list(map(int, f[2]))] for f in map(plist.get_filter, range(plist.get_nfilters()))]
+    fill = fill_bytes(plist, tid, path)
+    names = ("type", "chunk shape", "maximum shape", "filters", "fill value", "shape")
+    reals: tuple[Any, ...] = (type_of(tid, path), grid, most, filters, fill, dims)
+    for name, real, signed in zip(names, reals, (*(dsd[key] for key in range(2, 7)), shape), strict=True):
+        want(real == signed, f"{path}: the {name} is {real!r}, but {signed!r} was signed")
+    stored = dataset.get_num_chunks()
+    for offset, (mask, size, digest) in chunks.items():
+        what = f"{path} chunk at {list(offset)}"
+        want(all(o % g == 0 and o < n for o, g, n in zip(offset, grid, shape, strict=True)), f"{what}: is no place of a chunk")
+        want(size <= limit, f"{what}: claims {size} bytes, more than the file has")
+        try:
+            real_mask, data = read_chunk(dataset, offset, size)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise Bad(f"{what}: is signed, but the file does not hold it in {size} bytes ({error})") from error
+        want(len(data) == size, f"{what}: has {len(data)} bytes, but {size} were signed")
+        want(real_mask == mask, f"{what}: the filter mask is {real_mask:#x}, but {mask:#x} was signed")
+        want(sha(data) == digest, f"{what}: the stored bytes are not the signed ones")
+    if stored != len(chunks):
+        infos = map(dataset.get_chunk_info, range(min(stored, 100_000)))
+        extra = next((list(i.chunk_offset) for i in infos if tuple(i.chunk_offset) not in chunks), None)
+        raise Bad(f"{path} chunk at {extra}: is in the file but not signed ({stored} chunks, {len(chunks)} signed)")
+    complete = len(chunks) == math.prod(-(-n // g) for n, g in zip(shape, grid, strict=True))
+    want(complete or plist.get_fill_time() != h5d.FILL_TIME_NEVER, f"{path}: has no fill value for the chunks it lacks")
+
+
+_buffer = bytearray()
+
+
+def read_chunk(dataset: Any, offset: tuple[int, ...], size: int) -> tuple[int, Any]:
+    """Filter mask and stored bytes; one buffer serves all chunks where h5py allows it."""
+    global _buffer
+    extra: Json = {}
+    if "`out`" in (h5d.DatasetID.read_direct_chunk.__doc__ or ""):
+        _buffer = _buffer if len(_buffer) >= size else bytearray(size)
+        extra["out"] = np.frombuffer(_buffer, np.uint8)
+    mask, data = dataset.read_direct_chunk(offset, **extra)
+    return mask, data
+
+
+def verify_segment(path: str, roots: Roots, hashed: bool) -> Json:
+    """Verify one HDF5 file; with `hashed`, also its size and SHA-256. Returns `facts`."""
+    whole: list[tuple[int, bytes, bytes]] = []
+    beside = threading.Thread(target=lambda: whole.append(hash_file(path, pieces=False)), daemon=True)
+    if hashed:
+        beside.start()
+    where = "the file"
+    try:
+        segment = Segment(path)
+        try:
+            result = check_segment(segment, roots)
+        finally:
+            where = segment.at
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError, MemoryError) as error:
+        raise Bad(f"{where}: the HDF5 library cannot read it ({error})") from error
+    if hashed:
+        beside.join()
+        size, digest, _ = whole[0]
+        result |= {"bytes": size, "sha256": digest.hex()}
+    return result
+
+
+def check_segment(segment: Segment, roots: Roots) -> Json:
+    """All checks of one file, cheapest and most telling first."""
+    arrays, indices = segment.tables()
+    sessions = open_chain(arrays["keychain"].tobytes(), roots, "/entry/integrity/keychain")
+    raw = decode(arrays["descriptors"].tobytes(), "/entry/integrity/descriptors", [bytes])
+    dsds = {sha(b"HSC1-dsd\0", one): decode(one, f"descriptor {n}", DSD) for n, one in enumerate(raw)}
+    paths = {dsd[1]: name for name, dsd in dsds.items()}
+    want(len(paths) == len(raw), "/entry/integrity/descriptors: two descriptors of one dataset")
+    steps: dict[str, int] = {}
+    for path, name in paths.items():
+        source, kind, step = dsds[name][8]
+        want(unicodedata.is_normalized("NFC", path), f"{path}: the path in the descriptor is not in form NFC")
+        want(kind in (0, 1) and (kind == 0 or (step is not None and step > 0)), f"{path}: has a source of unknown kind")
+        want(kind == 0 or steps.setdefault(source, step) == step, f"{path}: source {source} has two steps")
+    items = decode(arrays["heads"].tobytes(), "/entry/integrity/heads", [bytes])
+    heads = [open_head(item, sessions, f"head {n}") for n, item in enumerate(items)]
+    want(heads, "/entry/integrity/heads: is empty")
+    segment.at = "/entry/integrity/leaves"
+    log = read_log(payloads_of(arrays["leaves"], arrays["events"].tobytes()), {h[0][4] for h in heads} | {len(arrays["leaves"])}, dsds)
+    for n, (head, _, session) in enumerate(heads):
+        before, what = (heads[n - 1] if n else None), f"head {n}"
+        want(head[7] == (before[1] if before else None), f"{what}: does not name the head before it")
+        want(before is None or (head[6] > before[0][6] and head[4] >= before[0][4]), f"{what}: is not later than the head before it")
+        want(head[3] == log.open[9] and session.agent_id == log.open[1], f"{what}: belongs to another tree or agent")
+        if n < len(heads) - 1:
+            want(head[13] == 0 and log.roots.get(head[4]) == head[5], f"{what}: the first {head[4]} leaves do not give its root")
+    check_close(heads[-1][0], log, "the close head")
+    want(log.datasets == list(dsds), "/entry/integrity/descriptors: are not the DATASET leaves in their order")
+    want(not log.files, "a FILE leaf stands in an HDF5 segment")
+    finals = {dsd: (shape, count) for dsd, shape, count in log.close[1]}
+    want(len(finals) == len(log.close[1]) and finals.keys() == dsds.keys(), "CLOSE does not name every dataset once")
+    want(indices == [log.numbers[dsd] for dsd in dsds], "/entry/integrity/index: does not give the leaves of the chunks")
+    digest, chunked = segment.meta()
+    for path in sorted(chunked.keys() ^ paths.keys()):
+        raise Bad(f"{path}: " + ("is in the file but not signed" if path in chunked else "is signed but missing"))
+    for name, dsd in dsds.items():
+        segment.at = dsd[1]
+        shape, count = finals[name]
+        want(count == len(log.chunks[name]), f"{dsd[1]}: CLOSE counts {count} chunks, the tree has {len(log.chunks[name])}")
+        check_dataset(chunked[dsd[1]], dsd, shape, log.chunks[name], segment.size)
+    want(digest == log.meta, "the groups, attributes, types or small values are not the signed ones (META digest)")
+    result = facts(log, heads[-1][0][13], heads[-1][1], heads[-1][2])
+    result["trusted"] = all(session.trusted for _, _, session in heads)
+    result["uncounted"] = sorted({d[8][0] for d in dsds.values() if d[8][1] == 0})
+    return result
+
+
+# ---- Runs -----------------------------------------------------------------------------------------------------------
+
+
+def hash_file(path: str, pieces: bool) -> tuple[int, bytes, bytes]:
+    """Size, SHA-256 and (if asked) root over the hashes of the 8 MiB pieces."""
+    digest, tree, size, buffer = hashlib.sha256(), Frontier(), 0, bytearray(PIECE)
+    with open(path, "rb") as file:
+        while count := file.readinto(buffer):
+            part = memoryview(buffer)[:count]
+            digest.update(part)
+            if pieces:
+                tree.push(bytes(part))
+            size += count
+    return size, digest.digest(), tree.root()
+
+
+def place(folder: str, name: str) -> str:
+    """The path of a part of a run; refuses names that leave the folder."""
+    parts = PurePosixPath(name).parts
+    safe = name and not name.startswith("/") and ".." not in parts and not set(name) & set("\\:\0")
+    want(safe and unicodedata.is_normalized("NFC", name), f"{name!r}: is no name of a file in the run")
+    path = os.path.join(folder, *parts)
+    want(os.path.isfile(path), f"{name}: is missing")
+    return path
+
+
+def read_run(path: str, roots: Roots) -> Json:
+    """Verify a sidecar with everything that is not HDF5: vendor files, master, crate and receipts."""
+    folder = os.path.dirname(path)
+    sidecar = decode(Path(path).read_bytes(), "the sidecar", SIDECAR)
+    sessions = open_chain(sidecar[4], roots, "the sidecar's key chain")
+    payload, kid = open_cose(sidecar[2], "run", {k: s.key for k, s in sessions.items()}, "the run statement")
+    statement, signer = decode(payload, "the run statement", RUN), sessions[kid]
+    want(statement[2] == signer.agent_id, "the run statement: names another agent than its key")
+    entries = statement[5]
+    want([e[0] for e in entries] == list(range(1, len(entries) + 1)), "the run statement: segments are not numbered 1, 2, 3 ...")
+    heads = {}
+    for number, item in enumerate(sidecar[3]):
+        head, head_hash, session = open_head(item, sessions, f"close head {number} of the sidecar")
+        heads[head_hash] = (head, session)
+    same = sorted(heads) == sorted(e[5] for e in entries) and len(heads) == len(sidecar[3])
+    want(same, "the sidecar's close heads are not those of the run statement")
+    logs = {tree[1]: read_log(tree[2], {len(tree[2])}, {}) for tree in sidecar[5]}
+    same = logs.keys() == {e[1] for e in entries if e[2] is None} and len(logs) == len(sidecar[5])
+    want(same, "the sidecar's trees are not its series of files")
+    segments = [[e[0], e[1].hex(), e[2], e[3], e[4].hex(), e[5].hex(), e[6]] for e in entries]
+    result: Json = {"agent": statement[2].hex(), "run": statement[4].hex(), "run_no": statement[3],
+                    "policy": statement[11].hex(), "trusted": signer.trusted, "identity": signer.identity.hex(),
+                    "series": {}, "gap_counts": {s: [n, c] for s, n, c in statement[9]},
+                    "segments": segments, "witnessed": [], "problem": ""}  # fmt: skip
+    files: dict[str, Json] = {}
+    for _, segment_id, name, size, digest, head_hash, state in entries:
+        head, session = heads[head_hash]
+        want(head[3] == segment_id and head[13] == state, f"segment {segment_id.hex()}: its close head has another tree or state")
+        if name is None:
+            want(size == 0 and digest == bytes(32), "a series of files has a size or digest")
+            log = logs[segment_id]
+            check_close(head, log, f"the close head of file series {segment_id.hex()}")
+            want(not log.datasets and not log.close[1] and log.meta is None, "a series of files announces datasets")
+            for leaf in log.files:
+                want(leaf[1] not in files, f"{leaf[1]}: is in the tree twice")
+                files[leaf[1]] = leaf
+            result["series"][segment_id.hex()] = facts(log, state, head_hash, session)
+    same = [[f[1], f[2], f[5]] for _, f in sorted(files.items())] == sorted(statement[6])
+    want(same, "the run statement lists other files than the FILE leaves")
+    for name, leaf in files.items():
+        real = hash_file(place(folder, name), pieces=True)
+        want(real == (leaf[2], leaf[5], leaf[4]), f"{name}: is not the signed file")
+    master = [statement[7]] if statement[7] else []
+    others = [(name, None, digest) for name, digest in statement[8].items()]
+    for name, size, digest in (*master, *others):
+        real = hash_file(place(folder, name), pieces=False)
+        want(real[1] == digest and size in (None, real[0]), f"{name}: is not the signed file")
+    result["claims"] = [e[2] for e in entries if e[2]] + list(files) + [name for name, _, _ in (*master, *others)]
+    receipts = path.removesuffix(".hsc") + ".receipts"
+    try:
+        if os.path.isfile(receipts):
+            result["witnessed"] = read_receipts(receipts, result, roots, sidecar[4])
+    except Bad as bad:
+        result["problem"] = f"the receipts do not count: {bad}"
+    return result
+
+
+def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> list[str]:
+    """Close heads (hex) whose SEGMENT_CLOSE stands in a witnessed log. Any wrong receipt spoils the file."""
+    receipts = decode(Path(path).read_bytes(), "the file", RECEIPTS)
+    carried = [*receipts[2], *(decode(chain, "key chain") if isinstance(chain, bytes) else chain)[1]]
+    keys = {}
+    for certificate in certificates(receipts[2], "the file"):
+        found = ed25519_with_name(certificate, "urn:hsc:receipts")
+        if found and roots.certify(certificate, carried):
+            keys[thumbprint(found[0])] = found[0]
+    if not roots.given:
+        return []
+    segments = {s[1]: s for s in run["segments"]}
+    seen: dict[tuple[bytes, int], bytes] = {}
+    for number, item in enumerate(receipts[3]):
+        what = f"receipt {number}"
+        kind = "witness" if unwrap(item, what)[0] == "application/x.hsc1-witness+cbor" else "custody"
+        payload, _ = open_cose(item, kind, keys, what)
+        body = decode(payload, what, WITNESS if kind == "witness" else CUSTODY)
+        want(body[2].hex() == run["agent"], f"{what}: is for another agent")
+        if kind == "witness":
+            want(seen.setdefault((body[3], body[4]), body[5]) == body[5], f"{what}: a fork, two roots of one log and size")
+            continue
+        want(body[8] in ("fsynced", "store-digest", "read-back"), f"{what}: has an unknown durability")
+        if segment := segments.get(body[3].hex()):
+            same = [segment[5], segment[4], segment[3]] == [body[4].hex(), body[5].hex(), body[6]]
+            want(same, f"{what}: custody was given for other bytes of segment {segment[0]}")
+    witnessed = []
+    for number, proof in enumerate(receipts[4]):
+        what = f"proof {number}"
+        root = seen.get((proof[1], proof[2]))
+        good = root is not None and included(proof[4], proof[3], proof[2], proof[5], root)
+        want(good, f"{what}: does not lead to a root that a witness signed")
+        if proof[4][:5] == b"HSC1\x44":
+            body = decode(proof[4][5:], what, SEGMENT_CLOSE)
+            entry = segments.get(body[1].hex())
+            if entry and [entry[5], run["run"], entry[0]] == [body[2].hex(), body[3].hex(), body[4]]:
+                witnessed.append(entry[5])
+    return witnessed
+
+
+def compare_segment(entry: list[Any], seg: Json, run: Json, name: str) -> None:
+    """A segment must be the one that the run statement names."""
+    ordinal, segment_id, path, size, digest, head, state = entry
+    want(seg["segment"] == segment_id and seg["run"] == run["run"], f"{name}: is a segment of another place or run")
+    for key, signed in (*((k, run[k]) for k in ("agent", "run_no", "policy")), ("ordinal", ordinal), ("head", head), ("state", state)):
+        want(seg[key] == signed, f"{name}: its {key} is {seg[key]}, but the run statement says {signed}")
+    if path is not None:
+        want(seg["bytes"] == size and seg["sha256"] == digest, f"{name}: is not byte for byte the file of the run statement")
+
+
+def verify_run(path: str, roots: Roots) -> tuple[int, str, Json, set[str]]:
+    """Level, sentence, counts and the files that belong to a run."""
+    run = isolated("run", path, roots, folder_size(path))
+    folder = os.path.dirname(path)
+    claims = {os.path.normpath(os.path.join(folder, name)) for name in run["claims"]}
+    counts = {"segments": len(run["segments"]), "chunks": 0, "gaps": 0}
+    try:
+        for entry in run["segments"]:
+            if entry[2] is not None:
+                place(folder, entry[2])
+        before: dict[str, Json] = {}
+        identities, trusted, uncounted = {run["identity"]}, run["trusted"], set()
+        totals: dict[str, list[int | None]] = {}
+        for entry in run["segments"]:
+            name = entry[2] or f"file series {entry[1]}"
+            try:
+                file = os.path.join(folder, *PurePosixPath(entry[2]).parts) if entry[2] else ""
+                seg = isolated("part", file, roots, os.path.getsize(file)) if file else run["series"][entry[1]]
+            except Bad as bad:
+                raise Bad(f"{name}: {bad}") from None
+            compare_segment(entry, seg, run, name)
+            earlier = before.get(seg["series"])
+            if earlier:
+                follows = seg["previous"] == [earlier["segment"], earlier["head"]]
+                want(follows, f"{name}: does not name the segment before it in series {seg['series']}")
+                for source, last in seg["start"].items():
+                    end = earlier["last"].get(source, last)
+                    want(end == last, f"{name}: source {source} goes on after {last}, the segment before ended at {end}")
+            before[seg["series"]] = seg
+            identities.add(seg["identity"])
+            trusted = trusted and seg["trusted"]
+            uncounted |= set(seg["uncounted"])
+            counts["chunks"] += seg["chunks"]
+            counts["gaps"] += seg["gaps"]
+            for source, (number, count) in seg["gap_counts"].items():
+                so_far = totals.get(source, [0, 0])
+                totals[source] = [(so_far[0] or 0) + number, None if so_far[1] is None or count is None else so_far[1] + count]
+        said = {source: numbers for source, numbers in run["gap_counts"].items() if numbers[0]}
+        want(said == totals, f"the run statement counts the gaps {said}, the segments have {totals}")
+        want(trusted or len(identities) == 1, "the run statement and the segments are signed by different identity keys")
+    except Bad as bad:
+        return 0, str(bad), counts, claims
+    missing = [e[0] for e in run["segments"] if e[5] not in run["witnessed"]]
+    if not trusted:
+        return 1, unknown(run["identity"], roots) + uncounted_sentence(uncounted), counts, claims
+    if missing or not run["segments"]:
+        why = run["problem"] or (f"no witness has seen segment {missing[0]}" if missing else "the run holds no segment")
+        return 2, f"signed under the root; {why}" + uncounted_sentence(uncounted), counts, claims
+    return 3, "witnessed: signed under the root, and another party has seen every segment" + uncounted_sentence(uncounted), counts, claims
+
+
+def unknown(identity: str, roots: Roots) -> str:
+    """The sentence of level 1."""
+    key = " ".join(identity[i : i + 4] for i in range(0, len(identity), 4))
+    return f"intact, signed by an unknown key ({'the given root did not certify it' if roots.given else 'no root was given'}): {key}"
+
+
+def uncounted_sentence(sources: Iterable[str]) -> str:
+    """Which sources promise no continuity, as the page asks."""
+    names = sorted(sources)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f". No counter, so continuity is not promised: {', '.join(names[:3])}{more}" if names else ""
+
+
+# ---- Child processes, report ----------------------------------------------------------------------------------------
+
+
+def folder_size(path: str) -> int:
+    """Bytes below the folder of a file, for a time limit."""
+    return sum(os.path.getsize(p) for p in Path(path).parent.rglob("*") if p.is_file())
+
+
+def child(pipe: Any, task: str, path: str, roots: Roots, seconds: int) -> None:
+    """Work on one file within limits and answer in JSON: what was read is never unpickled."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        for which, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_AS, MEMORY_LIMIT), (resource.RLIMIT_CPU, seconds)):
+            hard = resource.getrlimit(which)[1]
+            resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    try:
+        answer = read_run(path, roots) if task == "run" else verify_segment(path, roots, hashed=task == "part")
+    except Bad as bad:
+        answer = {"bad": str(bad)}
+    except Exception as error:
+        answer = {"bad": f"cannot be parsed ({type(error).__name__}: {error})"}
+    pipe.send_bytes(json.dumps(answer).encode())
+    pipe.close()
+
+
+def isolated(task: str, path: str, roots: Roots, size: int) -> Json:
+    """Run `child` and return its answer, or raise `Bad` with its sentence or the way it died."""
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    seconds = 60 + size // 10_000_000
+    process = context.Process(target=child, args=(theirs, task, path, roots, seconds), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        answer = json.loads(ours.recv_bytes()) if ours.poll(4 * seconds) else {"bad": "took too long"}
+    except (EOFError, OSError, ValueError):
+        answer = None
+    if answer == {"bad": "took too long"}:
+        process.kill()
+    process.join()
+    if answer is None or (process.exitcode and "bad" not in answer):
+        code = process.exitcode or 0
+        who = "reading the sidecar failed" if task == "run" else "the HDF5 library refused the file"
+        raise Bad(f"{who} ({f'signal {-code}' if code < 0 else f'exit code {code}'})")
+    if "bad" in answer:
+        raise Bad(answer["bad"])
+    return dict(answer)
+
+
+def line(path: str, kind: str, level: int, reason: str, counts: Json) -> Json:
+    """One line of the report."""
+    return {"path": path, "kind": kind, "level": level, "ok": False, "reason": reason, "segments": 0, "chunks": 0, "gaps": 0} | counts
+
+
+def stray(path: str, roots: Roots) -> Json:
+    """Verify a segment without its run."""
+    try:
+        seg = isolated("segment", path, roots, os.path.getsize(path))
+    except Bad as bad:
+        return line(path, "segment", 0, str(bad), {"segments": 1})
+    counts = {"segments": 1, "chunks": seg["chunks"], "gaps": seg["gaps"]}
+    sentence = "signed under the root" if seg["trusted"] else unknown(seg["identity"], roots)
+    return line(path, "segment", 2 if seg["trusted"] else 1, sentence + uncounted_sentence(seg["uncounted"]), counts)
+
+
+def items(paths: Iterable[str], roots: Roots) -> Iterator[Json]:
+    """Everything to verify below some paths, runs first."""
+    for path in paths:
+        below = [path] if os.path.isfile(path) else sorted(str(p) for p in Path(path).rglob("*") if p.is_file())
+        found, claimed = False, set[str]()
+        for hsc in (p for p in below if p.endswith(".hsc")):
+            found = True
+            try:
+                level, reason, counts, claims = verify_run(hsc, roots)
+                claimed |= claims
+            except Bad as bad:
+                level, reason, counts = 0, str(bad), {}
+            yield line(hsc, "run", level, reason, counts)
+        for file in (p for p in below if (p.endswith(SEGMENT_SUFFIXES) or p == path) and not p.endswith(".hsc")):
+            found = True
+            if os.path.normpath(file) not in claimed:
+                yield stray(file, roots)
+        if not found:
+            yield line(path, "path", 0, "holds no run and no segment" if os.path.exists(path) else "does not exist", {})
+
+
+def load_roots(argument: str | None) -> Roots:
+    """The root from a file (PEM or DER) or a SHA-256 fingerprint; raises `Bad` when it is neither."""
+    if argument is None:
+        return Roots()
+    if os.path.isfile(argument):
+        raw = Path(argument).read_bytes()
+        try:
+            many = x509.load_pem_x509_certificates(raw) if b"-----BEGIN" in raw else [x509.load_der_x509_certificate(raw)]
+        except ValueError as error:
+            raise Bad(f"--root {argument}: is not a certificate ({error})") from error
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        return Roots(tuple(one.public_bytes(Encoding.DER) for one in many))
+    digits = re.sub(r"[\s:]", "", argument).lower().removeprefix("sha256")
+    want(re.fullmatch("[0-9a-f]{64}", digits), f"--root {argument}: is neither a file nor 64 hexadecimal digits")
+    return Roots(fingerprint=bytes.fromhex(digits))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; 0 only if every item reaches the level asked, 1 if not, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(description="Verify files and runs signed with HSC/1 (docs/signed-chunks.md).")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="a segment, a run folder, or any folder above them")
+    parser.add_argument("--root", help="the facility's root certificate, or its SHA-256 fingerprint")
+    parser.add_argument("--level", type=int, default=2, choices=(0, 1, 2, 3), help="level that every item must reach")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    options = parser.parse_args(argv)
+    try:
+        roots = load_roots(options.root)
+    except Bad as bad:
+        parser.error(str(bad))
+    found = []
+    for one in items(options.paths, roots):
+        one["ok"] = one["level"] >= options.level
+        found.append(one)
+        if not options.json:
+            amounts = ", ".join(f"{one[k]} {k[:-1] if one[k] == 1 else k}" for k in ("segments", "chunks", "gaps"))
+            sys.stdout.write(f"level {one['level']}  {one['path']} ({amounts}): {one['reason']}\n")
+            sys.stdout.flush()
+    level, ok = min((one["level"] for one in found), default=0), all(one["ok"] for one in found) and bool(found)
+    if options.json:
+        sys.stdout.write(json.dumps({"items": found, "level": level, "ok": ok}, ensure_ascii=False, indent=1) + "\n")
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
