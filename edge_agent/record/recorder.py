@@ -147,6 +147,10 @@ class Recorder:
         log.warning("the disk failed, going on in a new segment: %s", error, extra={"code": error.code})
         self._stopping.wait(0.2)
 
+    def alive(self) -> bool:
+        """Whether the writer and the commit thread live."""
+        return self._writer.is_alive() and self._committer.is_alive()
+
     def stop(self) -> None:
         """Drain, then end the threads. Series must be rolled before."""
         self._jobs.put(None)

@@ -1,0 +1,82 @@
+"""Watches the value behind ``run_while`` and tells the desk when it becomes true or false, with the source's own time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
+
+from edge_agent.config.adapters import adapter_module
+from edge_agent.config.conditions import RunWhile
+from edge_agent.errors import ConfigError
+from edge_agent.runs.desk import Desk
+
+log = logging.getLogger(__name__)
+
+SCHEMES = {"ca": "epics", "pva": "epics", "opc.tcp": "opcua"}
+FILE_POLL = 0.2
+
+
+class Watcher(Protocol):
+    """``watch`` of an adapter package: yields (value, source time in UTC ns) at connect and at each change, reconnecting for ever."""
+
+    def __call__(self, uri: str, settings: Any) -> AsyncIterator[tuple[float | str, int]]:
+        """Begin watching."""
+        ...
+
+
+def watcher(uri: str) -> Watcher:
+    """The function that can watch this address.
+
+    Raises:
+        ConfigError: no adapter can.
+    """
+    scheme = urlsplit(uri).scheme
+    if scheme == "file":
+        return watch_file
+    if scheme not in SCHEMES:
+        raise ConfigError(f"nothing can watch {uri}", why=f"schemes: file, {', '.join(SCHEMES)}", code="CFG_TRIGGER")
+    return cast(Watcher, adapter_module(SCHEMES[scheme]).watch)
+
+
+async def watch_file(uri: str, settings: Any) -> AsyncIterator[tuple[float | str, int]]:
+    """1 while the file exists, else 0; its time is the file's own when it appears."""
+    path = Path(urlsplit(uri).path)
+    known: bool | None = None
+    while True:
+        stat = await asyncio.to_thread(_stat, path)
+        there = stat is not None
+        if there != known:
+            known = there
+            yield (1.0 if there else 0.0), stat if stat is not None else _now()
+        await asyncio.sleep(FILE_POLL)
+
+
+def _stat(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _now() -> int:
+    return time.time_ns()
+
+
+async def follow(group: str, condition: RunWhile, settings: Any, desk: Desk) -> None:
+    """Follow one trigger for ever; a condition that cannot be compared (a text against a number) is false and said once."""
+    watch = watcher(condition.uri)
+    complained = False
+    async for value, t_ns in watch(condition.uri, settings):
+        try:
+            on = condition.holds(value)
+        except TypeError:
+            on = False
+            if not complained:
+                log.warning("%s: %s gives %r, which cannot be compared", group, condition.uri, value, extra={"code": "TRIGGER"})
+                complained = True
+        desk.trigger(group, on, t_ns, str(condition))

@@ -1,0 +1,155 @@
+"""The local API: HTTP over a Unix socket in the spool, for the command line and the status page.
+
+Nothing here leaves the machine. The socket's mode lets only the service's user and group in; there is no other authentication. Errors are the project's own, as JSON
+``{"code", "what", "why", "try"}`` with status 400 (a mistake of the caller) or 500.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from edge_agent.agent.agent import Agent, status_json
+from edge_agent.errors import EdgeAgentError, UsageError
+from edge_agent.metrics import exposition
+from edge_agent.model import Outcome
+
+log = logging.getLogger(__name__)
+
+SOCKET = "agent.sock"
+AGENT: web.AppKey[Agent] = web.AppKey("agent", Agent)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Any) -> web.StreamResponse:
+    try:
+        answer: web.StreamResponse = await handler(request)
+    except EdgeAgentError as error:
+        body = {"code": error.code, "what": error.what, "why": error.why, "try": error.try_, "exit": error.exit_code}
+        return web.json_response(body, status=400)
+    except (ValueError, KeyError, TypeError) as error:
+        return web.json_response({"code": "USAGE", "what": f"the request is off: {error}", "why": "", "try": "", "exit": 2}, status=400)
+    return answer
+
+
+async def _status(request: web.Request) -> web.Response:
+    agent = request.app[AGENT]
+    text = await asyncio.to_thread(lambda: status_json(agent.status()))
+    return web.Response(text=text, content_type="application/json")
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    agent = request.app[AGENT]
+    return web.Response(text=await asyncio.to_thread(lambda: exposition(agent.status())), content_type="text/plain")
+
+
+async def _start(request: web.Request) -> web.Response:
+    body = await _body(request, {"group", "project", "user", "sample", "title"})
+    agent = request.app[AGENT]
+    group = body.get("group") or _only(list(agent.desk.groups))
+    if not body.get("project"):
+        raise UsageError("a session needs a project", try_="edge-agent session start --project P")
+    run = agent.desk.start(
+        group, project=body["project"], user=body.get("user", ""), sample=body.get("sample", ""), title=body.get("title", "")
+    )
+    return web.json_response({"run": run.name, "folder": run.folder, "group": group})
+
+
+async def _stop(request: web.Request) -> web.Response:
+    body = await _body(request, {"group", "outcome"})
+    agent = request.app[AGENT]
+    group = body.get("group") or _only([name for name, g in agent.desk.groups.items() if g.foreground is not None] or list(agent.desk.groups))
+    run = await agent.desk.stop(group, Outcome(body.get("outcome") or "complete"))
+    return web.json_response({"run": run.name, "folder": run.folder, "group": group})
+
+
+async def _kick(request: web.Request) -> web.Response:
+    return web.json_response({"parked": await request.app[AGENT].engine.kick()})
+
+
+async def _body(request: web.Request, known: set[str]) -> dict[str, str]:
+    try:
+        value = json.loads(await request.text() or "{}")
+    except json.JSONDecodeError as error:
+        raise UsageError("the request is not JSON", why=str(error)) from error
+    if not isinstance(value, dict) or not set(value) <= known or not all(isinstance(v, str) for v in value.values()):
+        raise UsageError("the request has other keys or values than it may", why=f"known: {', '.join(sorted(known))}")
+    return value
+
+
+def _only(names: list[str]) -> str:
+    if len(names) != 1:
+        raise UsageError("say which group", why=f"groups: {', '.join(sorted(names))}", try_="--group NAME")
+    return names[0]
+
+
+def application(agent: Agent) -> web.Application:
+    """The routes over one agent."""
+    app = web.Application(middlewares=[_errors])
+    app[AGENT] = agent
+    app.router.add_get("/status", _status)
+    app.router.add_get("/metrics", _metrics)
+    app.router.add_post("/session/start", _start)
+    app.router.add_post("/session/stop", _stop)
+    app.router.add_post("/kick", _kick)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def serving(agent: Agent, spool: Path) -> AsyncIterator[None]:
+    """Serve while the context is open."""
+    runner = web.AppRunner(application(agent), access_log=None, handle_signals=False)
+    await runner.setup()
+    path = spool / SOCKET
+    path.unlink(missing_ok=True)
+    # A Unix socket's path holds about 100 bytes: a deep spool is reached through its folder's file descriptor.
+    folder = os.open(spool, os.O_RDONLY)
+    try:
+        site = web.UnixSite(runner, f"/proc/self/fd/{folder}/{SOCKET}" if len(str(path)) > 90 else str(path))
+        await site.start()
+        path.chmod(0o660)
+        yield
+    finally:
+        await runner.cleanup()
+        os.close(folder)
+        path.unlink(missing_ok=True)
+
+
+async def ask(spool: Path, method: str, path: str, body: Mapping[str, str] | None = None) -> Any:
+    """Call a running daemon.
+
+    Raises:
+        UsageError: the daemon said that the request is wrong (with its words).
+        EdgeAgentError: nothing answers.
+    """
+    folder = os.open(spool, os.O_RDONLY) if spool.is_dir() else -1
+    where = spool / SOCKET
+    address = f"/proc/self/fd/{folder}/{SOCKET}" if len(str(where)) > 90 else str(where)
+    try:
+        connector = aiohttp.UnixConnector(address)
+        timeout = aiohttp.ClientTimeout(total=120, connect=5)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
+            async with session.request(method, f"http://agent{path}", json=dict(body) if body is not None else None) as answer:
+                if answer.content_type == "application/json":
+                    value = await answer.json()
+                else:
+                    value = await answer.text()
+                if answer.status >= 400:
+                    raise UsageError(value["what"], why=value["why"], try_=value["try"], code=value["code"])
+                return value
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise EdgeAgentError(
+            "No edge-agent answers here.", why=f"{where}: {error}", try_="is it running? edge-agent run --config FILE", code="AGENT_DOWN"
+        ) from error
+    finally:
+        if folder >= 0:
+            os.close(folder)
