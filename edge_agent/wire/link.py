@@ -44,7 +44,7 @@ class Message:
     correlation: bytes | None
 
 
-Handler = Callable[[Message], Awaitable[None]]
+Handler = Callable[["Link", Message], Awaitable[None]]
 
 
 class Link:
@@ -73,8 +73,8 @@ class Link:
     def publish(self, topic: str, payload: bytes, properties: Properties | None = None) -> asyncio.Future[int]:
         """Queue a message, QoS 1.
 
-        The future is the PUBACK's reason code (0 with 3.1.1), or is cancelled when the link dies: neither proves anything. What ``publish`` of
-        paho returns is not looked at: it says NO_CONN for messages that it has queued all the same.
+        The future is the PUBACK's reason code (0 with 3.1.1), or is cancelled when the link dies: neither proves
+        anything. What paho's ``publish`` returns is not looked at: it says NO_CONN for messages that it has queued.
         """
         info = self._client.publish(topic, payload, qos=1, properties=properties)
         acked: asyncio.Future[int] = self._loop.create_future()
@@ -171,7 +171,7 @@ class Link:
             return
 
     async def _handle(self, message: Message) -> None:
-        await self._handler(message)
+        await self._handler(self, message)
 
     # ---- the loop's thread
 

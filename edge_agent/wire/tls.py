@@ -1,0 +1,61 @@
+"""TLS towards a landing service: our own context with the pinned root only, and plain words for what aiohttp raises.
+
+No environment variable and no system store is asked whom to trust.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import aiohttp
+
+from edge_agent.errors import EdgeAgentError, PermissionRefused, TargetUnreachable
+
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 60.0
+
+
+def client_context(root: str, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
+    """A context that trusts one root.
+
+    Args:
+        root: PEM text of the root certificate.
+        certificate: PEM file of our client certificate, None to show none.
+        key: PEM file of its key; None when ``certificate`` holds both.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=root)
+    if certificate is not None:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
+def client_session(context: ssl.SSLContext, base: str) -> aiohttp.ClientSession:
+    """An HTTP session that ignores proxies and credentials of the environment."""
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
+    connector = aiohttp.TCPConnector(ssl=context, limit=4)
+    return aiohttp.ClientSession(base, connector=connector, timeout=timeout, trust_env=False, auto_decompress=False)
+
+
+def explain(error: Exception, who: str) -> EdgeAgentError:
+    """The error of ours that a fault of a connection to ``who`` is."""
+    why = str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+        return PermissionRefused(
+            f"{who}: this is not the landing service that we trust", why=why,
+            try_="was its certificate authority made anew? then enrol again; else somebody may be in between", code="LANDING_CERTIFICATE",
+        )  # fmt: skip
+    if ("ALERT" in why.upper() and "CERTIFICATE" in why.upper()) or "ALERT_UNKNOWN_CA" in why.upper():
+        return PermissionRefused(
+            f"{who}: it refuses our certificate", why=why, try_="enrol again with a new token: edge-agent enroll TOKEN",
+            code="LANDING_CLIENT_CERTIFICATE",
+        )  # fmt: skip
+    if isinstance(error, TimeoutError):
+        return TargetUnreachable(
+            f"{who}: no answer in time", why=why, try_="check the network and the landing service", code="LANDING_TIMEOUT"
+        )
+    return TargetUnreachable(
+        f"{who}: no connection", why=why, try_="check the address, the network and that it runs", code="LANDING_UNREACHABLE"
+    )

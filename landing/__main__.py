@@ -1,0 +1,113 @@
+"""``python -m landing init | token | grant | serve``: the landing service on the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_agent.errors import EdgeAgentError, UsageError
+from edge_agent.model import utc_now_ns
+from edge_agent.wire.names import BadName, check_project
+from edge_agent.wire.words import six_words
+from landing import authority
+from landing.catalogue import Catalogue
+from landing.enrol import issue_token
+from landing.home import Home, Settings
+from landing.room import Limits
+from landing.serve import Options, serve
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the landing service.")]
+Projects = Annotated[list[str], typer.Option("--project", help="Project that the agent may write to; may be repeated.")]
+GIB = 1 << 30
+
+
+@app.command()
+def init(
+    folder: Folder,
+    name: Annotated[str, typer.Option(help="Name of the service, for people and in receipts.")],
+    host: Annotated[list[str] | None, typer.Option("--host", help="Further name or address of this machine.")] = None,
+) -> None:
+    """Make a landing service: its certificate authority, keys, project spaces and catalogue."""
+    home = Home(folder)
+    settings = Settings(name=name)
+    settings = settings.model_copy(update={"hosts": settings.hosts + tuple(host or ())})
+    home.create(settings)
+    ca = authority.create(home, settings)
+    Catalogue(home.catalogue).close()
+    print(f"{name}: landing service in {folder}")
+    print(f"root certificate: {home.root}")
+    print(f"its words:        {six_words(hashlib.sha256(ca.root_der).digest())}")
+    print(f"next: python -m landing serve {folder}")
+
+
+@app.command()
+def token(
+    folder: Folder,
+    project: Projects,
+    url: Annotated[str, typer.Option(help="URL that the agent reaches the service at; the running server's by default.")] = "",
+) -> None:
+    """Make a one-time token, good for 15 minutes, by which one agent enrols."""
+    home = Home(folder)
+    home.load()
+    ca = authority.load(home)
+    with closing(Catalogue(home.catalogue)) as catalogue:
+        made = issue_token(catalogue, ca.root_der, url or home.announced(), project, utc_now_ns())
+    print(f"edge-agent enroll {made.text()}")
+    print(f"words: {six_words(made.root)}")
+    print("Good for one agent, for 15 minutes. The agent shows the same six words.")
+
+
+@app.command()
+def grant(folder: Folder, agent: Annotated[str, typer.Argument(help="Agent id, hex.")], project: Projects) -> None:
+    """Let an enrolled agent write to more projects."""
+    home = Home(folder)
+    home.load()
+    with closing(Catalogue(home.catalogue)) as catalogue:
+        try:
+            known = catalogue.agent(bytes.fromhex(agent))
+        except ValueError as error:
+            raise UsageError(f"{agent} is no agent id", why="wants 32 hex digits") from error
+        if known is None:
+            raise UsageError(f"Agent {agent} is not enrolled here", try_=f"python -m landing token {folder} --project P")
+        catalogue.grant(known.agent_id, tuple(check_project(name) for name in project))
+    print(f"{known.name}: may write to {', '.join(sorted(known.projects | set(project)))}")
+
+
+@app.command("serve")
+def serve_command(
+    folder: Folder,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 0,
+    mqtt: Annotated[str, typer.Option(help="Broker for the second door: mqtt://[user:password@]host:port, or mqtts://...")] = "",
+    mqtt_ca: Annotated[str, typer.Option(help="PEM file of the broker's CA, for mqtts://.")] = "",
+    keep_free: Annotated[float, typer.Option(help="GiB of the disk that stay free.")] = 1.0,
+    quota: Annotated[float, typer.Option(help="GiB that one project may hold; 0 is no limit.")] = 0.0,
+) -> None:
+    """Take, check, store and countersign, until stopped; prints one JSON line when ready."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    limits = Limits(keep_free=int(keep_free * GIB), quota=int(quota * GIB) or None)
+    asyncio.run(serve(Home(folder), Options(host, port, mqtt, mqtt_ca, limits)))
+
+
+def main() -> None:
+    """Run; a failure is what, why and try, and the error's exit code."""
+    try:
+        app()
+    except EdgeAgentError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BadName as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(UsageError.exit_code)
+
+
+if __name__ == "__main__":
+    main()

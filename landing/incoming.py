@@ -1,0 +1,127 @@
+"""Uploads on their way in: a part file and a note of what it will be, by agent and upload id.
+
+Invariants: the note is durable before the first byte is taken, so an upload that was answered once is found again
+after a crash; the offset that is told to anybody was synced first. Refused bytes are moved, never deleted, under a
+name that carries their digest, so that the same bytes are kept once.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge_agent.wire.item import ItemHeader, parse_header
+from edge_agent.wire.refusal import Code, Refusal, Refused
+from landing.home import Home, make_folders, sync_folder, write_durably
+
+_BLOCK = 1 << 20
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn what the file system says into refusals that the sender understands.
+
+    Raises:
+        Refused: FULL when there is no space or quota left, TROUBLE for every other fault.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            why = error.strerror or str(error)
+            raise Refused(Code.FULL, "The landing service's disk is full", why=why, try_="its operator has to free space") from error
+        raise Refused(Code.TROUBLE, "The landing service's disk has a fault", why=str(error), try_="its operator should look") from error
+
+
+def hash_file(path: Path) -> tuple[bytes, int]:
+    """SHA-256 and size of a file, as read back now."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            size += len(block)
+    return digest.digest(), size
+
+
+class Incoming:
+    """The folder of uploads. All methods block; callers use threads and hold one lock an upload."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def part(self, header: ItemHeader) -> Path:
+        """Where the bytes are until they are checked."""
+        return self._folder(header.agent_id) / f"{header.item_id}.part"
+
+    def find(self, agent_id: bytes, item_id: str) -> ItemHeader | None:
+        """The note of an upload."""
+        try:
+            return parse_header(self._note(agent_id, item_id).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def create(self, header: ItemHeader) -> None:
+        """Begin an upload, or begin it anew."""
+        with disk_errors():
+            make_folders(self._folder(header.agent_id), self._home.path)
+            part = self.part(header)
+            part.write_bytes(b"")
+            self.note(header)
+
+    def note(self, header: ItemHeader) -> None:
+        """Write down what is known of the upload."""
+        with disk_errors():
+            write_durably(self._note(header.agent_id, header.item_id), header.encode())
+
+    def offset(self, header: ItemHeader) -> int | None:
+        """Durable bytes of the upload; None when the part file is gone (it was put in its place)."""
+        with disk_errors():
+            try:
+                fd = os.open(self.part(header), os.O_RDWR)
+            except FileNotFoundError:
+                return None
+            try:
+                os.fsync(fd)
+                return os.fstat(fd).st_size
+            finally:
+                os.close(fd)
+
+    def write(self, header: ItemHeader, data: bytes | bytearray) -> None:
+        """Append; not durable before `offset` was asked."""
+        with disk_errors():
+            fd = os.open(self.part(header), os.O_WRONLY | os.O_APPEND)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+            finally:
+                os.close(fd)
+
+    def forget(self, header: ItemHeader) -> None:
+        """The upload is over: remove what is left of it here."""
+        with disk_errors():
+            self.part(header).unlink(missing_ok=True)
+            self._note(header.agent_id, header.item_id).unlink(missing_ok=True)
+            sync_folder(self._folder(header.agent_id))
+
+    def refuse(self, header: ItemHeader, refusal: Refusal, digest: bytes) -> Path:
+        """Move the bytes to where refused ones are kept, the reason beside them; returns where."""
+        with disk_errors():
+            folder = self._home.refused / header.agent_id.hex()
+            make_folders(folder, self._home.path)
+            kept = folder / f"{header.item_id}.{digest.hex()[:16]}"
+            write_durably(kept.with_name(kept.name + ".json"), refusal.to_json().encode())
+            self.part(header).replace(kept)
+            sync_folder(folder)
+        self.forget(header)
+        return kept
+
+    def _folder(self, agent_id: bytes) -> Path:
+        return self._home.incoming / agent_id.hex()
+
+    def _note(self, agent_id: bytes, item_id: str) -> Path:
+        return self._folder(agent_id) / f"{item_id}.item"

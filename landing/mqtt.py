@@ -1,0 +1,173 @@
+"""The MQTT door: pieces and questions from ``edge/v1/<agent>/piece`` and ``/ask``, answers to ``/reply`` of the same agent.
+
+A broker proves nothing about who publishes, so every announcement and every finish is signed by a session key of the
+agent that the topic names; the bytes between them are held to the signed SHA-256. Retained messages and foreign
+response topics are ignored. The handler makes a piece durable before the next one is read, which is the
+back-pressure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from cryptography import x509
+
+from edge_agent.errors import EdgeAgentError
+from edge_agent.seal.cbor import SealError
+from edge_agent.wire.broker import Broker
+from edge_agent.wire.item import SIGNED_ITEM, ItemHeader, parse_header, parse_signed_item
+from edge_agent.wire.link import Link, Message, open_link
+from edge_agent.wire.names import BadName, check_upload_id
+from edge_agent.wire.piece import parse_piece
+from edge_agent.wire.refusal import Code, Refused
+from edge_agent.wire.talk import ASKS, PIECES, Answer, Ask, Reply, Verb, parse_ask, parse_topic, parse_witness_ask, topic
+from landing.receiver import Receiver
+from landing.witness import WitnessBook, checked_payload
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+_LOG = logging.getLogger(__name__)
+
+
+class MqttDoor:
+    """Keeps a connection to one broker while `run` runs."""
+
+    def __init__(self, broker: Broker, receiver: Receiver, book: WitnessBook, root: x509.Certificate) -> None:
+        self._broker = broker
+        self._receiver = receiver
+        self._book = book
+        self._root = root
+        self._link: Link | None = None
+        self._checking: dict[tuple[bytes, str], asyncio.Task[None]] = {}
+        self.connected = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connect, serve, connect again; returns only when cancelled."""
+        pause = FIRST_PAUSE
+        try:
+            while True:
+                try:
+                    self._link = await open_link(self._broker, [PIECES, ASKS], self.handle)
+                except EdgeAgentError as error:
+                    _LOG.warning("no connection to the broker: %s", error)
+                else:
+                    _LOG.info("listening at broker %s, MQTT %s", self._broker, self._link.protocol.name)
+                    self.connected.set()
+                    pause = FIRST_PAUSE
+                    reason = await asyncio.shield(self._link.lost)
+                    self.connected.clear()
+                    _LOG.warning("the broker is gone (%s)", reason)
+                    await self._link.close()
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+        finally:
+            self.connected.clear()
+            if self._link is not None:
+                await self._link.close()
+
+    async def handle(self, link: Link, message: Message) -> None:
+        """One message; whatever is in it, the door stays open."""
+        if message.retained:
+            return
+        try:
+            agent_id, channel = parse_topic(message.topic)
+        except SealError as error:
+            _LOG.warning("ignored a message: %s", error)
+            return
+        try:
+            if channel == "piece":
+                answer: Answer | None = await self._piece(agent_id, message.payload)
+            else:
+                answer = await self._ask(agent_id, message)
+        except (SealError, BadName) as error:
+            _LOG.warning("refused a message of agent %s: %s", agent_id.hex(), error)
+            refusal = Refused(Code.BAD_REQUEST, "This is not what the protocol says", why=str(error)).refusal
+            answer = Answer(Reply.REFUSED, "", 0, refusal=refusal)
+        if answer is not None:
+            _say(link, agent_id, answer, message.correlation)
+
+    async def _piece(self, agent_id: bytes, payload: bytes) -> Answer:
+        piece = parse_piece(payload)
+        try:
+            _same_agent(agent_id, piece.agent_id)
+            if piece.item is not None:
+                header = self._verified(agent_id, piece.item)
+                if (header.item_id, header.size) != (piece.item_id, piece.total):
+                    raise Refused(Code.BAD_REQUEST, "The piece and its announcement are about different items")
+                have = await self._receiver.create(agent_id, header)
+                if have > 0:
+                    return Answer(Reply.HAVE, piece.item_id, piece.turn, offset=have)
+            offset = await self._receiver.append(agent_id, piece.item_id, piece.offset, _one(piece.data))
+        except Refused as refused:
+            if refused.refusal.code is Code.OFFSET:
+                return Answer(Reply.HAVE, piece.item_id, piece.turn, offset=refused.refusal.have)
+            return Answer(Reply.REFUSED, piece.item_id, piece.turn, refusal=refused.refusal)
+        return Answer(Reply.HAVE, piece.item_id, piece.turn, offset=offset)
+
+    async def _ask(self, agent_id: bytes, message: Message) -> Answer | None:
+        ask = parse_ask(message.payload)
+        try:
+            _same_agent(agent_id, ask.agent_id)
+            if ask.verb is Verb.WITNESS:
+                signed = await asyncio.to_thread(self._book.countersign, agent_id, parse_witness_ask(ask.body))
+                return Answer(Reply.RECEIPT, ask.subject, ask.turn, cose=signed)
+            check_upload_id(ask.subject)
+            if ask.verb is Verb.OFFSET:
+                return await self._offset(agent_id, ask)
+            return await self._finish(agent_id, ask, message.correlation)
+        except Refused as refused:
+            return Answer(Reply.REFUSED, ask.subject, ask.turn, refusal=refused.refusal)
+
+    async def _offset(self, agent_id: bytes, ask: Ask) -> Answer:
+        self._receiver.agent(agent_id)
+        have: int | None = None
+        with contextlib.suppress(Refused):  # unknown, or refused before: to be sent from the beginning
+            have, _ = await self._receiver.status(agent_id, ask.subject)
+        return Answer(Reply.HAVE, ask.subject, ask.turn, offset=have)
+
+    async def _finish(self, agent_id: bytes, ask: Ask, correlation: bytes | None) -> Answer | None:
+        header = self._verified(agent_id, ask.body)
+        if header.item_id != ask.subject or header.sha256 is None:
+            raise Refused(Code.NO_DIGEST, "A finish names the item and its SHA-256")
+        have = await self._receiver.create(agent_id, header)
+        if have != header.size:
+            return Answer(Reply.HAVE, ask.subject, ask.turn, offset=have)
+        await self._receiver.finish(agent_id, ask.subject, header.sha256)
+        key = (agent_id, ask.subject)
+        if key in self._checking:
+            return Answer(Reply.WORKING, ask.subject, ask.turn)
+        task = asyncio.create_task(self._check(agent_id, ask, correlation))
+        self._checking[key] = task
+        task.add_done_callback(lambda _: self._checking.pop(key, None))
+        return None
+
+    async def _check(self, agent_id: bytes, ask: Ask, correlation: bytes | None) -> None:
+        try:
+            custody = await self._receiver.receipt(agent_id, ask.subject, None)
+            answer = Answer(Reply.RECEIPT, ask.subject, ask.turn, cose=custody)
+        except Refused as refused:
+            answer = Answer(Reply.REFUSED, ask.subject, ask.turn, refusal=refused.refusal)
+        if self._link is not None:
+            _say(self._link, agent_id, answer, correlation)
+
+    def _verified(self, agent_id: bytes, body: bytes) -> ItemHeader:
+        signed = parse_signed_item(body)
+        return parse_header(checked_payload(signed.cose, signed.chain.encode(), SIGNED_ITEM, agent_id, self._root))
+
+
+def _say(link: Link, agent_id: bytes, answer: Answer, correlation: bytes | None) -> None:
+    link.publish(topic(agent_id, "reply"), answer.encode(), link.properties(correlation))
+
+
+def _same_agent(agent_id: bytes, named: bytes) -> None:
+    if named != agent_id:
+        why = f"the topic names agent {agent_id.hex()}, the message {named.hex()}"
+        raise Refused(Code.WRONG_AGENT, "An agent may only speak for itself", why=why)
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    if data:
+        yield data

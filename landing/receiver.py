@@ -1,0 +1,286 @@
+"""What a landing service does with an item, whichever door it came through: create, append, finish, receipt.
+
+Invariants: an agent touches only its own uploads and its own projects; one request writes an upload at a time; offsets
+that are told were synced; each step may be repeated after a crash of either side and ends the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from edge_agent.wire.item import ItemHeader
+from edge_agent.wire.refusal import Code, Refused, from_json
+from landing.catalogue import Agent, Catalogue, Run, StoredItem
+from landing.checkin import CheckIn
+from landing.incoming import Incoming
+from landing.room import Room
+
+UNCLAIMED = "unclaimed"
+"""The project of what has no session: every enrolled agent may write there."""
+
+_LOG = logging.getLogger(__name__)
+Key = tuple[bytes, str]
+
+
+@dataclass(slots=True)
+class _Upload:
+    """What is known of an upload while the service runs; ``header`` None: not read from the disk yet."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    header: ItemHeader | None = None
+    offset: int = 0
+
+
+class Receiver:
+    """The core behind both doors. Not thread-safe: one event loop."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        incoming: Incoming,
+        room: Room,
+        check_in: CheckIn,
+    ) -> None:
+        self._catalogue = catalogue
+        self._incoming = incoming
+        self._room = room
+        self._check_in = check_in
+        self._uploads: dict[Key, _Upload] = {}
+        self._jobs: dict[Key, asyncio.Task[bytes]] = {}
+
+    def agent(self, agent_id: bytes) -> Agent:
+        """An enrolled agent.
+
+        Raises:
+            Refused: UNKNOWN_AGENT.
+        """
+        agent = self._catalogue.agent(agent_id)
+        if agent is None:
+            why = f"agent {agent_id.hex()} is not in the catalogue"
+            raise Refused(Code.UNKNOWN_AGENT, "This agent is not enrolled here", why=why, try_="enrol it with a new token")
+        return agent
+
+    async def create(self, agent_id: bytes, header: ItemHeader) -> int:
+        """Announce an item, or find what is there of it already.
+
+        Returns:
+            The offset from which bytes are wanted; the item's size when it is complete.
+
+        Raises:
+            Refused: UNKNOWN_AGENT, WRONG_AGENT, PROJECT, TOO_LARGE, FULL, QUOTA, CLASH, BUSY.
+        """
+        self._authorise(agent_id, header)
+        stored = self._catalogue.item(agent_id, header.item_id)
+        if stored is not None:
+            if (stored.path, stored.size) != (header.path, header.size) or header.sha256 not in (None, stored.sha256):
+                raise Refused(Code.CLASH, f"Upload id {header.item_id} was used for another item", why=f"it is {stored.path}")
+            return stored.size
+        key = (agent_id, header.item_id)
+        upload = self._uploads.setdefault(key, _Upload())
+        async with _only(upload.lock):
+            if await self._load(key, upload) is not None and upload.header is not None and upload.header.same_item(header):
+                return upload.offset
+            if key in self._jobs:
+                raise Refused(Code.BUSY, f"Upload {header.item_id} is being checked", try_="ask for its receipt")
+            self._room.check(header)
+            await asyncio.to_thread(self._incoming.create, header)
+            await asyncio.to_thread(self._catalogue.forget_refusal, agent_id, header.item_id)
+            upload.header, upload.offset = header, 0
+        return 0
+
+    async def status(self, agent_id: bytes, item_id: str) -> tuple[int, int]:
+        """Durable bytes and size of an upload.
+
+        Raises:
+            Refused: NOT_FOUND; UNKNOWN_AGENT.
+        """
+        self.agent(agent_id)
+        stored = self._catalogue.item(agent_id, item_id)
+        if stored is not None:
+            return stored.size, stored.size
+        key = (agent_id, item_id)
+        upload = self._uploads.setdefault(key, _Upload())
+        async with _only(upload.lock):
+            header = await self._load(key, upload)
+            if header is None:
+                self._unknown(key)
+            return upload.offset, header.size
+
+    async def append(self, agent_id: bytes, item_id: str, offset: int, data: AsyncIterator[bytes]) -> int:
+        """Write bytes at ``offset``, which must be where the upload ends; what came before a fault is kept.
+
+        Returns:
+            The new offset, durable.
+
+        Raises:
+            Refused: NOT_FOUND, OFFSET (with the right one), BUSY, TOO_LARGE, FULL, TROUBLE.
+        """
+        key = (agent_id, item_id)
+        upload = self._uploads.setdefault(key, _Upload())
+        async with _only(upload.lock):
+            header = await self._load(key, upload)
+            if header is None:
+                stored = self._catalogue.item(agent_id, item_id)
+                if stored is None:
+                    self._unknown(key)
+                raise _elsewhere(offset, stored.size)
+            if offset != upload.offset:
+                raise _elsewhere(offset, upload.offset)
+            try:
+                async for block in data:
+                    if upload.offset + len(block) > header.size:
+                        raise Refused(Code.TOO_LARGE, "More bytes than were announced", why=f"{header.size} were announced")
+                    await asyncio.to_thread(self._incoming.write, header, block)
+                    upload.offset += len(block)
+            finally:
+                synced = await asyncio.to_thread(self._incoming.offset, header)
+                upload.offset = header.size if synced is None else synced
+            return upload.offset
+
+    async def finish(self, agent_id: bytes, item_id: str, sha256: bytes) -> None:
+        """The sender has sent everything, and says the digest of the whole; idempotent.
+
+        Raises:
+            Refused: NOT_FOUND; OFFSET when bytes are missing; BAD_REQUEST when another digest was said before.
+        """
+        stored = self._catalogue.item(agent_id, item_id)
+        if stored is not None:
+            if stored.sha256 != sha256:
+                raise Refused(Code.CLASH, f"Upload id {item_id} was used for other bytes", why=f"{stored.path} has another SHA-256")
+            return
+        key = (agent_id, item_id)
+        upload = self._uploads.setdefault(key, _Upload())
+        async with _only(upload.lock):
+            header = await self._load(key, upload)
+            if header is None:
+                self._unknown(key)
+            if upload.offset != header.size:
+                raise Refused(Code.OFFSET, "Bytes are missing", why=f"{upload.offset} of {header.size} are here", have=upload.offset)
+            if header.sha256 is None:
+                header = header.with_digest(sha256)
+                await asyncio.to_thread(self._incoming.note, header)
+                upload.header = header
+            elif header.sha256 != sha256:
+                raise Refused(Code.BAD_REQUEST, "Two digests were said for one upload", try_="send it under a new upload id")
+
+    async def receipt(self, agent_id: bytes, item_id: str, wait: float | None) -> bytes | None:
+        """The CUSTODY (COSE) of an item, checking it first if that was not done.
+
+        Args:
+            agent_id: who asks.
+            item_id: of its own.
+            wait: s; None waits until there is an answer.
+
+        Returns:
+            None when the check needs longer.
+
+        Raises:
+            Refused: NOT_FOUND, NO_DIGEST, OFFSET; DIGEST, SEGMENT, FACTS, CLASH when the item was refused; FULL,
+            QUOTA, TROUBLE for now.
+        """
+        key = (agent_id, item_id)
+        stored = self._catalogue.item(agent_id, item_id)
+        if stored is not None:
+            return stored.custody
+        job = self._jobs.get(key)
+        if job is None:
+            job = self._jobs[key] = asyncio.create_task(self._check_in.run(await self._complete(key)))
+            job.add_done_callback(lambda done: self._done(key, done))
+        await asyncio.wait({job}, timeout=wait)
+        return job.result() if job.done() else None
+
+    def runs(self, agent_id: bytes) -> list[Run]:
+        """The runs of an agent's projects."""
+        return self._catalogue.runs(self.agent(agent_id).projects | {UNCLAIMED})
+
+    def files(self, agent_id: bytes, folder: str) -> list[StoredItem]:
+        """The files below a folder of one of the agent's projects.
+
+        Raises:
+            Refused: NOT_FOUND, also for other projects.
+        """
+        allowed = folder.split("/")[0] in self.agent(agent_id).projects | {UNCLAIMED}
+        found = self._catalogue.files(folder) if allowed else []
+        if not found:
+            raise Refused(Code.NOT_FOUND, f"There is nothing below {folder[:120]!r} for this agent", try_="GET /runs lists what there is")
+        return found
+
+    async def close(self) -> None:
+        """Wait for what is being checked."""
+        if self._jobs:
+            await asyncio.wait(self._jobs.values())
+
+    # ---- inside
+
+    def _authorise(self, agent_id: bytes, header: ItemHeader) -> None:
+        agent = self.agent(agent_id)
+        if header.agent_id != agent_id:
+            why = f"the item names agent {header.agent_id.hex()}"
+            raise Refused(Code.WRONG_AGENT, "An agent may only speak for itself", why=why)
+        if header.project != UNCLAIMED and header.project not in agent.projects:
+            raise Refused(
+                Code.PROJECT, f"This agent may not write to project {header.project}", why=f"it may write to {sorted(agent.projects)}",
+                try_=f"python -m landing grant DIR {agent_id.hex()} --project {header.project}",
+            )  # fmt: skip
+
+    async def _load(self, key: Key, upload: _Upload) -> ItemHeader | None:
+        if upload.header is None:
+            header = await asyncio.to_thread(self._incoming.find, *key)
+            if header is not None:
+                offset = await asyncio.to_thread(self._incoming.offset, header)
+                upload.header, upload.offset = header, header.size if offset is None else offset
+        return upload.header
+
+    async def _complete(self, key: Key) -> ItemHeader:
+        upload = self._uploads.setdefault(key, _Upload())
+        async with _only(upload.lock):
+            header = await self._load(key, upload)
+        if header is None:
+            self._unknown(key)
+        if upload.offset != header.size:
+            raise Refused(Code.OFFSET, "Bytes are missing", why=f"{upload.offset} of {header.size} are here", have=upload.offset)
+        if header.sha256 is None:
+            raise Refused(Code.NO_DIGEST, "The SHA-256 of the whole was not said", try_="PATCH with Repr-Digest and no bytes")
+        return header
+
+    def _unknown(self, key: Key) -> NoReturn:
+        self._uploads.pop(key, None)
+        said = self._catalogue.refusal(*key)
+        refusal = None if said is None else from_json(said)
+        if refusal is not None:
+            raise Refused(refusal.code, refusal.what, why=refusal.why, try_=refusal.try_)
+        raise Refused(Code.NOT_FOUND, f"There is no upload {key[1]}", try_="announce it first")
+
+    def _done(self, key: Key, job: asyncio.Task[bytes]) -> None:
+        self._jobs.pop(key, None)
+        upload = self._uploads.pop(key, None)
+        if upload is not None:
+            upload.header = None
+        if not job.cancelled() and job.exception() is not None and not isinstance(job.exception(), Refused):
+            _LOG.error("checking upload %s of agent %s failed", key[1], key[0].hex(), exc_info=job.exception())
+
+
+class _only:
+    """Hold an upload's lock, but wait for it only a little: a broken connection may still be noticed."""
+
+    def __init__(self, lock: asyncio.Lock, seconds: float = 10.0) -> None:
+        self._lock = lock
+        self._seconds = seconds
+
+    async def __aenter__(self) -> None:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._lock.acquire()
+        except TimeoutError as error:
+            raise Refused(Code.BUSY, "Another request is writing this upload", try_="wait a moment") from error
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def _elsewhere(offset: int, have: int) -> Refused:
+    return Refused(Code.OFFSET, "The bytes do not begin where the upload ends", why=f"they begin at {offset}, {have} are here", have=have)

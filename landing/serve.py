@@ -1,0 +1,111 @@
+"""One running landing service: the parts put together, both doors open, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import ssl
+import sys
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from edge_agent.wire.broker import Broker
+from landing import authority
+from landing.catalogue import Catalogue
+from landing.checkin import CheckIn
+from landing.enrol import Registrar
+from landing.home import Home
+from landing.https import HttpsDoor, server_context
+from landing.incoming import Incoming
+from landing.judge import Judge, WorkerJudge
+from landing.mqtt import MqttDoor
+from landing.receiver import Receiver
+from landing.room import Limits, Room
+from landing.space import Space
+from landing.witness import WitnessBook
+
+BROKER_WAIT = 10.0
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Where to listen. Port 0 takes a free one; ``mqtt`` "" opens no second door; ``mqtt_ca`` is a PEM file for ``mqtts://``."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    mqtt: str = ""
+    mqtt_ca: str = ""
+    limits: Limits = field(default_factory=Limits)
+
+
+async def serve(home: Home, options: Options, judge: Judge | None = None) -> None:
+    """Run until SIGTERM or SIGINT; prints one JSON line when it is ready.
+
+    Args:
+        home: made by ``init``.
+        options: where to listen.
+        judge: who verifies segments; the worker process when None.
+
+    Raises:
+        ConfigError: no landing service in that folder.
+        UsageError: another server works in it.
+    """
+    settings = home.load()
+    with home.lock():
+        ca = authority.load(home)
+        if not authority.server_is_fresh(home):
+            authority.renew_server(home, settings, ca)
+        signer, receipts_der = authority.receipt_signer(home)
+        with contextlib.closing(Catalogue(home.catalogue)) as catalogue:
+            space, incoming = Space(home), Incoming(home)
+            room = Room(options.limits, catalogue, space)
+            check_in = CheckIn(settings.name, catalogue, incoming, space, room, judge or WorkerJudge(home.root), signer)
+            receiver = Receiver(catalogue, incoming, room, check_in)
+            book = WitnessBook(catalogue, signer, ca.root)
+            registrar = Registrar(ca, catalogue, settings.name, receipts_der)
+            root_pem = ca.root.public_bytes(Encoding.PEM).decode()
+            door = HttpsDoor(receiver, registrar, book, options.limits, settings.name, root_pem)
+            broker = MqttDoor(_broker(options), receiver, book, ca.root) if options.mqtt else None
+            await _run(home, options, door, broker)
+            await receiver.close()
+
+
+def _broker(options: Options) -> Broker:
+    return Broker.parse(options.mqtt, ssl.create_default_context(cafile=options.mqtt_ca) if options.mqtt_ca else None)
+
+
+async def _run(home: Home, options: Options, door: HttpsDoor, broker: MqttDoor | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(door.app(), access_log=None, read_bufsize=1 << 20, shutdown_timeout=5)
+    await runner.setup()
+    listening = asyncio.create_task(broker.run()) if broker else None
+    try:
+        context = server_context(str(home.keys / "tls.pem"), str(home.keys / "tls.key"), str(home.root))
+        site = web.TCPSite(runner, options.host, options.port, ssl_context=context)
+        await site.start()
+        port = runner.addresses[0][1]
+        shown = f"[{options.host}]" if ":" in options.host else options.host
+        url = f"https://{shown}:{port}"
+        home.announce(url)
+        ready: dict[str, object] = {"ready": "landing", "url": url, "port": port}
+        if broker is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(broker.connected.wait(), BROKER_WAIT)
+            ready["mqtt"] = broker.connected.is_set()
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+        await stop.wait()
+    finally:
+        if listening is not None:
+            listening.cancel()
+            await asyncio.wait([listening])
+        await runner.cleanup()

@@ -1,0 +1,67 @@
+"""Project spaces: checked bytes get their final name, once.
+
+Invariants: a file appears under its name whole and synced or not at all; a name that is taken by other bytes is never
+overwritten, but for ``.receipts``, which grow and are replaced atomically.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from edge_agent.wire.refusal import Code, Refused
+from landing.home import Home, make_folders, sync_folder
+from landing.incoming import disk_errors, hash_file
+
+
+class Space:
+    """The folder of project spaces. Methods block; the caller lets one `place` run at a time."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def target(self, path: str) -> Path:
+        """Where a remote path (checked by `edge_agent.wire.names`) is stored."""
+        return self._home.space.joinpath(*path.split("/"))
+
+    def free(self) -> int:
+        """Bytes that the disk has left."""
+        return shutil.disk_usage(self._home.space).free
+
+    def place(self, part: Path, path: str, sha256: bytes, *, replace: bool) -> None:
+        """Give ``part`` its final name.
+
+        Args:
+            part: the checked bytes.
+            path: remote path.
+            sha256: their digest.
+            replace: whether other bytes under that name may be replaced.
+
+        Raises:
+            Refused: CLASH when the name is taken by other bytes or by a folder; FULL, TROUBLE.
+        """
+        target = self.target(path)
+        with disk_errors():
+            try:
+                make_folders(target.parent, self._home.space)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise _clash(path, f"a part of the path is a file: {error.filename}") from error
+            if target.is_dir():
+                raise _clash(path, "it is a folder")
+            if target.exists() and hash_file(target)[0] != sha256 and not replace:
+                raise _clash(path, "it holds other bytes")
+            fd = os.open(part, os.O_RDWR)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            part.replace(target)
+            sync_folder(target.parent)
+            sync_folder(part.parent)
+
+
+def _clash(path: str, why: str) -> Refused:
+    return Refused(
+        Code.CLASH, f"{path} is taken", why=why, try_="nothing was overwritten; look at both files, and send yours under another name"
+    )
