@@ -44,7 +44,6 @@ class EpicsAdapter:
         pump = Pump(asyncio.get_running_loop())
         # On leaving: first the callbacks stop waiting for the loop, then the tasks end, then the client closes.
         async with contextlib.AsyncExitStack() as last, asyncio.TaskGroup() as tasks, contextlib.AsyncExitStack() as first:
-            tasks.create_task(pump.run())
             client = self._pva_client()
             if client is not None:
                 last.push_async_callback(asyncio.to_thread, client.close)
@@ -59,6 +58,7 @@ class EpicsAdapter:
             if image is not None and client is not None:
                 frames = self._follow_image(sink, client, image, tasks)
                 first.callback(frames.close)
+            await pump.run()
 
     async def preview(self) -> list[Stream]:
         """The streams that answer within `PATIENCE_SECONDS`, described; raises InstrumentUnreachable when none does."""
@@ -96,7 +96,7 @@ class EpicsAdapter:
     async def _complain(self, sink: Sink, pv: Pv, joined: Callable[[], bool]) -> None:
         await asyncio.sleep(PATIENCE_SECONDS)
         if not joined():
-            sink.disconnected(pv.uri, why=f"nobody answered for it {where(self._addresses, 'EPICS_PVA_ADDR_LIST')}")
+            sink.disconnected(pv.uri, why=f"nobody answered for it {where(self._addresses, 'pva')}")
 
     def _rows(self, pv: Pv) -> Stream:
         return Stream(self.instrument, pv.stream, Kind.ROWS, source_uri=pv.uri)

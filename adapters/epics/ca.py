@@ -51,7 +51,8 @@ async def follow(pv: str, emit: Emit, addresses: list[Address]) -> None:
             description = await describe(pv)
         except aioca.CANothing as e:
             if not told:
-                emit(Lost(f"{e}: nobody answered for it {where(addresses, 'EPICS_CA_ADDR_LIST')}", utc_now_ns()))
+                log.debug("%s", e)
+                emit(Lost(f"nobody answered for it {where(addresses, 'ca')}", utc_now_ns()))
             told = True
             continue
         emit(Joined(description, utc_now_ns()))

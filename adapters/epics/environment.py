@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterable
 
-from adapters.epics.config import Address
+from adapters.epics.config import Address, Scheme
 from adapters.epics.repeater import keep_repeater_from_starting
 
 CA_SEARCH_SECONDS = 60
@@ -79,7 +79,8 @@ def pva_configuration(addresses: Iterable[Address]) -> dict[str, str] | None:
     }
 
 
-def where(addresses: Iterable[Address], variable: str) -> str:
+def where(addresses: Iterable[Address], scheme: Scheme) -> str:
     """Say where was looked, for messages: the addresses, or the variable that decides."""
-    given = ", ".join(str(address) for address in addresses)
+    given = ", ".join(str(address) for address in addresses if address.scheme in (None, scheme))
+    variable = f"EPICS_{scheme.upper()}_ADDR_LIST"
     return f"at {given}" if given else f"by broadcast and at {variable}={os.environ.get(variable, '')!r}"

@@ -81,6 +81,7 @@ class ImageStream:
         else:
             if image is not None:
                 self._deliver(image, arrival)
+        self._first = False  # what a server has ready for whoever connects was this update, pixels or not
 
     def _deliver(self, image: Image, arrival: int) -> None:
         if self._last == (image.number, image.t_source):
@@ -91,7 +92,6 @@ class ImageStream:
         if self._broken(image.number):
             self._on_loop(self._bridge, image.number, arrival)
         valid = Valid.BAD if image.bad else Valid.INITIAL if self._first else Valid.GOOD
-        self._first = False
         self._last, self._last_arrival = (image.number, image.t_source), arrival
         if self._inlet is not None:
             self._inlet.offer(Frame(image.data, image.number, image.t_source, arrival, valid=valid, status=image.status))
