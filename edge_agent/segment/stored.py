@@ -42,7 +42,7 @@ def check_properties(dataset: h5d.DatasetID, dsd: Dsd) -> None:
         ("chunk options", chunk_options(properties), 0),
     ):
         if real != signed:
-            raise SealError(f"{dsd.path}: the {name} is {real!r}, and {signed!r} was signed")
+            raise SealError(f"{dsd.path}: {name} {real!r}, and {signed!r} was signed")
 
 
 def _fill(dataset: h5d.DatasetID, properties: Any) -> bytes | None:
@@ -81,7 +81,7 @@ def check_chunks(dataset: h5d.DatasetID, dsd: Dsd, leaves: Leaves, shape: tuple[
     """
     real = tuple(int(n) for n in dataset.shape)
     if real != shape:
-        raise SealError(f"{dsd.path}: the shape is {real}, and {shape} was signed")
+        raise SealError(f"{dsd.path}: shape {real}, and {shape} was signed")
     stored: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def note(info: Any) -> None:
