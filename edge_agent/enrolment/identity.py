@@ -1,4 +1,4 @@
-"""The identity folder: ``identity.key``, ``identity.pem``; after enrolment ``tls.pem``, ``root.pem``, ``receipts.pem``, ``enrolled.json`` too.
+"""The identity folder: ``identity.key``, ``identity.pem``; enrolment adds ``tls.pem``, ``root.pem``, ``receipts.pem``, ``enrolled.json``.
 
 Before enrolment the agent has an id of its own and a self-signed certificate, so it can record and sign at once;
 enrolment keeps both id and key.

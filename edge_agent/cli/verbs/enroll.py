@@ -2,35 +2,61 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import platform
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edge_agent.enrolment.client import enrol, read_token, token_words
-from edge_agent.enrolment.identity import open_identity
+from edge_agent.cli.options import ConfigOption, JsonFlag
+from edge_agent.words import t
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("enroll", help=t("Enrol this agent at a landing service with a one-time token."))(enroll)
 
 
 def enroll(
-    token: Annotated[str, typer.Argument(help="What `landing token` printed; - reads it from standard input.")],
-    folder: Annotated[Path, typer.Option("--dir", help="Identity folder of this agent.")] = Path("/var/lib/edge-agent/identity"),
-    name: Annotated[str, typer.Option(help="Name of this agent, for people; this machine's name by default.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Enrol this agent at a landing service with a one-time token."""
+    token: Annotated[str, typer.Argument(help=t("What the landing service printed; - reads it from standard input."))],
+    folder: Annotated[Path | None, typer.Option("--dir", help=t("Folder of the agent's keys. Default: as configured."))] = None,
+    name: Annotated[str, typer.Option(help=t("Name of this agent, for people. Default: this machine's name."))] = "",
+    config: ConfigOption = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Enrol and print the words that both sides compare."""
+    import asyncio
+    import platform
+    import sys
+
+    from edge_agent.cli import output
+    from edge_agent.enrolment import enrol, open_identity, read_token, token_words
+
     made = read_token(sys.stdin.read() if token == "-" else token)  # noqa: S105 - a dash is no secret
+    keys = folder or _configured(config)
     if not as_json:
-        typer.echo(f"landing service: {made.url}")
-        typer.echo(f"its words:       {token_words(made)}")
-        typer.echo(f"this agent:      {open_identity(folder).words}")
-    identity, enrolment = asyncio.run(enrol(folder, made, name or platform.node() or "edge-agent"))
+        output.say(t("landing service: {url}", url=made.url))
+        output.say(t("its words:       {words}", words=token_words(made)))
+        output.say(t("this agent:      {words}", words=open_identity(keys).words))
+    identity, enrolment = asyncio.run(enrol(keys, made, name or platform.node() or "edge-agent"))
     if as_json:
         said = {"agent_id": identity.agent_id.hex(), "url": enrolment.url, "service": enrolment.service, "projects": enrolment.projects}
-        typer.echo(json.dumps({**said, "words": token_words(made), "agent_words": identity.words, "dir": str(folder)}))
-    else:
-        typer.echo(f"enrolled at {enrolment.service} as {identity.agent_id.hex()}; may write to {', '.join(enrolment.projects)}")
-        typer.echo("Compare the words with those that the landing service shows.")
+        output.emit({**said, "words": token_words(made), "agent_words": identity.words, "dir": str(keys)})
+        return 0
+    projects = ", ".join(enrolment.projects)
+    output.say(
+        t(
+            "Enrolled at {service} as {agent}; may write to {projects}.",
+            service=enrolment.service,
+            agent=identity.agent_id.hex(),
+            projects=projects,
+        )
+    )
+    output.say(t("Compare both lines of words with what the landing service shows."))
+    return 0
+
+
+def _configured(config: Path | None) -> Path:
+    from edge_agent.cli.options import config_path
+    from edge_agent.config.loading import load
+
+    return load(config_path(config)).keys_dir
