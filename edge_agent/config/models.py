@@ -22,7 +22,7 @@ from edge_agent.config.conditions import IdleText, RunWhileText
 from edge_agent.config.problems import nearest
 from edge_agent.config.targets import AnyTarget, Table
 from edge_agent.config.timezone import system_timezone, zone
-from edge_agent.config.values import Duration, LocalPath, Size
+from edge_agent.config.values import Duration, LocalPath, Size, local_path
 from edge_agent.errors import ConfigError
 from edge_agent.model import NAME, Access
 from edge_agent.words import t
@@ -164,7 +164,14 @@ class Instrument(Table):
             return AdapterConfig()
         model = adapters.adapter_class(name).Config
         mine = {key: entry for key, entry in value.items() if key not in COMMON or key in model.model_fields}
-        return model.model_validate(mine, context=info.context)
+        return _anchored(model.model_validate(mine, context=info.context), info)
+
+
+def _anchored(settings: AdapterConfig, info: ValidationInfo) -> AdapterConfig:
+    """Relative paths of an adapter start from the configuration's folder too: a service runs in another one than the person who checks."""
+    values = {name: getattr(settings, name) for name in type(settings).model_fields}
+    paths = {name: local_path(str(value), info) for name, value in values.items() if isinstance(value, Path)}
+    return settings.model_copy(update=paths) if paths else settings
 
 
 COMMON = frozenset(Instrument.model_fields) - {"settings"}

@@ -73,8 +73,6 @@ class MqttTarget(Networked):
 
     mqtt: MqttUrl
     """Address of the broker, as "mqtts://broker.example.ac.jp:8883"."""
-    topic: str = Field(default="edge", pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")
-    """Beginning of all topics. Default "edge"."""
     user: str | None = None
     """User at the broker. Default: none; the certificate says who we are."""
     password: Secret | None = None

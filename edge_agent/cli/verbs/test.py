@@ -1,0 +1,39 @@
+"""``edge-agent test INSTRUMENT``: shows live what would be captured; nothing is stored and nothing leaves the machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edge_agent.cli.options import ConfigOption, JsonFlag
+from edge_agent.words import t
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("test", help=t("Show live what an instrument would deliver; nothing is stored."))(try_out)
+
+
+def try_out(
+    instrument: Annotated[str, typer.Argument(metavar="INSTRUMENT", help=t('Its name in the configuration, or "serial" with a PORT.'))],
+    port: Annotated[str | None, typer.Argument(metavar="[PORT]", help=t("A serial port: then no configuration is needed."))] = None,
+    config: ConfigOption = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help=t("How long to look."))] = 10.0,
+    parse: Annotated[str | None, typer.Option(help=t("With PORT: how a line is read, as in the configuration."))] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Preview, then run the adapter for a while into a sink that stores nothing."""
+    import asyncio
+
+    from edge_agent.cli import trial
+    from edge_agent.cli.options import config_path
+    from edge_agent.errors import UsageError
+
+    if port is not None:
+        chosen = trial.without_configuration(instrument, port, parse)
+    elif parse is not None:
+        raise UsageError(t("--parse is for a PORT without a configuration."), try_="edge-agent test serial PORT --parse ...")
+    else:
+        chosen = trial.from_configuration(config_path(config), instrument)
+    asyncio.run(trial.show(chosen, seconds, as_json=as_json))
