@@ -15,6 +15,7 @@ import typer
 from edge_agent.errors import EdgeAgentError, UsageError
 from edge_agent.model import utc_now_ns
 from edge_agent.wire.names import BadName, check_project
+from edge_agent.wire.talk import PREFIX
 from edge_agent.wire.words import six_words
 from landing import authority
 from landing.catalogue import Catalogue
@@ -88,13 +89,14 @@ def serve_command(
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 0,
     mqtt: Annotated[str, typer.Option(help="Broker for the second door: mqtt://[user:password@]host:port, or mqtts://...")] = "",
     mqtt_ca: Annotated[str, typer.Option(help="PEM file of the broker's CA, for mqtts://.")] = "",
+    mqtt_topic: Annotated[str, typer.Option(help="Beginning of all topics.")] = PREFIX,
     keep_free: Annotated[float, typer.Option(help="GiB of the disk that stay free.")] = 1.0,
     quota: Annotated[float, typer.Option(help="GiB that one project may hold; 0 is no limit.")] = 0.0,
 ) -> None:
     """Take, check, store and countersign, until stopped; prints one JSON line when ready."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     limits = Limits(keep_free=int(keep_free * GIB), quota=int(quota * GIB) or None)
-    asyncio.run(serve(Home(folder), Options(host, port, mqtt, mqtt_ca, limits)))
+    asyncio.run(serve(Home(folder), Options(host, port, mqtt, mqtt_ca, mqtt_topic, limits)))
 
 
 def main() -> None:

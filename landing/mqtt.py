@@ -23,7 +23,7 @@ from edge_agent.wire.link import Link, Message, open_link
 from edge_agent.wire.names import BadName, check_upload_id
 from edge_agent.wire.piece import parse_piece
 from edge_agent.wire.refusal import Code, Refused
-from edge_agent.wire.talk import ASKS, PIECES, Answer, Ask, Reply, Verb, parse_ask, parse_topic, parse_witness_ask, topic
+from edge_agent.wire.talk import PREFIX, Answer, Ask, Reply, Verb, door_topics, parse_ask, parse_topic, parse_witness_ask, topic
 from landing.receiver import Receiver
 from landing.witness import WitnessBook, checked_payload
 
@@ -35,11 +35,12 @@ _LOG = logging.getLogger(__name__)
 class MqttDoor:
     """Keeps a connection to one broker while `run` runs."""
 
-    def __init__(self, broker: Broker, receiver: Receiver, book: WitnessBook, root: x509.Certificate) -> None:
+    def __init__(self, broker: Broker, receiver: Receiver, book: WitnessBook, root: x509.Certificate, prefix: str = PREFIX) -> None:
         self._broker = broker
         self._receiver = receiver
         self._book = book
         self._root = root
+        self._prefix = prefix
         self._link: Link | None = None
         self._checking: dict[tuple[bytes, str], asyncio.Task[None]] = {}
         self.connected = asyncio.Event()
@@ -50,7 +51,7 @@ class MqttDoor:
         try:
             while True:
                 try:
-                    self._link = await open_link(self._broker, [PIECES, ASKS], self.handle)
+                    self._link = await open_link(self._broker, door_topics(self._prefix), self.handle)
                 except EdgeAgentError as error:
                     _LOG.warning("no connection to the broker: %s", error)
                 else:
@@ -73,7 +74,7 @@ class MqttDoor:
         if message.retained:
             return
         try:
-            agent_id, channel = parse_topic(message.topic)
+            agent_id, channel = parse_topic(message.topic, self._prefix)
         except SealError as error:
             _LOG.warning("ignored a message: %s", error)
             return
@@ -87,7 +88,7 @@ class MqttDoor:
             refusal = Refused(Code.BAD_REQUEST, "This is not what the protocol says", why=str(error)).refusal
             answer = Answer(Reply.REFUSED, "", 0, refusal=refusal)
         if answer is not None:
-            _say(link, agent_id, answer, message.correlation)
+            self._say(link, agent_id, answer, message.correlation)
 
     async def _piece(self, agent_id: bytes, payload: bytes) -> Answer:
         piece = parse_piece(payload)
@@ -151,15 +152,14 @@ class MqttDoor:
         except Refused as refused:
             answer = Answer(Reply.REFUSED, ask.subject, ask.turn, refusal=refused.refusal)
         if self._link is not None:
-            _say(self._link, agent_id, answer, correlation)
+            self._say(self._link, agent_id, answer, correlation)
 
     def _verified(self, agent_id: bytes, body: bytes) -> ItemHeader:
         signed = parse_signed_item(body)
         return parse_header(checked_payload(signed.cose, signed.chain.encode(), SIGNED_ITEM, agent_id, self._root))
 
-
-def _say(link: Link, agent_id: bytes, answer: Answer, correlation: bytes | None) -> None:
-    link.publish(topic(agent_id, "reply"), answer.encode(), link.properties(correlation))
+    def _say(self, link: Link, agent_id: bytes, answer: Answer, correlation: bytes | None) -> None:
+        link.publish(topic(agent_id, "reply", self._prefix), answer.encode(), link.properties(correlation))
 
 
 def _same_agent(agent_id: bytes, named: bytes) -> None:

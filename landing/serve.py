@@ -12,9 +12,11 @@ import sys
 from dataclasses import dataclass, field
 
 from aiohttp import web
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from edge_agent.wire.broker import Broker
+from edge_agent.wire.talk import PREFIX
 from landing import authority
 from landing.catalogue import Catalogue
 from landing.checkin import CheckIn
@@ -41,43 +43,60 @@ class Options:
     port: int = 0
     mqtt: str = ""
     mqtt_ca: str = ""
+    mqtt_topic: str = PREFIX
     limits: Limits = field(default_factory=Limits)
 
 
-async def serve(home: Home, options: Options, judge: Judge | None = None) -> None:
-    """Run until SIGTERM or SIGINT; prints one JSON line when it is ready.
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts behind the doors."""
 
-    Args:
-        home: made by ``init``.
-        options: where to listen.
-        judge: who verifies segments; the worker process when None.
+    catalogue: Catalogue
+    receiver: Receiver
+    registrar: Registrar
+    book: WitnessBook
+    door: HttpsDoor
+    root: x509.Certificate
+
+
+def assemble(home: Home, limits: Limits, judge: Judge) -> Service:
+    """Put the parts of a landing service together; the caller closes the catalogue.
+
+    Raises:
+        ConfigError: no landing service in that folder.
+    """
+    settings = home.load()
+    ca = authority.load(home)
+    if not authority.server_is_fresh(home):
+        authority.renew_server(home, settings, ca)
+    signer, receipts_der = authority.receipt_signer(home)
+    catalogue = Catalogue(home.catalogue)
+    space, incoming = Space(home), Incoming(home)
+    room = Room(limits, catalogue, space)
+    receiver = Receiver(catalogue, incoming, room, CheckIn(settings.name, catalogue, incoming, space, room, judge, signer))
+    book = WitnessBook(catalogue, signer, ca.root)
+    registrar = Registrar(ca, catalogue, settings.name, receipts_der)
+    door = HttpsDoor(receiver, registrar, book, limits, settings.name, ca.root.public_bytes(Encoding.PEM).decode())
+    return Service(catalogue, receiver, registrar, book, door, ca.root)
+
+
+async def serve(home: Home, options: Options) -> None:
+    """Run until SIGTERM or SIGINT; prints one JSON line when it is ready.
 
     Raises:
         ConfigError: no landing service in that folder.
         UsageError: another server works in it.
     """
-    settings = home.load()
+    home.load()
     with home.lock():
-        ca = authority.load(home)
-        if not authority.server_is_fresh(home):
-            authority.renew_server(home, settings, ca)
-        signer, receipts_der = authority.receipt_signer(home)
-        with contextlib.closing(Catalogue(home.catalogue)) as catalogue:
-            space, incoming = Space(home), Incoming(home)
-            room = Room(options.limits, catalogue, space)
-            check_in = CheckIn(settings.name, catalogue, incoming, space, room, judge or WorkerJudge(home.root), signer)
-            receiver = Receiver(catalogue, incoming, room, check_in)
-            book = WitnessBook(catalogue, signer, ca.root)
-            registrar = Registrar(ca, catalogue, settings.name, receipts_der)
-            root_pem = ca.root.public_bytes(Encoding.PEM).decode()
-            door = HttpsDoor(receiver, registrar, book, options.limits, settings.name, root_pem)
-            broker = MqttDoor(_broker(options), receiver, book, ca.root) if options.mqtt else None
-            await _run(home, options, door, broker)
-            await receiver.close()
-
-
-def _broker(options: Options) -> Broker:
-    return Broker.parse(options.mqtt, ssl.create_default_context(cafile=options.mqtt_ca) if options.mqtt_ca else None)
+        service = assemble(home, options.limits, WorkerJudge(home.root))
+        with contextlib.closing(service.catalogue):
+            broker = None
+            if options.mqtt:
+                tls = ssl.create_default_context(cafile=options.mqtt_ca) if options.mqtt_ca else None
+                broker = MqttDoor(Broker.parse(options.mqtt, tls), service.receiver, service.book, service.root, options.mqtt_topic)
+            await _run(home, options, service.door, broker)
+            await service.receiver.close()
 
 
 async def _run(home: Home, options: Options, door: HttpsDoor, broker: MqttDoor | None) -> None:

@@ -27,7 +27,7 @@ from edge_agent.seal.keys import AGENT_URN, RECEIPTS_URN, issued_by, load_certif
 from edge_agent.wire.enrol import Certificates, EnrolRequest, Token, parse_certificates, parse_token, sign_request
 from edge_agent.wire.refusal import from_json
 from edge_agent.wire.talk import MAX_CONTROL
-from edge_agent.wire.tls import client_context, client_session, explain
+from edge_agent.wire.tls import client_context, client_session, explain, read_body
 from edge_agent.wire.words import six_words
 
 
@@ -94,7 +94,7 @@ async def _root(token: Token) -> str:
     unverified.verify_mode = ssl.CERT_NONE
     try:
         async with client_session(unverified, token.url) as session, session.get("/health", allow_redirects=False) as reply:
-            body = await reply.content.read(MAX_CONTROL)
+            body = await read_body(reply, MAX_CONTROL)
             pem = _root_in(body)
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         raise explain(error, token.url) from error
@@ -120,7 +120,7 @@ def _root_in(body: bytes) -> str:
 async def _post(url: str, context: ssl.SSLContext, path: str, body: bytes) -> bytes:
     try:
         async with client_session(context, url) as session, session.post(path, data=body, allow_redirects=False) as reply:
-            answer = await reply.content.read(MAX_CONTROL)
+            answer = await read_body(reply, MAX_CONTROL)
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         raise explain(error, url) from error
     if reply.status == 200:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import ssl
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,6 +32,7 @@ NO_LISTENER = 0x10
 
 _AUTH = frozenset({0x86, 0x87, 0x8C})
 _VERSION = 0x84
+_LOG = logging.getLogger(__name__)
 _MAX_PACKET = 268_435_455
 
 
@@ -171,7 +173,11 @@ class Link:
             return
 
     async def _handle(self, message: Message) -> None:
-        await self._handler(self, message)
+        try:
+            await self._handler(self, message)
+        except Exception:
+            # An exception in paho's thread would end it without a word; the link must go on to the next message.
+            _LOG.exception("a message on %s could not be handled", message.topic)
 
     # ---- the loop's thread
 

@@ -19,26 +19,34 @@ ANSWER_NAME = "EAP/1/answer"
 MAX_CONTROL = 1 << 18
 """Bytes of a question or answer: a key chain and a proof of 64 hashes are far smaller."""
 
-PIECES = "edge/v1/+/piece"
-ASKS = "edge/v1/+/ask"
-_TOPIC = re.compile(r"edge/v1/([0-9a-f]{32})/(piece|ask)")
+PREFIX = "edge"
+"""Beginning of all topics, unless a site configures another."""
+
+_AGENT = re.compile(r"[0-9a-f]{32}")
+_CHANNELS = frozenset({"piece", "ask"})
 
 
-def topic(agent_id: bytes, channel: str) -> str:
-    """``edge/v1/<agent id, hex>/<piece | ask | reply>``."""
-    return f"edge/v1/{agent_id.hex()}/{channel}"
+def topic(agent_id: bytes, channel: str, prefix: str = PREFIX) -> str:
+    """``<prefix>/v1/<agent id, hex>/<piece | ask | reply>``."""
+    return f"{prefix}/v1/{agent_id.hex()}/{channel}"
 
 
-def parse_topic(name: str) -> tuple[bytes, str]:
+def door_topics(prefix: str = PREFIX) -> list[str]:
+    """What a landing service subscribes to."""
+    return [f"{prefix}/v1/+/{channel}" for channel in sorted(_CHANNELS)]
+
+
+def parse_topic(name: str, prefix: str = PREFIX) -> tuple[bytes, str]:
     """Agent id and channel of a topic that an agent publishes to.
 
     Raises:
         SealError: any other topic.
     """
-    match = _TOPIC.fullmatch(name)
-    if match is None:
-        raise SealError(f"topic {name[:80]!r}: not edge/v1/<agent id>/piece or ask")
-    return bytes.fromhex(match[1]), match[2]
+    start = f"{prefix}/v1/"
+    agent, _, channel = name.removeprefix(start).partition("/")
+    if not name.startswith(start) or not _AGENT.fullmatch(agent) or channel not in _CHANNELS:
+        raise SealError(f"topic {name[:80]!r}: not {start}<agent id>/piece or ask")
+    return bytes.fromhex(agent), channel
 
 
 class Verb(StrEnum):

@@ -32,11 +32,25 @@ def client_context(root: str, certificate: Path | None = None, key: Path | None 
     return context
 
 
-def client_session(context: ssl.SSLContext, base: str) -> aiohttp.ClientSession:
-    """An HTTP session that ignores proxies and credentials of the environment."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT)
+def client_session(context: ssl.SSLContext, base: str, timeout: float = READ_TIMEOUT) -> aiohttp.ClientSession:
+    """An HTTP session that ignores proxies and credentials of the environment; ``timeout`` is s that an answer may take."""
+    timeouts = aiohttp.ClientTimeout(total=None, sock_connect=min(timeout, CONNECT_TIMEOUT), sock_read=timeout)
     connector = aiohttp.TCPConnector(ssl=context, limit=4)
-    return aiohttp.ClientSession(base, connector=connector, timeout=timeout, trust_env=False, auto_decompress=False)
+    return aiohttp.ClientSession(base, connector=connector, timeout=timeouts, trust_env=False, auto_decompress=False)
+
+
+async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        aiohttp.ClientPayloadError: it is longer than ``limit`` bytes, or the connection broke.
+    """
+    body = bytearray()
+    async for block in response.content.iter_any():
+        body += block
+        if len(body) > limit:
+            raise aiohttp.ClientPayloadError(f"an answer of more than {limit} bytes")
+    return bytes(body)
 
 
 def explain(error: Exception, who: str) -> EdgeAgentError:

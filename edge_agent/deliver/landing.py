@@ -1,0 +1,239 @@
+"""A landing service over HTTPS: tus 1.0 uploads that resume, and a CUSTODY that is checked before anything is believed.
+
+An upload's URL follows from the item's id, so nothing has to be remembered here: after a crash the service is asked
+how much it has, and the prefix is hashed again from the disk. One attempt a `send`; only when the service says that
+it stored other bytes than were sent, the item is sent once more from the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+from multidict import CIMultiDictProxy
+
+from edge_agent.deliver.landing_keys import LandingKeys, OpenKeys
+from edge_agent.deliver.outgoing import OutgoingFile, announce
+from edge_agent.deliver.target import Capabilities, Progress
+from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, TargetUnreachable
+from edge_agent.model import OutboxItem, Proof, Receipt
+from edge_agent.wire.item import ItemHeader
+from edge_agent.wire.proof import ReceiptTrust
+from edge_agent.wire.refusal import Code, from_json
+from edge_agent.wire.talk import MAX_CONTROL, WitnessAsk
+from edge_agent.wire.tls import READ_TIMEOUT, client_session, explain, read_body
+
+PIECE = 8 << 20
+RECEIPT_PATIENCE = 900.0
+"""Seconds that the service may take to verify one item."""
+
+_TUS = {"Tus-Resumable": "1.0.0"}
+_NEW = frozenset({404, 410})
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    def number(self, name: str) -> int:
+        """A header that is a number, -1 when it is none."""
+        text = self.headers.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() else -1
+
+
+class LandingTarget:
+    """See `edge_agent.deliver.target.Target` and ``Witnesses``."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        keys: LandingKeys,
+        *,
+        piece: int = PIECE,
+        timeout: float = READ_TIMEOUT,
+        patience: float = RECEIPT_PATIENCE,
+    ) -> None:
+        """Prepare; nothing is read or connected yet.
+
+        Args:
+            name: in the configuration.
+            url: ``https://host:port``.
+            keys: what enrolment stored.
+            piece: bytes of one PATCH.
+            timeout: s, that an answer may take.
+            patience: s, for the check of one item.
+        """
+        self._name = name
+        self._url = url.rstrip("/")
+        self._keys = keys
+        self._piece = piece
+        self._timeout = timeout
+        self._patience = patience
+        self._session: aiohttp.ClientSession | None = None
+        self._opening = asyncio.Lock()
+        self._opened: OpenKeys | None = None
+        self._stamp: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name in the configuration."""
+        return self._name
+
+    async def probe(self) -> Capabilities:
+        """See `Target.probe`."""
+        reply = await self._ask("OPTIONS", "/files/")
+        largest = reply.number("Tus-Max-Size")
+        return Capabilities(None if largest < 0 else largest, True, Proof.FSYNCED, f"landing service at {self._url}")
+
+    async def send(self, item: OutboxItem, progress: Progress) -> Receipt:
+        """See `Target.send`."""
+        try:
+            return await self._deliver(item, progress)
+        except IntegrityError as error:
+            if error.code != f"LANDING_{Code.DIGEST}":
+                raise
+        progress(0)
+        return await self._deliver(item, progress)
+
+    async def witness(self, head: bytes, chain: bytes, proof: Sequence[bytes], first: int) -> bytes:
+        """See `Witnesses.witness`. When the service saw another size last: `edge_agent.wire.refusal.LogSizeDiffers`."""
+        ask = WitnessAsk(head, chain, first, tuple(proof))
+        reply = await self._ask("POST", "/witness", data=ask.encode())
+        self._trusted().witness(reply.body, head, self._name)
+        return reply.body
+
+    async def witnessed(self, log_id: bytes) -> int:
+        """Size of the largest head of a log that the service countersigned; 0 for none.
+
+        Raises:
+            TargetUnreachable, PermissionRefused, IntegrityError: as `witness`.
+        """
+        reply = await self._ask("GET", f"/witness/{log_id.hex()}", also=frozenset({404}))
+        return 0 if reply.status == 404 else self._trusted().last_witness(reply.body, self._name).size
+
+    async def close(self) -> None:
+        """See `Target.close`."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    # ---- one upload
+
+    async def _deliver(self, item: OutboxItem, progress: Progress) -> Receipt:
+        await self._connected()
+        header = announce(item, self._agent(), self._name)
+        offset = await self._begin(header)
+        with await asyncio.to_thread(OutgoingFile, item) as file:
+            while offset < item.size:
+                progress(offset)
+                piece = await asyncio.to_thread(file.read, offset, self._piece)
+                reply = await self._patch(item.item_id, offset, piece, {})
+                offset = self._next_offset(reply, offset + len(piece), item.size)
+            sha256 = await asyncio.to_thread(file.sha256)
+        progress(offset)
+        said = base64.b64encode(sha256).decode()
+        await self._patch(item.item_id, item.size, b"", {"Repr-Digest": f"sha-256=:{said}:"})
+        cose = await self._receipt(item.item_id)
+        custody = self._trusted().custody(cose, header.with_digest(sha256), self._name)
+        return Receipt(self._name, item.item_id, sha256, item.size, Proof(custody.durable), custody.t_ns, cose)
+
+    async def _begin(self, header: ItemHeader) -> int:
+        """Offset from which the service wants bytes."""
+        place = f"/files/{header.item_id}"
+        found = await self._ask("HEAD", place, headers=_TUS, also=_NEW)
+        if found.status not in _NEW and found.number("Upload-Length") == header.size:
+            return self._next_offset(found, None, header.size)
+        announced = base64.b64encode(header.encode()).decode()
+        headers = {**_TUS, "Upload-Length": str(header.size), "Upload-Metadata": f"item {announced}"}
+        created = await self._ask("POST", "/files/", headers=headers)
+        return self._next_offset(created, None, header.size)
+
+    async def _patch(self, item_id: str, offset: int, piece: bytes, more: Mapping[str, str]) -> _Reply:
+        headers = {**_TUS, "Content-Type": "application/offset+octet-stream", "Upload-Offset": str(offset), **more}
+        return await self._ask("PATCH", f"/files/{item_id}", headers=headers, data=piece)
+
+    def _next_offset(self, reply: _Reply, wanted: int | None, size: int) -> int:
+        offset = reply.number("Upload-Offset")
+        if not 0 <= offset <= size or wanted not in (None, offset):
+            why = f"Upload-Offset {reply.headers.get('Upload-Offset')!r}, the item has {size} bytes"
+            raise TargetUnreachable(
+                f"{self._name}: it answers nonsense", why=why, try_="look at the landing service", code="LANDING_ANSWER"
+            )
+        return offset
+
+    async def _receipt(self, item_id: str) -> bytes:
+        try:
+            async with asyncio.timeout(self._patience):
+                while True:
+                    reply = await self._ask("GET", f"/files/{item_id}/receipt", also=frozenset({202}))
+                    if reply.status == 200:
+                        return reply.body
+                    await asyncio.sleep(min(max(reply.number("Retry-After"), 1), 10))
+        except TimeoutError as error:
+            why = f"all bytes are there, no receipt after {self._patience:g} s"
+            raise TargetUnreachable(
+                f"{self._name}: no receipt yet", why=why, try_="it is asked again", code="LANDING_RECEIPT_LATE"
+            ) from error
+
+    # ---- the connection
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        also: frozenset[int] = frozenset(),
+    ) -> _Reply:
+        """One request; the reply when it is a 2xx other than 202, or one of ``also``.
+
+        Raises:
+            TargetUnreachable, PermissionRefused, IntegrityError: every other outcome.
+        """
+        session = await self._connected()
+        try:
+            async with session.request(method, path, headers=headers, data=data, allow_redirects=False) as response:
+                body = await read_body(response, MAX_CONTROL)
+                reply = _Reply(response.status, response.headers, body)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise explain(error, self._name) from error
+        if reply.status in also or (200 <= reply.status < 300 and reply.status != 202):
+            return reply
+        raise self._refused(reply)
+
+    def _refused(self, reply: _Reply) -> EdgeAgentError:
+        refusal = from_json(reply.body.decode(errors="replace"))
+        if refusal is not None:
+            return refusal.error(self._name)
+        why = f"HTTP status {reply.status}: {reply.body[:200].decode(errors='replace')}"
+        if reply.status in (401, 403):
+            try_ = "enrol again with a new token: edge-agent enroll TOKEN"
+            return PermissionRefused(f"{self._name}: it refuses us", why=why, try_=try_, code="LANDING_REFUSED")
+        try_ = "it is tried again; look at the landing service's log if this goes on"
+        return TargetUnreachable(f"{self._name}: it is in trouble", why=why, try_=try_, code="LANDING_TROUBLE")
+
+    def _agent(self) -> bytes:
+        return b"" if self._opened is None else self._opened.agent_id
+
+    def _trusted(self) -> ReceiptTrust:
+        if self._opened is None:
+            raise RuntimeError("asked before the keys were read")
+        return self._opened.trust
+
+    async def _connected(self) -> aiohttp.ClientSession:
+        """The session, made anew when the certificate was renewed."""
+        async with self._opening:
+            stamp = await asyncio.to_thread(self._keys.stamp, self._name)
+            if self._session is None or stamp != self._stamp:
+                await self.close()
+                self._opened = await asyncio.to_thread(self._keys.open, self._name)
+                self._session = client_session(self._opened.context, self._url, self._timeout)
+                self._stamp = stamp
+            return self._session
