@@ -40,7 +40,7 @@ os.environ |= {"HDF5_PLUGIN_PATH": "::", "HDF5_USE_FILE_LOCKING": "FALSE", "OPEN
 import cbor2  # noqa: E402
 import numpy as np  # noqa: E402
 from cryptography import x509  # noqa: E402
-from cryptography.exceptions import InvalidSignature  # noqa: E402
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: E402
 from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5s, h5t  # noqa: E402
 
@@ -55,6 +55,7 @@ SEGMENT_SUFFIXES = (".nxs", ".h5")
 PIECE = 8388608
 NO_COUNTER = 2**64 - 1
 MEMORY_LIMIT = 4 << 30
+SECONDS = 60
 Json = dict[Any, Any]
 
 
@@ -235,7 +236,7 @@ def ed25519_with_name(certificate: x509.Certificate, pattern: str) -> tuple[byte
     try:
         key = certificate.public_key()
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+    except (ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension):
         return None
     uris = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if re.fullmatch(pattern, uri)]
     return (key.public_bytes_raw(), uris[0]) if isinstance(key, Ed25519PublicKey) and len(uris) == 1 else None
@@ -259,7 +260,7 @@ class Roots:
             root = x509.load_der_x509_certificate(der)
             if root == certificate:
                 return True
-            with contextlib.suppress(ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound, x509.DuplicateExtension):
+            with contextlib.suppress(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound):
                 certificate.verify_directly_issued_by(root)
                 if root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
                     return True
@@ -567,6 +568,7 @@ class Segment:
             else:
                 first[info.u] = path
                 objects[path] = item = h5o.open(group, name)
+                h5o.get_info(item)  # fails on broken links between index nodes, over which visitors would stumble
                 want(isinstance(item, h5g.GroupID | h5d.DatasetID), f"{path}: is neither a group nor a dataset")
                 if isinstance(item, h5g.GroupID):
                     push(item, raw)
@@ -614,7 +616,8 @@ class Segment:
             if name != "index":
                 arrays[name] = self.table(group, name, 1, 2 if name == "leaves" else 1)
         index = h5o.open(group, b"index")
-        want(isinstance(index, h5g.GroupID) and not h5a.get_num_attrs(index), "/entry/integrity/index: is not a plain group")
+        plain = isinstance(index, h5g.GroupID) and h5o.get_info(index).rc == 1 and not h5a.get_num_attrs(index)
+        want(plain and h5o.get_info(group).rc == 1, "/entry/integrity/index: is not a plain group")
         names = {name.decode() for name, _ in self.links(index, "/entry/integrity/index")}
         want(names == {str(n) for n in range(len(names))}, "/entry/integrity/index: has other names than 0, 1, 2 ...")
         return arrays, [self.table(index, str(n), 4, 1).view("<u4").tolist() for n in range(len(names))]
@@ -1029,7 +1032,7 @@ def isolated(task: str, path: str, roots: Roots, size: int) -> Json:
     """Run `child` and return its answer, or raise `Bad` with its sentence or the way it died."""
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     ours, theirs = context.Pipe(duplex=False)
-    seconds = 60 + size // 10_000_000
+    seconds = SECONDS + size // 10_000_000
     process = context.Process(target=child, args=(theirs, task, path, roots, seconds), daemon=True)
     process.start()
     theirs.close()
