@@ -89,7 +89,7 @@ class Agent:
         )  # fmt: skip
         targets = build_targets(config, self.identity, session)
         self.engine = Engine(self.spool.outbox, list(targets.values()), PolicyGate(destinations(config)), proved=self._proved)
-        papers = Papers(self.keeper, self.describer.crate, self.describer.preview)
+        papers = Papers(self.keeper, self.describer.record, self.describer.crate, self.describer.preview)
         witnesses = {name: target for name, target in targets.items() if isinstance(target, Witnesses)}
         self.witnessing = Witnessing(self.keeper, papers, witnesses, lambda: self.identity.receipt_certificates)
         self.desk = Desk(self.keeper, papers, self.witnessing, self._plans())
@@ -161,7 +161,7 @@ class Agent:
         for group_name, member in self._triggered().items():
             condition = self.config.instruments[member].run_while
             assert condition is not None  # noqa: S101 - by _triggered
-            work = follow(group_name, condition, self.config.instruments[member].settings, self.desk)
+            work = follow(group_name, condition, self.config.instruments[member], self.desk)
             self._adapters.append(asyncio.create_task(work, name=f"trigger {group_name}"))
         for task in self._adapters:
             task.add_done_callback(_report)

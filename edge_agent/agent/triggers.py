@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from edge_agent.config.adapters import adapter_module
 from edge_agent.config.conditions import RunWhile
+from edge_agent.config.models import Instrument
 from edge_agent.errors import ConfigError
 from edge_agent.runs.desk import Desk
 
@@ -24,7 +25,7 @@ FILE_POLL = 0.2
 class Watcher(Protocol):
     """``watch`` of an adapter package: yields (value, source time in UTC ns) at connect and at each change, reconnecting for ever."""
 
-    def __call__(self, uri: str, settings: Any) -> AsyncIterator[tuple[float | str, int]]:
+    def __call__(self, uri: str, **options: Any) -> AsyncIterator[tuple[float | str, int]]:
         """Begin watching."""
         ...
 
@@ -43,7 +44,7 @@ def watcher(uri: str) -> Watcher:
     return cast(Watcher, adapter_module(SCHEMES[scheme]).watch)
 
 
-async def watch_file(uri: str, settings: Any) -> AsyncIterator[tuple[float | str, int]]:
+async def watch_file(uri: str, **_: Any) -> AsyncIterator[tuple[float | str, int]]:
     """1 while the file exists, else 0; its time is the file's own when it appears."""
     path = Path(urlsplit(uri).path)
     known: bool | None = None
@@ -67,11 +68,18 @@ def _now() -> int:
     return time.time_ns()
 
 
-async def follow(group: str, condition: RunWhile, settings: Any, desk: Desk) -> None:
+def options_for(uri: str, instrument: Instrument) -> dict[str, Any]:
+    """How the instrument itself reaches its source (addresses, security), when the trigger is of the same kind."""
+    same = SCHEMES.get(urlsplit(uri).scheme) == instrument.adapter
+    options = getattr(instrument.settings, "options", None)
+    return dict(options()) if same and options is not None else {}
+
+
+async def follow(group: str, condition: RunWhile, instrument: Instrument, desk: Desk) -> None:
     """Follow one trigger for ever; a condition that cannot be compared (a text against a number) is false and said once."""
     watch = watcher(condition.uri)
     complained = False
-    async for value, t_ns in watch(condition.uri, settings):
+    async for value, t_ns in watch(condition.uri, **options_for(condition.uri, instrument)):
         try:
             on = condition.holds(value)
         except TypeError:

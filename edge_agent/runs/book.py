@@ -6,6 +6,7 @@ outbox), ``done`` (witnessed and complete).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -46,7 +47,8 @@ class RunEntry:
 
     def encode(self) -> bytes:
         """For the spool's state."""
-        facts = {instrument: dict(values) for instrument, values in self.facts.items()}
+        # As JSON text: facts may be floats, which HSC/1's CBOR does not use.
+        facts = json.dumps({instrument: dict(values) for instrument, values in self.facts.items()})
         return dumps([context_value(self.run), self.stage.value, self.kind, self.outcome, self.ended_ns, facts])
 
 
@@ -68,7 +70,7 @@ def context_of(value: Any) -> RunContext:
 def entry_of(data: bytes) -> RunEntry:
     """The inverse of `RunEntry.encode`."""
     run, stage, kind, outcome, ended, facts = loads(data, "run book")
-    return RunEntry(context_of(run), Stage(stage), kind, outcome, ended, facts)
+    return RunEntry(context_of(run), Stage(stage), kind, outcome, ended, json.loads(facts))
 
 
 def _closed_value(closed: Closed) -> bytes:

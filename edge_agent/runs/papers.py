@@ -42,7 +42,8 @@ class Listed:
     kind: ItemKind
 
 
-CrateMaker = Callable[[RunEntry, Sequence[Listed]], bytes]
+CrateMaker = Callable[[RunEntry, Sequence[Closed], Sequence[Listed]], bytes]
+RecordMaker = Callable[[RunEntry, Sequence[Closed]], str]
 PreviewMaker = Callable[[RunEntry, Sequence[Closed]], bytes | None]
 
 
@@ -57,6 +58,7 @@ class Papers:
     """Makes the papers; runs in a worker thread."""
 
     keeper: Keeper
+    record: RecordMaker
     crate: CrateMaker
     preview: PreviewMaker
 
@@ -66,7 +68,7 @@ class Papers:
         folder.mkdir(parents=True, exist_ok=True)
         self._name_segments(entry, live)
         segments = self.keeper.book.segments(run, folder)
-        record = self.keeper.record(entry)
+        record = self.record(entry, segments)
         listed = [self._listed(entry, c.path.name, ItemKind.SEGMENT, c.segment_id.hex()) for c in segments if c.size]
         listed += self._vendor_files(segments)
         master = self._master(entry, segments, record)
@@ -75,7 +77,7 @@ class Papers:
         picture = self.preview(entry, segments)
         if picture is not None:
             listed.append(self._paper(entry, PREVIEW, ItemKind.PREVIEW, picture))
-        crate = self._paper(entry, CRATE, ItemKind.CRATE, self.crate(entry, listed))
+        crate = self._paper(entry, CRATE, ItemKind.CRATE, self.crate(entry, segments, listed))
         listed.append(crate)
         lines = "".join(f"{each.sha256.hex()}  {each.name}\n" for each in sorted(listed, key=lambda each: each.name))
         manifest = self._paper(entry, MANIFEST, ItemKind.MANIFEST, lines.encode())

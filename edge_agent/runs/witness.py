@@ -18,6 +18,7 @@ from edge_agent.runs.papers import Papers
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import dumps, loads
 from edge_agent.seal.receipt import Inclusion, Witness, parse_witness
+from edge_agent.wire.refusal import LogSizeDiffers
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +66,9 @@ class Witnessing:
     async def _witness(self, name: str, target: Witnesses) -> bool:
         before = self.witnessed(name)
         first = before[0].size if before is not None else 0
-        if first == self.keeper.agent_log.size:
-            return True
+        return first == self.keeper.agent_log.size or await self._ask(name, target, first)
+
+    async def _ask(self, name: str, target: Witnesses, first: int, *, again: bool = True) -> bool:
         try:
             head = await asyncio.to_thread(self.keeper.agent_log.head)
             proof = self.keeper.agent_log.consistency(first, head.head.size)
@@ -75,13 +77,20 @@ class Witnessing:
             if (witness.size, witness.root) != (head.head.size, head.head.root):
                 raise TargetUnreachable(f"{name} witnessed another log", why=f"{witness.size} leaves instead of {head.head.size}")
             await asyncio.to_thread(self.keeper.spool.state.put, f"witness/{name}", dumps(receipt))
+        except LogSizeDiffers as error:
+            if again and 0 <= error.size <= self.keeper.agent_log.size:
+                return await self._ask(name, target, error.size, again=False)
+            return self._refused(name, error)
         except EdgeAgentError as error:
-            if self.errors.get(name) != error.what:
-                log.warning("%s does not witness: %s", name, error, extra={"code": error.code})
-            self.errors[name] = error.what
-            return False
+            return self._refused(name, error)
         self.errors.pop(name, None)
         return True
+
+    def _refused(self, name: str, error: EdgeAgentError) -> bool:
+        if self.errors.get(name) != error.what:
+            log.warning("%s does not witness: %s", name, error, extra={"code": error.code})
+        self.errors[name] = error.what
+        return False
 
     def _complete(self) -> None:
         """Runs at stage closed whose segments are all in a witnessed log; without witnesses, all of them."""

@@ -1,0 +1,128 @@
+"""Puts the run record together from configuration, session and what the instruments say; makes the record, the crate and the preview of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from edge_agent import __version__
+from edge_agent.agent.sink import InstrumentState
+from edge_agent.config.models import Config
+from edge_agent.errors import EdgeAgentError
+from edge_agent.model import ItemKind, Kind, Outcome, Stream
+from edge_agent.provenance import record as records
+from edge_agent.provenance.crate import CrateFile, build_crate
+from edge_agent.provenance.jsonld import canonical
+from edge_agent.provenance.preview import frame_preview
+from edge_agent.provenance.sparkline import Series, rows_preview
+from edge_agent.record.counts import losses
+from edge_agent.record.segment_writer import Closed
+from edge_agent.runs.book import RunEntry
+from edge_agent.runs.papers import Listed
+from edge_agent.segment import peek
+from edge_agent.segment.layout import ROW_CODEC, stream_group
+
+log = logging.getLogger(__name__)
+
+MOST_ROWS = 20_000
+ENCODINGS = {ItemKind.PREVIEW: "image/png", ItemKind.FILE: "application/octet-stream"}
+
+
+class Describer:
+    """Answers what a run is, from one configuration and the live state of its instruments."""
+
+    def __init__(self, config: Config, instruments: Mapping[str, InstrumentState]) -> None:
+        """Hash the configuration once; secrets are not in it, only references to them."""
+        self._config = config
+        self._instruments = instruments
+        text = config.model_dump_json(exclude={"spool", "keys"})
+        self._software = records.Software("edge-agent", __version__, config_digest=hashlib.sha256(text.encode()).hexdigest())
+
+    def record(self, entry: RunEntry, segments: Sequence[Closed] = ()) -> str:
+        """The run record as canonical JSON (RFC 8785); with the closed segments of the run, how complete each stream is."""
+        return canonical(self._record(entry, segments)).decode()
+
+    def crate(self, entry: RunEntry, segments: Sequence[Closed], files: Sequence[Listed]) -> bytes:
+        """``ro-crate-metadata.json``."""
+        listed = [CrateFile(f.name, f.size, f.sha256, ENCODINGS.get(f.kind, "application/x-hdf5")) for f in files]
+        return build_crate(self._record(entry, segments), listed)
+
+    def preview(self, entry: RunEntry, segments: Sequence[Closed]) -> bytes | None:
+        """The last image of the run, or its rows as curves; None when there is nothing to draw."""
+        try:
+            return self._preview(entry, segments)
+        except (EdgeAgentError, OSError, ValueError, KeyError) as error:
+            # A picture is a courtesy: a run without one is still complete.
+            log.warning("run %s has no preview: %s", entry.run.name, error, extra={"code": "PREVIEW"})
+            return None
+
+    def _preview(self, entry: RunEntry, segments: Sequence[Closed]) -> bytes | None:
+        for stream in self._streams(entry, Kind.FRAMES):
+            path = f"{stream_group(stream)}/data"
+            closed = next((c for c in reversed(segments) if c.shapes.get(path, (0,))[0]), None)
+            if closed is not None and len(stream.shape) == 2:
+                return frame_preview(peek.rows(closed.path, path, -1)[0])
+        series = [one for stream in self._streams(entry, Kind.ROWS) if (one := _series(stream, segments)) is not None]
+        return rows_preview(series, title=entry.run.title or entry.run.name) if series else None
+
+    def _streams(self, entry: RunEntry, kind: Kind) -> list[Stream]:
+        return [s for name in self._members(entry.run.group) for s in self._instruments[name].streams.values() if s.kind is kind]
+
+    def _members(self, group: str) -> list[str]:
+        return [name for name in self._instruments if self._config.group_of(name) == group]
+
+    def _record(self, entry: RunEntry, segments: Sequence[Closed]) -> records.RunRecord:
+        config = self._config
+        organisation = config.organisation or config.facility
+        closed = entry.outcome != ""
+        made = records.build_record(
+            entry.run,
+            self._software,
+            tuple(self._instrument(name, entry) for name in self._members(entry.run.group)),
+            tuple(self._facts(stream, segments) for name in self._members(entry.run.group) for stream in self._instruments[name].streams.values()),
+            organisation=None if organisation is None else records.Organisation(organisation.name, organisation.ror or records.NOT_CONFIGURED),
+            steps=tuple(records.Step(name, "edge-agent", __version__) for name in ("capture", "chunk", "encode", "hash", "sign")),
+            ended_ns=entry.ended_ns if closed else None,
+            outcome=Outcome(entry.outcome) if closed else None,
+            authority=f"configuration of {config.site}",
+        )
+        return replace(made, integrity=records.Integrity(sidecar=f"{entry.run.name}.hsc")) if closed else made
+
+    def _instrument(self, name: str, entry: RunEntry) -> records.Instrument:
+        configured, state = self._config.instruments[name], self._instruments[name]
+        first = next(iter(state.streams.values()), None)
+        known = {
+            "pid": configured.pid, "manufacturer": configured.maker, "model": configured.model,
+            "serial_number": configured.serial_number, "type": configured.title,
+        }  # fmt: skip
+        return records.instrument(
+            name, configured.adapter, first.source_uri if first else "", first.transport if first else "unauthenticated",
+            described=state.facts or entry.facts.get(name, {}), configured=known,
+        )  # fmt: skip
+
+    def _facts(self, stream: Stream, segments: Sequence[Closed]) -> records.StreamFacts:
+        loss = losses({stream.key: [gap for c in segments for gap in c.gaps.get(stream.key, ())]})[stream.key]
+        codec = stream.codec or (ROW_CODEC if stream.kind is Kind.ROWS else "bitshuffle-lz4" if stream.kind is Kind.FRAMES else "none")
+        return records.StreamFacts(
+            stream.key, stream.kind.value, stream.dtype, stream.shape, stream.unit or records.NOT_SAID, records.without_password(stream.source_uri),
+            stream.source_type, codec, sum(c.counts.get(stream.key, 0) for c in segments), loss.known, loss.gaps, loss.unknown, stream.counted,
+        )  # fmt: skip
+
+
+def _series(stream: Stream, segments: Sequence[Closed]) -> Series | None:
+    """The last rows of a numeric stream, for the picture."""
+    group = stream_group(stream)
+    path = f"{group}/value"
+    if stream.shape or np.dtype(stream.dtype).kind not in "fiu":
+        return None
+    held = [c for c in segments if c.shapes.get(path, (0,))[0]]
+    if not held:
+        return None
+    times, values = (
+        np.concatenate([peek.rows(c.path, f"{group}/{name}", -MOST_ROWS) for c in held]) for name in ("time_arrival", "value")
+    )
+    return Series(stream.key, stream.unit, times, values.astype("<f8"))

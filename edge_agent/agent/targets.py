@@ -1,0 +1,58 @@
+"""Targets from the configuration. Only the kinds that it names are imported."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from edge_agent.agent.identity import Identity
+from edge_agent.config import targets as tables
+from edge_agent.config.models import Config
+from edge_agent.deliver.landing_keys import LandingKeys
+from edge_agent.deliver.target import Target
+from edge_agent.errors import ConfigError
+from edge_agent.provenance.policy import Destination, DestinationKind
+from edge_agent.record.session import Session
+from edge_agent.wire.broker import Broker
+
+
+def build_targets(config: Config, identity: Identity, session: Session) -> dict[str, Target]:
+    """One target a table, by name.
+
+    Raises:
+        ConfigError: a landing target, and this agent was never enrolled.
+    """
+    return {name: _build(name, table, config, identity, session) for name, table in config.targets.items()}
+
+
+def destinations(config: Config) -> dict[str, Destination]:
+    """What the policy knows of each target: all of them are stores that hold project spaces."""
+    return {name: Destination(name, DestinationKind.STORE, project_space=True) for name in config.targets}
+
+
+def _build(name: str, table: tables.Target, config: Config, identity: Identity, session: Session) -> Target:
+    if isinstance(table, tables.FolderTarget):
+        from edge_agent.deliver.folder import FolderTarget
+
+        return FolderTarget(name, Path(table.folder))
+    folder = Path(table.identity) if table.identity is not None else config.keys_dir
+    if identity.enrolment is None:
+        raise ConfigError(
+            f"target.{name}: this agent is not enrolled at a landing service", why=f"no enrolment in {folder}",
+            try_="get a token there (python -m landing token DIR --project P) and run: edge-agent enroll TOKEN", code="NOT_ENROLLED",
+        )  # fmt: skip
+    root = Path(table.ca) if table.ca is not None else folder / "root.pem"
+    keys = LandingKeys(root, folder / "tls.pem", folder / "receipts.pem")
+    if isinstance(table, tables.LandingTarget):
+        from edge_agent.deliver.landing import LandingTarget
+
+        return LandingTarget(name, table.landing, keys)
+    from edge_agent.deliver.mqtt import MqttTarget, Speaker
+
+    broker = replace(Broker.parse(table.mqtt), username=table.user, password=_password(table))
+    speaker = Speaker(session.key, session.chain)
+    return MqttTarget(name, broker, session.agent_id, lambda: speaker, lambda: keys.trust(name), prefix=table.topic, message=table.piece)
+
+
+def _password(table: tables.MqttTarget) -> str | None:
+    return None if table.password is None else table.password.reveal()

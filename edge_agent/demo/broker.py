@@ -1,0 +1,102 @@
+"""An MQTT broker for the demo: mosquitto where it is installed, else the NATS server from its wheel (MQTT 3.1.1 only)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from edge_agent.errors import EdgeAgentError
+
+WAIT = 15.0
+
+
+class Broker:
+    """One broker on a free loopback port."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it.
+
+        Raises:
+            EdgeAgentError: there is none, or it does not listen.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = _free_port()
+        self.name, command = _mosquitto(folder, self.port) or _nats(folder, self.port) or _none()
+        with (folder / "broker.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self._wait(folder / "broker.log")
+
+    @property
+    def url(self) -> str:
+        """``mqtt://127.0.0.1:port``."""
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait()
+
+    def _wait(self, log: Path) -> None:
+        deadline = time.monotonic() + WAIT
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with socket.socket() as probe:
+                probe.settimeout(0.2)
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            self._process_wait()
+        raise EdgeAgentError(f"{self.name} does not listen", why=log.read_text(errors="replace")[-500:], code="DEMO_BROKER")
+
+    def _process_wait(self) -> None:
+        try:
+            self._process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            return
+
+
+def available() -> bool:
+    """Whether a broker is installed."""
+    return _find_mosquitto() is not None or shutil.which("nats-server") is not None
+
+
+def _find_mosquitto() -> str | None:
+    return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+def _mosquitto(folder: Path, port: int) -> tuple[str, list[str]] | None:
+    program = _find_mosquitto()
+    if program is None:
+        return None
+    config = folder / "mosquitto.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 10000\n")
+    return "mosquitto", [program, "-c", str(config)]
+
+
+def _nats(folder: Path, port: int) -> tuple[str, list[str]] | None:
+    program = shutil.which("nats-server")
+    if program is None:
+        return None
+    config = folder / "nats.conf"
+    client = _free_port()
+    config.write_text(
+        f'listen: "127.0.0.1:{client}"\nserver_name: demo\njetstream {{ store_dir: "{folder / "jetstream"}" }}\n'
+        f'mqtt {{ host: "127.0.0.1", port: {port}, max_ack_pending: 1000 }}\nmax_payload: 8MB\n'
+    )
+    return "nats-server", [program, "-c", str(config)]
+
+
+def _none() -> tuple[str, list[str]]:
+    raise EdgeAgentError(
+        "There is no MQTT broker here", why="neither mosquitto nor nats-server is installed",
+        try_="apt-get install mosquitto, or pip install 'edge-agent-daq[broker]', or --via https", code="DEMO_NO_BROKER",
+    )  # fmt: skip
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
