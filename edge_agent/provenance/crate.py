@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import quote
 
 from edge_agent.model import Access
+from edge_agent.provenance.facts import Absent, Instrument, Person, RunRecord, StreamFacts
 from edge_agent.provenance.jsonld import iso_time, uuid_text
-from edge_agent.provenance.record import Absent, Instrument, Person, RunRecord, StreamFacts
 
 CRATE = "https://w3id.org/ro/crate/1.1"
 PROCESS = "https://w3id.org/ro/wfrun/process/0.5"

@@ -15,7 +15,7 @@ from typing import Any
 import rfc8785
 
 from edge_agent.model import Label
-from edge_agent.provenance.record import Absent, RunRecord, StreamFacts
+from edge_agent.provenance.facts import Absent, RunRecord, StreamFacts
 
 LARGEST = 2**53 - 1
 EARLIEST, LATEST = 0, 253_402_300_800 * 10**9  # 1970 to 9999

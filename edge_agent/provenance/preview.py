@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from edge_agent.provenance.drawing import INK, LINE, NO_DATA, PAPER, SOFT, clip, number, png, write
-from edge_agent.provenance.sparkline import Series, rows_preview
+from edge_agent.provenance.sparkline import LARGEST, Series, rows_preview
 
 __all__ = ["Series", "frame_preview", "rows_preview"]
 
@@ -40,7 +40,7 @@ def frame_preview(frame: npt.NDArray[Any], title: str = "", caption: str = "") -
     while data.ndim > 2 and not (data.ndim == 3 and data.shape[2] == 3 and data.dtype == np.uint8):
         data = data[0] if len(data) else np.zeros((1, 1))
     if data.ndim < 2:
-        flat = np.atleast_1d(data).astype(np.float64)
+        flat = _real(np.atleast_1d(data))
         return rows_preview([Series(title or "spectrum", "", np.arange(len(flat), dtype=np.int64), flat)], "", caption, time_axis=False)
     if data.size == 0:
         data = np.zeros((1, 1))
@@ -49,12 +49,18 @@ def frame_preview(frame: npt.NDArray[Any], title: str = "", caption: str = "") -
         picture, low, high = Image.fromarray(np.ascontiguousarray(thin)), None, None
         picture.thumbnail((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS)
     else:
-        colored, low, high = _log_colors(_shrink(thin.astype(np.float64)))
+        colored, low, high = _log_colors(_shrink(_real(thin)))
         picture = Image.fromarray(colored)
     factor = max(1, min(IMAGE_SIDE // picture.width, IMAGE_SIDE // picture.height))
     picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     shape = " x ".join(str(n) for n in data.shape[:2])
     return _frame_page(picture, low, high, title, caption or f"{shape} pixels, {data.dtype}, logarithmic scale")
+
+
+def _real(data: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """As float64 that no sum overflows; the magnitude of complex numbers; not finite is NaN."""
+    real = np.asarray(np.abs(data) if data.dtype.kind == "c" else data).astype(np.float64)
+    return np.where(np.isfinite(real), real.clip(-LARGEST, LARGEST), np.nan)
 
 
 def _shrink(data: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -64,7 +70,7 @@ def _shrink(data: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return data
     h, w = -(-data.shape[0] // step), -(-data.shape[1] // step)
     padded = np.full((h * step, w * step), np.nan)
-    padded[: data.shape[0], : data.shape[1]] = np.where(np.isfinite(data), data, np.nan)
+    padded[: data.shape[0], : data.shape[1]] = data
     blocks = padded.reshape(h, step, w, step)
     good = np.isfinite(blocks)
     number = good.sum(axis=(1, 3))

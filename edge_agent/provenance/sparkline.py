@@ -11,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from edge_agent.model import NO_TIME
 from edge_agent.provenance.drawing import INK, LINE, PAPER, SOFT, Color, clip, number, png, write
 
 COLORS = [(31, 97, 172), (198, 88, 22), (24, 132, 98), (150, 62, 150), (176, 132, 10), (190, 48, 72), (62, 124, 190), (96, 104, 118)]
 MOST_SERIES = 8
+LARGEST = 1e150
+"""Larger values are drawn as this, so that no sum overflows."""
 SCALE = 2
 """Plots are drawn this much larger and shrunk, which smooths the lines."""
 
@@ -33,12 +36,12 @@ def rows_preview(series: Sequence[Series], title: str = "", caption: str = "", *
     """A PNG with one small plot a series, on one time axis.
 
     Args:
-        series: the first eight are drawn.
+        series: the first eight that have values with a time are drawn, numbers only.
         title: one line above.
         caption: one line below; how many series were left out is added.
         time_axis: whether ``t_ns`` are times; else the axis is a number.
     """
-    shown = [s for s in series[:MOST_SERIES] if len(s.values)]
+    shown = [s for s in map(_usable, series) if len(s.values)][:MOST_SERIES]
     height, top, width, left, right = 92, 54 if title else 20, 900, 200, 150
     page = Image.new("RGB", (width * SCALE, (top + height * max(1, len(shown)) + 62) * SCALE), PAPER)
     draw = ImageDraw.Draw(page)
@@ -62,9 +65,21 @@ def rows_preview(series: Sequence[Series], title: str = "", caption: str = "", *
     return png(page.resize((page.width // SCALE, page.height // SCALE), Image.Resampling.LANCZOS))
 
 
+def _usable(one: Series) -> Series:
+    """In order of time, without values that have none; empty if they are no numbers."""
+    values = np.asarray(one.values)
+    if values.ndim != 1 or values.dtype.kind not in "biuf":
+        return Series(one.name, one.unit, np.empty(0, np.int64), np.empty(0))
+    known = one.t_ns != NO_TIME
+    t_ns, numbers = one.t_ns[known], np.clip(values[known].astype(np.float64), -LARGEST, LARGEST)
+    numbers[~np.isfinite(values[known].astype(np.float64))] = np.nan
+    order = np.argsort(t_ns, kind="stable") if np.any(t_ns[1:] < t_ns[:-1]) else slice(None)
+    return Series(one.name, one.unit, t_ns[order], numbers[order])
+
+
 def _plot(draw: ImageDraw.ImageDraw, one: Series, box: tuple[int, int, int, int], start: int, end: int, color: Color) -> None:
     x0, y0, x1, y1 = box
-    values = np.asarray(one.values).astype(np.float64)
+    values = one.values
     finite = np.isfinite(values)
     draw.line([(x0 * SCALE, (y1 + 5) * SCALE), (x1 * SCALE, (y1 + 5) * SCALE)], fill=LINE, width=SCALE)
     write(draw, (24, y0 + 6), clip(one.name, 22), 15, INK, SCALE)
@@ -80,7 +95,7 @@ def _plot(draw: ImageDraw.ImageDraw, one: Series, box: tuple[int, int, int, int]
     if not flat:
         write(draw, (x1 + 14, y0 - 2), number(high), 11, SOFT, SCALE)
         write(draw, (x1 + 14, y1 - 10), number(low), 11, SOFT, SCALE)
-    columns = np.clip((one.t_ns - start).astype(np.float64) / span * (pixels - 1), 0, pixels - 1).astype(np.int64)
+    columns = ((one.t_ns.astype(np.float64) - start) / span * (pixels - 1)).clip(0, pixels - 1).astype(np.int64)
 
     def y_of(value: float) -> float:
         part = 0.5 if flat else value / (high - low) - low / (high - low)
