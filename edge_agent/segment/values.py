@@ -68,6 +68,9 @@ def _value(tid: Any, space: Any, read: _Read, limit: int) -> Value:
     if space.get_simple_extent_type() == h5s.NULL:
         raise SealError("an empty dataspace, which is neither a scalar nor an array")
     dims = None if space.get_simple_extent_type() == h5s.SCALAR else tuple(int(n) for n in space.shape)
+    # Only chunked datasets can grow, and only their descriptor signs how far.
+    if dims is not None and tuple(int(n) for n in space.get_simple_extent_dims(True)) != dims:
+        raise SealError(f"{dims} elements that could become more, in what is not chunked")
     count = math.prod(dims or ())
     if kind[0] == "vstr":
         if count > MAX_STRINGS:

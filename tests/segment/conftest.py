@@ -220,7 +220,8 @@ def columns(n: int, first: int = 0, **more: np.ndarray[Any, Any]) -> dict[str, n
     times = T0 + np.arange(n, dtype="<i8") * 10**8
     return {
         "time": times, "time_server": np.full(n, NO_TIME), "time_arrival": times + 1000,
-        "valid": np.ones(n, "u1"), "status": np.zeros(n, "<u4"), "frame_number": np.arange(first, first + n, dtype="<u8"), "sequence": np.arange(first, first + n, dtype="<u8"), **more,
+        "valid": np.ones(n, "u1"), "status": np.zeros(n, "<u4"),
+        "frame_number": np.arange(first, first + n, dtype="<u8"), "sequence": np.arange(first, first + n, dtype="<u8"), **more,
     }  # fmt: skip
 
 

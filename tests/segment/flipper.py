@@ -1,0 +1,65 @@
+"""Flips single bits of one segment and says what the verifier and an ordinary reader make of it.
+
+    python flipper.py SEGMENT ROOT
+
+Reads byte offsets from standard input, one a line; answers each with ``OFFSET LEVEL CHANGED REASON``, CHANGED being 1 when the verifier
+still says level 2 and any dataset, attribute, type or shape reads differently through h5py and hdf5plugin. A process of its own,
+because some flips bring the HDF5 library down; its caller starts another one then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401 - registers the filters, as a researcher's program does
+
+from edge_agent.segment.roots import load_root
+from edge_agent.segment.verify import verify_segment
+
+
+def content(path: Path) -> str:
+    """A digest over everything that people read in the file."""
+    digest = hashlib.sha256()
+
+    def note(name: str, node: Any) -> None:
+        digest.update(repr((name, type(node).__name__)).encode())
+        for key, value in sorted(node.attrs.items()):
+            digest.update(repr((key, value, getattr(value, "dtype", None))).encode())
+        if isinstance(node, h5py.Dataset):
+            digest.update(repr((node.dtype, node.shape, node.maxshape, node.chunks)).encode())
+            data = node[()]
+            digest.update(repr(data.tolist() if hasattr(data, "tolist") else data).encode())
+
+    with h5py.File(path, "r") as file:
+        note("/", file)
+        file.visititems(lambda name, node: None if name.startswith("entry/integrity") else note(name, node))
+        links: list[str] = []
+        file.visititems_links(lambda name, link: links.append(f"{name} {type(link).__name__} {getattr(link, 'path', '')}"))
+        digest.update(repr(sorted(name for name in links if "integrity" not in name)).encode())
+    return digest.hexdigest()
+
+
+def main(segment: str, root: str) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    path, trusted = Path(segment), load_root(Path(root))
+    whole = path.read_bytes()
+    known = content(path)
+    for line in sys.stdin:
+        offset = int(line)
+        changed = bytearray(whole)
+        changed[offset] ^= 1 << offset % 8
+        path.write_bytes(changed)
+        report = verify_segment(path, trusted)
+        differs = report.level == 2 and content(path) != known
+        sys.stdout.write(f"{offset} {report.level} {int(differs)} {report.reason!r}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
