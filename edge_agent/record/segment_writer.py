@@ -365,13 +365,20 @@ class SegmentWriter:
 
 def close_leaf(file: SegmentFile | None, payloads: Sequence[bytes], policy: bytes, outcome: str, reason: str) -> leaf.Close:
     """The CLOSE leaf over what the file and the tree hold."""
-    datasets = () if file is None else tuple((dsd.digest(), file.shapes[path], file.chunks[path]) for path, dsd in file.dsds.items())
+    datasets = () if file is None else tuple((dsd.digest(), file.shapes[dsd.path], file.chunks[dsd.path]) for dsd in introduced(file, payloads))
     meta = next((p for p in reversed(payloads) if p[4] == leaf.Meta.TYPE), None)
     digest = bytes(32)
     if meta is not None:
         parsed = leaf.parse(meta)
         digest = parsed.digest if isinstance(parsed, leaf.Meta) else digest
     return leaf.Close(datasets, digest, policy, outcome, reason)
+
+
+def introduced(file: SegmentFile, payloads: Sequence[bytes]) -> list[Dsd]:
+    """The DSDs of a file in the order of their DATASET leaves."""
+    by_digest = {dsd.digest(): dsd for dsd in file.dsds.values()}
+    leaves = (leaf.parse(payload) for payload in payloads if payload[4] == leaf.Dataset.TYPE)
+    return [by_digest[each.dsd] for each in leaves if isinstance(each, leaf.Dataset)]
 
 
 def file_dtypes(file: SegmentFile) -> dict[str, str]:
@@ -381,7 +388,7 @@ def file_dtypes(file: SegmentFile) -> dict[str, str]:
 
 def finish_file(file: SegmentFile, tree: Tree, part: Path, final: Path, storage: Storage) -> int:
     """Write the tables, close, make durable, rename; returns the size in bytes."""
-    descriptors = tuple(dsd.encode() for dsd in file.dsds.values())
+    descriptors = tuple(dsd.encode() for dsd in introduced(file, tree.payloads))
     file.finish(Tables(tuple(tree.payloads), descriptors, tuple(h.cose for h in tree.anchors), tree.chain()))
     storage.trim(part)
     storage.sync_file(part)
