@@ -55,6 +55,7 @@ class Decision:
 
 
 STRICTNESS = {Access.OPEN: 0, Access.SHARED: 1, Access.CLOSED: 2}
+DESTINATIONS, OBJECTS = frozenset(DestinationKind), frozenset(ObjectKind)
 OBSERVABLE = frozenset({ObjectKind.METRICS, ObjectKind.LOG, ObjectKind.NAME})
 
 ITEM_OBJECTS = {
@@ -80,7 +81,7 @@ def may_send(label: Label, destination: Destination | None, object_kind: ObjectK
     """
     if destination is None:
         return Decision(False, "the destination is not configured")
-    if destination.kind not in DestinationKind or object_kind not in ObjectKind or label.access not in STRICTNESS:
+    if destination.kind not in DESTINATIONS or object_kind not in OBJECTS or label.access not in STRICTNESS:
         return Decision(False, "the policy does not know this label, destination or kind of object")
     if destination.kind is DestinationKind.SCREEN:
         return Decision(True, "it does not leave this machine")

@@ -1,0 +1,108 @@
+"""All cells of labels x destinations x kinds of object. The expectation is written per label and destination, for each kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent.model import Access, ItemKind, Label
+from edge_agent.provenance.policy import ITEM_OBJECTS, Destination, DestinationKind, ObjectKind, PolicyGate, may_send, stricter
+
+ALL, NONE = set(ObjectKind), set[ObjectKind]()
+WATCHED = {ObjectKind.METRICS, ObjectKind.LOG, ObjectKind.NAME}
+
+DESTINATIONS = {
+    "own-space": Destination("own-space", DestinationKind.STORE, project_space=True),
+    "own-space-facility": Destination("own-space-facility", DestinationKind.STORE, project_space=True, facility=True),
+    "named-store": Destination("named", DestinationKind.STORE),
+    "named-live": Destination("named", DestinationKind.LIVE),
+    "named-monitoring": Destination("named", DestinationKind.MONITORING),
+    "other-store": Destination("other", DestinationKind.STORE),
+    "facility-store": Destination("other", DestinationKind.STORE, facility=True),
+    "other-live": Destination("other", DestinationKind.LIVE),
+    "own-live": Destination("other", DestinationKind.LIVE, project_space=True),
+    "facility-live": Destination("other", DestinationKind.LIVE, facility=True),
+    "other-monitoring": Destination("other", DestinationKind.MONITORING),
+    "facility-monitoring": Destination("other", DestinationKind.MONITORING, facility=True),
+    "own-monitoring": Destination("other", DestinationKind.MONITORING, project_space=True),
+    "screen": Destination("screen", DestinationKind.SCREEN),
+    "nowhere": None,
+}
+LABELS = {
+    "open": Label(Access.OPEN),
+    "shared": Label(Access.SHARED, frozenset({"named"})),
+    "shared-with-nobody": Label(Access.SHARED),
+    "closed": Label(Access.CLOSED, frozenset({"named"})),
+    "closed-to-all": Label(Access.CLOSED),
+    "default": Label(),
+}
+OWN = dict.fromkeys(("own-space", "own-space-facility", "screen"), ALL)
+NAMED = dict.fromkeys(("named-store", "named-live", "named-monitoring"), ALL)
+ALLOWED = {
+    "open": dict.fromkeys(set(DESTINATIONS) - {"nowhere"}, ALL),
+    "shared": OWN | NAMED | {"facility-monitoring": WATCHED},
+    "shared-with-nobody": OWN | {"facility-monitoring": WATCHED},
+    "closed": OWN | NAMED,
+    "closed-to-all": OWN,
+    "default": OWN,
+}
+
+
+@pytest.mark.parametrize("kind", list(ObjectKind))
+@pytest.mark.parametrize("destination", list(DESTINATIONS))
+@pytest.mark.parametrize("label", list(LABELS))
+def test_every_cell_of_the_policy(label: str, destination: str, kind: ObjectKind) -> None:
+    decision = may_send(LABELS[label], DESTINATIONS[destination], kind)
+    assert decision.allowed == (kind in ALLOWED[label].get(destination, NONE))
+    assert decision.reason
+
+
+@pytest.mark.parametrize("value", ["", "anything", None, 7])
+def test_what_the_policy_does_not_know_it_refuses(value: Any) -> None:
+    own = Destination("own", DestinationKind.STORE, project_space=True)
+    assert not may_send(Label(Access.OPEN), own, value).allowed
+    assert not may_send(Label(value), own, ObjectKind.DATA).allowed
+    assert not may_send(Label(Access.OPEN), Destination("own", value, project_space=True), ObjectKind.DATA).allowed
+
+
+def test_a_refusal_says_who_would_be_allowed() -> None:
+    reason = may_send(Label(Access.CLOSED, frozenset({"b", "a"})), DESTINATIONS["other-store"], ObjectKind.PREVIEW).reason
+    assert reason == "preview of closed data: the label names a, b, and other is not the project's own space"
+
+
+labels = st.builds(Label, st.sampled_from(Access), st.frozensets(st.sampled_from(["named", "other", "third"])))
+destinations = st.sampled_from(list(DESTINATIONS.values()))
+
+
+@given(labels, labels, destinations, st.sampled_from(ObjectKind))
+def test_the_stricter_of_two_labels_allows_nothing_that_one_of_them_refuses(
+    one: Label, other: Label, destination: Destination | None, kind: ObjectKind
+) -> None:
+    if may_send(stricter(one, other), destination, kind).allowed:
+        assert may_send(one, destination, kind).allowed
+        assert may_send(other, destination, kind).allowed
+
+
+@given(labels, labels)
+def test_the_order_of_two_labels_does_not_matter(one: Label, other: Label) -> None:
+    assert stricter(one, other) == stricter(other, one)
+
+
+@given(labels, destinations, st.sampled_from(ObjectKind))
+def test_a_label_combined_with_itself_is_no_other(label: Label, destination: Destination | None, kind: ObjectKind) -> None:
+    assert may_send(stricter(label, label), destination, kind).allowed == may_send(label, destination, kind).allowed
+
+
+def test_open_with_shared_is_shared_with_the_same_targets() -> None:
+    assert stricter(Label(Access.OPEN, frozenset({"x"})), Label(Access.SHARED, frozenset({"a"}))) == Label(Access.SHARED, frozenset({"a"}))
+
+
+@pytest.mark.parametrize("kind", list(ItemKind))
+def test_the_gate_knows_every_kind_of_item_and_refuses_targets_that_are_not_configured(kind: ItemKind) -> None:
+    gate = PolicyGate({"cloud": Destination("cloud", DestinationKind.STORE, project_space=True)})
+    assert kind in ITEM_OBJECTS
+    assert gate(Label(), kind, "cloud").allowed
+    assert gate(Label(Access.OPEN), kind, "elsewhere").reason == "the destination is not configured"
