@@ -13,6 +13,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
+from functools import lru_cache
 
 from aiohttp import web
 from cryptography import x509
@@ -34,7 +35,6 @@ RECEIPT_WAIT = 20.0
 """Seconds that ``GET /files/<id>/receipt`` waits before it says "not yet"."""
 
 _PUBLIC = frozenset({"/health", "/enroll"})
-_AGENT = "agent"
 _DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]{44}):")
 _STATUS = {
     Code.NO_CERTIFICATE: 401, Code.UNKNOWN_AGENT: 403, Code.WRONG_AGENT: 403, Code.PROJECT: 403, Code.TOKEN: 403, Code.AGENT_TAKEN: 409,
@@ -87,7 +87,7 @@ class HttpsDoor:
 
     async def renew(self, request: web.Request) -> web.Response:
         """``POST /renew``: a certificate request (DER) in, certificates out."""
-        certificates = await asyncio.to_thread(self._registrar.renew, request[_AGENT], await request.read())
+        certificates = await asyncio.to_thread(self._registrar.renew, _agent(request), await request.read())
         return web.Response(body=certificates.encode(), content_type="application/cbor")
 
     async def options(self, _request: web.Request) -> web.Response:
@@ -99,7 +99,7 @@ class HttpsDoor:
         """``POST /files/``: ``Upload-Metadata: item <base64 of an item header>``, ``Upload-Length``, perhaps ``Repr-Digest``."""
         _check_tus(request)
         header = _announced(request)
-        offset = await self._receiver.create(request[_AGENT], header)
+        offset = await self._receiver.create(_agent(request), header)
         headers = {"Tus-Resumable": TUS, "Location": f"/files/{header.item_id}", "Upload-Offset": str(offset)}
         return web.Response(status=201, headers=headers)
 
@@ -107,7 +107,7 @@ class HttpsDoor:
         """``HEAD /files/<id>``: ``Upload-Offset`` durable bytes of ``Upload-Length``; 410 when it was refused before."""
         _check_tus(request)
         try:
-            offset, size = await self._receiver.status(request[_AGENT], _id(request))
+            offset, size = await self._receiver.status(_agent(request), _id(request))
         except Refused as refused:
             status = _STATUS[refused.refusal.code]
             return web.Response(status=410 if status in (409, 422) else status, headers={"Tus-Resumable": TUS})
@@ -119,7 +119,7 @@ class HttpsDoor:
         _check_tus(request)
         if request.content_type != "application/offset+octet-stream":
             raise Refused(Code.BAD_REQUEST, "A PATCH wants Content-Type application/offset+octet-stream")
-        item_id, agent_id = _id(request), request[_AGENT]
+        item_id, agent_id = _id(request), _agent(request)
         digest = _digest(request)
         offset = await self._receiver.append(agent_id, item_id, _number(request, "Upload-Offset"), _blocks(request))
         if digest is not None:
@@ -128,7 +128,7 @@ class HttpsDoor:
 
     async def receipt(self, request: web.Request) -> web.Response:
         """``GET /files/<id>/receipt``: 200 and the CUSTODY, 202 when it is still being checked, else the refusal."""
-        custody = await self._receiver.receipt(request[_AGENT], _id(request), RECEIPT_WAIT)
+        custody = await self._receiver.receipt(_agent(request), _id(request), RECEIPT_WAIT)
         if custody is None:
             return web.Response(status=202, headers={"Retry-After": "1"})
         return web.Response(body=custody, content_type="application/cose")
@@ -136,7 +136,7 @@ class HttpsDoor:
     async def witness(self, request: web.Request) -> web.Response:
         """``POST /witness``: see `edge_agent.wire.talk.WitnessAsk`; the WITNESS comes back."""
         ask = parse_witness_ask(await request.read())
-        signed = await asyncio.to_thread(self._book.countersign, request[_AGENT], ask)
+        signed = await asyncio.to_thread(self._book.countersign, _agent(request), ask)
         return web.Response(body=signed, content_type="application/cose")
 
     async def last_witness(self, request: web.Request) -> web.Response:
@@ -145,19 +145,19 @@ class HttpsDoor:
             log_id = bytes.fromhex(request.match_info["log"])
         except ValueError as error:
             raise Refused(Code.BAD_REQUEST, "A log id is hex") from error
-        signed = self._book.last(request[_AGENT], log_id)
+        signed = self._book.last(_agent(request), log_id)
         if signed is None:
             raise Refused(Code.NOT_FOUND, "This log was never witnessed here", have=0)
         return web.Response(body=signed, content_type="application/cose")
 
     async def runs(self, request: web.Request) -> web.Response:
         """``GET /runs``: the runs of the agent's projects."""
-        found = self._receiver.runs(request[_AGENT])
+        found = self._receiver.runs(_agent(request))
         return web.json_response([asdict(run) for run in found])
 
     async def run(self, request: web.Request) -> web.Response:
         """``GET /runs/<project>/<group>/<date>/<run>``: its files."""
-        files = self._receiver.files(request[_AGENT], request.match_info["path"].strip("/"))
+        files = self._receiver.files(_agent(request), request.match_info["path"].strip("/"))
         listed = [
             {"path": f.path, "kind": f.kind, "size": f.size, "sha256": f.sha256.hex(), "level": f.level, "t_ns": f.t_ns} for f in files
         ]
@@ -195,16 +195,25 @@ async def _refusals(request: web.Request, handler: _Handler) -> web.StreamRespon
 
 @web.middleware
 async def _who(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    if request.path in _PUBLIC:
-        return await handler(request)
+    if request.path not in _PUBLIC:
+        _agent(request)
+    return await handler(request)
+
+
+def _agent(request: web.Request) -> bytes:
+    """The agent in the client certificate of the connection, which TLS has checked against our root."""
     tls = None if request.transport is None else request.transport.get_extra_info("ssl_object")
     der = None if tls is None else tls.getpeercert(binary_form=True)
-    agent_id = None if der is None else agent_of(x509.load_der_x509_certificate(der))
+    agent_id = None if der is None else _agent_in(der)
     if agent_id is None:
         why = "no client certificate" if der is None else "the client certificate is not one for an agent's connection"
         raise Refused(Code.NO_CERTIFICATE, "Who are you?", why=why, try_="enrol: edge-agent enroll TOKEN")
-    request[_AGENT] = agent_id
-    return await handler(request)
+    return agent_id
+
+
+@lru_cache(maxsize=256)
+def _agent_in(der: bytes) -> bytes | None:
+    return agent_of(x509.load_der_x509_certificate(der))
 
 
 def _check_tus(request: web.Request) -> None:

@@ -127,7 +127,9 @@ class Receiver:
                 stored = self._catalogue.item(agent_id, item_id)
                 if stored is None:
                     self._unknown(key)
-                raise _elsewhere(offset, stored.size)
+                if offset != stored.size:
+                    raise _elsewhere(offset, stored.size)
+                return offset
             if offset != upload.offset:
                 raise _elsewhere(offset, upload.offset)
             try:

@@ -46,7 +46,7 @@ class Space:
             try:
                 make_folders(target.parent, self._home.space)
             except (FileExistsError, NotADirectoryError) as error:
-                raise _clash(path, f"a part of the path is a file: {error.filename}") from error
+                raise _clash(path, f"a part of the path is a file: {Path(error.filename).name}") from error
             if target.is_dir():
                 raise _clash(path, "it is a folder")
             if target.exists() and hash_file(target)[0] != sha256 and not replace:
