@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 HERE = Path(__file__).parent
-PATIENCE = 20.0
+PATIENCE = 10.0
 """Seconds for one flip: a flip after which the HDF5 library hangs is a flip that is reported."""
 
 
