@@ -1,8 +1,8 @@
 """What a target is to the rest of the agent.
 
-Invariants: `send` is idempotent (a second sending of the same bytes to the same remote path succeeds); a `Receipt` is returned only for
-what the other side proved; a target never looks at labels (the engine asks the policy before) and never retries by itself for longer
-than one request: the engine owns the back-off.
+Invariants: `send` is idempotent (a second sending of the same bytes to the same remote path succeeds); a `Receipt` is
+returned only for what the other side proved; a target never looks at labels (the engine asks the policy before) and
+never retries by itself for longer than one request: the engine owns the back-off.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ CREATE TABLE items (
     access TEXT NOT NULL, allowed TEXT NOT NULL,
     segment_id BLOB NOT NULL, head_hash BLOB NOT NULL, sha256 BLOB, state TEXT NOT NULL, place TEXT NOT NULL,
     reason TEXT NOT NULL DEFAULT '', added_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL);
+CREATE INDEX items_by_run ON items(run_id);
 CREATE INDEX items_by_state ON items(state) WHERE state IN ('held', 'evictable');
 CREATE TABLE deliveries (
     item_no INTEGER NOT NULL REFERENCES items, target TEXT NOT NULL, required INTEGER NOT NULL, state TEXT NOT NULL,
