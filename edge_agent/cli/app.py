@@ -48,6 +48,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(build())
     try:
         code = command.main(arguments, prog_name="edge-agent", standalone_mode=False)
+        if code == INTERRUPTED:  # some versions of typer turn Ctrl-C into this exit code, others raise
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except EdgeAgentError as e:
         return output.error(e, as_json=as_json)

@@ -23,27 +23,27 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def schema() -> dict[str, Any]:
     """The schema of the TOML file, as JSON values."""
     configs = _configs()
-    models: list[type[BaseModel]] = [Config, *(model for model in configs.values() if model is not None)]
-    names, whole = models_json_schema([(model, "validation") for model in models], schema_generator=_AsWritten)
+    folded = [model for model in configs.values() if model is not None]
+    models: list[type[BaseModel]] = [Config, Instrument, AdapterConfig, *folded]
+    references, whole = models_json_schema([(model, "validation") for model in models], schema_generator=_AsWritten)
     definitions: dict[str, Any] = whole["$defs"]
-    instrument = definitions[Instrument.__name__]
+    # Adapters may have a class of the same name as ours: only the references say which definition is whose.
+    names = {model: str(references[(model, "validation")]["$ref"]).rsplit("/", 1)[-1] for model in models}
+    own = {model: definitions.pop(names[model]) for model in models if model is not Instrument}
+    instrument = definitions[names[Instrument]]
     del instrument["properties"]["settings"]
     del instrument["additionalProperties"]
     instrument["properties"]["adapter"]["examples"] = sorted(configs)
     instrument["allOf"] = [
         {
             "if": {"properties": {"adapter": {"const": name}}, "required": ["adapter"]},
-            "then": {"additionalProperties": True} if model is None else _keys(definitions, names[(model, "validation")]),
+            "then": {"additionalProperties": True} if model is None else _keys(own[model]),
         }
         for name, model in sorted(configs.items())
     ]
     instrument["unevaluatedProperties"] = False
-    top = definitions.pop(Config.__name__)
-    for model in configs.values():
-        if model is not None:
-            definitions.pop(_target(names[(model, "validation")]), None)
-    definitions.pop(AdapterConfig.__name__, None)
-    return {"$schema": DIALECT, "title": "edge-agent configuration", **{k: v for k, v in top.items() if k != "title"}, "$defs": definitions}
+    top = {key: value for key, value in own[Config].items() if key != "title"}
+    return {"$schema": DIALECT, "title": "edge-agent configuration", **top, "$defs": definitions}
 
 
 class _AsWritten(GenerateJsonSchema):
@@ -78,10 +78,5 @@ def _configs() -> dict[str, type[AdapterConfig] | None]:
     return found
 
 
-def _target(reference: Any) -> str:
-    return str(reference["$ref"]).rsplit("/", 1)[-1]
-
-
-def _keys(definitions: dict[str, Any], reference: Any) -> dict[str, Any]:
-    own = definitions[_target(reference)]
+def _keys(own: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in own.items() if key in ("properties", "required", "description")}

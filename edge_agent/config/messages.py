@@ -37,6 +37,20 @@ _TYPES = {
     "model_attributes": "a table",
     "dataclass": "a table",
 }
+_KINDS: dict[type, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "a table",
+    datetime.date: "a date or time",
+    datetime.time: "a date or time",
+    object: "this",
+}
+WORDS = frozenset(_TYPES.values()) | frozenset(_KINDS.values())
+"""Words that are looked up by name, which no search for sentences finds."""
+
 _LIMITS = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less_than": ("lt", "<"), "less_than_equal": ("le", "<=")}
 
 
@@ -99,15 +113,7 @@ def _text(kind: str, context: Mapping[str, Any], details: ErrorDetails) -> tuple
 
 
 def _what(value: object) -> str:
-    names: tuple[tuple[type | tuple[type, ...], str], ...] = (
-        (str, "text"),
-        (bool, "true or false"),
-        ((int, float), "a number"),
-        (list, "a list"),
-        (dict, "a table"),
-        ((datetime.date, datetime.time), "a date or time"),
-    )
-    return t(next((name for kind, name in names if isinstance(value, kind)), "this"))
+    return t(next(name for kind, name in _KINDS.items() if isinstance(value, kind)))
 
 
 def _path(loc: tuple[int | str, ...], data: Any) -> tuple[Path, Path | None]:

@@ -148,9 +148,9 @@ class Instrument(Table):
         try:
             adapters.adapter_class(value)
         except ConfigError as e:
-            context = {"message": t("there is no such adapter"), "nearest": nearest(value, adapters.names())}
-            if e.code != "CFG_UNKNOWN_ADAPTER":
-                context["message"] = f"{e.what} {e.why}"
+            unknown = e.code == "CFG_UNKNOWN_ADAPTER"
+            message = t("there is no such adapter") if unknown else f"{e.what} {e.why}"
+            context = {"message": message, "nearest": nearest(value, adapters.names()) if unknown else None}
             raise PydanticCustomError(e.code.lower(), "{message}", context) from e
         return value
 

@@ -83,8 +83,8 @@ def locate(text: str) -> Positions:
         elif node.type == "pair" and (name := _key(node)) is not None:
             path = (*above, *_names(name))
             value = node.named_children[-1]
-            _add(found, path, len(above), name, value, lines)
-            work.append((value, path))
+            if _add(found, path, len(above), name, value, lines):
+                work.append((value, path))
         elif node.type == "inline_table":
             work.extend((child, above) for child in reversed(node.named_children))
         elif node.type == "array":
@@ -129,23 +129,25 @@ def _table(node: Node, found: Positions, arrays: dict[Path, int], lines: list[by
         arrays[path] = arrays.get(path, -1) + 1
         path = (*path, arrays[path])
         found.places[path] = place
-    else:
-        _add(found, path, 0, name, node, lines)
+    elif not _add(found, path, 0, name, node, lines):
+        return
     for child in node.named_children:
         if child.type == "pair":
             yield child, path
 
 
-def _add(found: Positions, path: Path, above: int, name: Node, value: Node, lines: list[bytes]) -> None:
+def _add(found: Positions, path: Path, above: int, name: Node, value: Node, lines: list[bytes]) -> bool:
+    """Note a key or table; False when it is there twice."""
     place = Place(_point(name, lines), _point(value, lines))
     for end in range(above + 1, len(path)):  # tables that this key or header makes on the way
         found.places.setdefault(path[:end], place)
     if path in found.written:
         message = t("is there twice; the first is in line {line}", line=found.places[path].key[0])
         found.doubles.append(Mistake(*place.key, ".".join(str(part) for part in path), message, "CFG_DUPLICATE"))
-        return
+        return False
     found.written.add(path)
     found.places[path] = place
+    return True
 
 
 @cache

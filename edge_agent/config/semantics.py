@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path as File
@@ -74,8 +75,8 @@ def by_machine(config: Config) -> Iterator[Remark]:
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not there.is_dir():
         yield Remark(("spool", "dir"), t("{path} is not a folder", path=there), "CFG_SPOOL")
-    elif not os.access(there, os.W_OK | os.X_OK):
-        yield Remark(("spool", "dir"), t("this user may not write in {path}", path=there), "CFG_SPOOL")
+    elif why := _not_writable(there):
+        yield Remark(("spool", "dir"), t("this user cannot write in {path}: {why}", path=there, why=why), "CFG_SPOOL")
     for path, secret in _secrets(config):
         try:
             secret.reveal()
@@ -85,6 +86,14 @@ def by_machine(config: Config) -> Iterator[Remark]:
             continue
         if secret.kind == "file" and os.name == "posix" and File(secret.where).stat().st_mode & 0o077:
             yield Remark(path, t("others can read {path}; chmod 600 it", path=secret.where), "CFG_SECRET_OPEN", level="warning")
+
+
+def _not_writable(folder: File) -> str:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as e:
+        return e.strerror or str(e)
 
 
 def _same_names(table: str, names: Mapping[str, object]) -> Iterator[Remark]:

@@ -73,12 +73,14 @@ class MqttTarget(Networked):
 
     mqtt: MqttUrl
     """Address of the broker, as "mqtts://broker.example.ac.jp:8883"."""
+    topic: str = Field(default="edge", pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")
+    """Beginning of all topics. Default "edge"."""
     user: str | None = None
     """User at the broker. Default: none; the certificate says who we are."""
     password: Secret | None = None
     """Password at the broker, by reference: {file = "..."}."""
-    piece: Size = Field(default=2**20, ge=2**10, le=2**20)
-    """Largest piece of a file in one message, "1 KiB" to "1 MiB". Default "1 MiB"."""
+    piece: Size = Field(default=10**6, ge=2**10, le=2**20)
+    """Largest message, "1 KiB" to "1 MiB". Default "1 MB"."""
 
 
 class FolderTarget(TargetTable):

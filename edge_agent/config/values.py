@@ -19,7 +19,7 @@ from edge_agent.words import t
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
-_NUMBER = r"[0-9]{1,18}(\.[0-9]{1,9})?"
+_NUMBER = r"[0-9]{1,19}(\.[0-9]{1,9})?"
 _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^\s0-9.]+)\s*")
 _LARGEST = 2**63 - 1
 
