@@ -1,0 +1,7 @@
+"""Serial lines: balances, SCPI instruments, and anything else that sends or answers lines over a port or a device server."""
+
+from adapters.serial.adapter import SerialAdapter, try_parse
+from adapters.serial.config import ChannelConfig, SerialConfig
+from adapters.serial.outcome import Answer, Outcome, Reading, Unparsed
+
+__all__ = ["Answer", "ChannelConfig", "Outcome", "Reading", "SerialAdapter", "SerialConfig", "Unparsed", "try_parse"]

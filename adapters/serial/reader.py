@@ -1,0 +1,170 @@
+"""One thread that owns the port: opens it, reads, cuts into lines, and opens it again when it is lost.
+
+Invariants: only this thread opens, reads and closes; what it finds waits in order for the agent's loop, at most
+`MOST_WAITING` lines, and what is refused beyond is counted in `Refused`; the thread ends within a moment of `stop` (an
+attempt to connect may take `ports.CONNECT_SECONDS`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from adapters.serial.ports import Port, PortDown
+from adapters.serial.splitter import Junk, Line, Splitter
+from edge_agent.model import utc_now_ns
+
+MOST_WAITING: Final = 100_000
+SHORTEST_PAUSE: Final = 0.2
+LONGEST_PAUSE: Final = 5.0
+QUIET_SECONDS: Final = 0.05
+"""A line whose first byte comes after this much silence begins with it."""
+SILENCE_SECONDS: Final = 0.5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """The port is open, since ``t`` (UTC ns)."""
+
+    t: int
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """The port cannot be opened, or is gone since ``t`` (UTC ns)."""
+
+    error: PortDown
+    t: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Lines that did not fit in; times are UTC ns."""
+
+    count: int
+    t_from: int
+    t_to: int
+
+
+Event = Up | Down | Line | Junk | Refused
+
+
+class Reader:
+    """Reads one port for ever. ``make_splitter(mid_line)`` gives the splitter of a new connection."""
+
+    def __init__(
+        self, name: str, open_port: Callable[[], Port], make_splitter: Callable[[bool], Splitter], most_waiting: int = MOST_WAITING
+    ) -> None:
+        self._open_port = open_port
+        self._make_splitter = make_splitter
+        self._most_waiting = most_waiting
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name=f"serial {name}", daemon=True)
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._port: Port | None = None
+        self._waiting: list[Event] = []
+        self._refused: Refused | None = None
+        self._news = asyncio.Event()
+        self._heard = False
+        self.heard_at = 0.0
+        """When the last byte came, on the clock of the loop (monotonic seconds)."""
+
+    def start(self) -> None:
+        """Begin to open the port."""
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Close the port and end the thread."""
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join)
+
+    async def take(self, timeout: float) -> Sequence[Event]:
+        """All that waits, in order; nothing after ``timeout`` seconds without news."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._news.wait()
+        except TimeoutError:
+            return ()
+        self._news.clear()
+        with self._lock:
+            events, self._waiting = self._waiting, []
+            if self._refused is not None:
+                events.append(self._refused)
+                self._refused = None
+        return events
+
+    def write(self, data: bytes) -> None:
+        """Send, from any thread but the loop's own; may wait. Raises PortDown."""
+        with self._lock:
+            port = self._port
+        if port is None:
+            raise PortDown("the port is closed")
+        port.write(data)
+
+    def _run(self) -> None:
+        pause = SHORTEST_PAUSE
+        while not self._stop.is_set():
+            self._heard = False
+            try:
+                self._connection()
+            except PortDown as e:
+                self._post([Down(e, utc_now_ns())])
+            except Exception as e:
+                # A defect here must be seen and must not leave the instrument unread.
+                log.exception("%s: reading failed", self._thread.name)
+                self._post([Down(PortDown(f"reading failed: {type(e).__name__}: {e}"), utc_now_ns())])
+            if self._heard:
+                pause = SHORTEST_PAUSE
+            # Jitter: many instruments behind one hub or server must not come back in step.
+            self._stop.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _connection(self) -> None:
+        port = self._open_port()
+        with self._lock:
+            self._port = port
+        splitter: Splitter | None = None
+        try:
+            self._post([Up(utc_now_ns())])
+            since = time.monotonic()
+            while not self._stop.is_set():
+                data = port.read()
+                t, now = utc_now_ns(), time.monotonic()
+                if splitter is None:
+                    if not data:
+                        continue
+                    splitter = self._make_splitter(now - since < QUIET_SECONDS)
+                if data:
+                    self.heard_at, self._heard, since = now, True, now
+                    self._post(splitter.feed(data, t))
+                elif now - since > SILENCE_SECONDS:
+                    self._post(splitter.silence())
+        finally:
+            with self._lock:
+                self._port = None
+            port.close()
+            if splitter is not None:
+                self._post(splitter.end())
+
+    def _post(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        with self._lock:
+            room = self._most_waiting - len(self._waiting)
+            for event in events:
+                if room > 0 or isinstance(event, Up | Down | Refused):
+                    self._waiting.append(event)
+                    room -= 1
+                else:
+                    before = self._refused
+                    self._refused = Refused(before.count + 1 if before else 1, before.t_from if before else event.t, event.t)
+        self._loop.call_soon_threadsafe(self._news.set)
