@@ -16,16 +16,16 @@ from typing import Any, ClassVar
 from asyncua import ua
 
 from adapters.opcua.config import NodeConfig, OpcUaConfig
-from adapters.opcua.connection import PASSING, Connection, connected, root_cause
+from adapters.opcua.connection import PASSING, Connection, connected, library_faults, root_cause
 from adapters.opcua.explain import explain, reason
 from adapters.opcua.nodes import Directory, Missing, Variable, distinct, words
 from adapters.opcua.rows import RowStream
-from adapters.opcua.subscription import Subscription
-from adapters.opcua.values import Unusable, convert
+from adapters.opcua.subscription import Subscription, complaints
+from adapters.opcua.values import Unusable, convert, time_ns
 from adapters.opcua.watch import watch
 from edge_agent.adapter import AdapterConfig, Sink
 from edge_agent.errors import InstrumentUnreachable
-from edge_agent.model import Stream, utc_now_ns
+from edge_agent.model import NO_TIME, Stream, utc_now_ns
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 10.0
@@ -47,6 +47,7 @@ class OpcUaAdapter:
         self._config = config
         self._streams: dict[str, RowStream] = {}
         self._active: set[str] = set()
+        self._complained: set[str] = set()
         self._pause = FIRST_PAUSE
 
     async def run(self, sink: Sink) -> None:
@@ -74,10 +75,11 @@ class OpcUaAdapter:
         """
         try:
             async with connected(self._config) as connection:
-                directory = await self._directory(connection.client)
-                variables, missing = await self._find(directory)
-                values = await directory.values(variables)
-        except (OSError, TimeoutError, ua.UaError) as e:
+                with library_faults():
+                    directory = await self._directory(connection.client)
+                    variables, missing = await self._find(directory)
+                    values = await directory.values(variables)
+        except PASSING as e:
             raise explain(e, self.instrument, self._config) from e
         for one in missing:
             log.warning("%s: %s", self.instrument, one.why)
@@ -102,13 +104,14 @@ class OpcUaAdapter:
         return ConnectionError("the connection ended")
 
     async def _subscribed(self, sink: Sink, connection: Connection) -> None:
-        directory = await self._directory(connection.client)
-        variables, missing = await self._find(directory)
-        subscription = Subscription(connection.client, self._config)
-        facts = await subscription.start()
+        with library_faults():
+            directory = await self._directory(connection.client)
+            variables, missing = await self._find(directory)
+            subscription = Subscription(connection.client, self._config)
+            facts = {**await _facts(connection.client), **await subscription.start()}
         await self._subscribe(sink, subscription, variables)
         sink.connected(self._config.endpoint, detail=f"{len(variables)} variables")
-        sink.describe({**await _build_info(connection.client), **facts})
+        sink.describe(facts)
         for one in missing:
             log.warning("%s: %s; asked for again every %g s", self.instrument, one.why, LOOK_AGAIN_SECONDS)
             sink.disconnected(one.uri, why=one.why)
@@ -124,8 +127,6 @@ class OpcUaAdapter:
             raise
         finally:
             self._active.clear()
-            if subscription.clock_offset_ns is not None:
-                sink.describe({"clock_offset_s": round(subscription.clock_offset_ns / 1e9, 3)})
 
     async def _directory(self, client: Any) -> Directory:
         return Directory(client, self.instrument, self._config, await client.get_namespace_array())
@@ -143,7 +144,16 @@ class OpcUaAdapter:
         for variable in variables:
             if variable.stream.name not in self._streams:
                 self._streams[variable.stream.name] = RowStream(sink, variable.stream)
-        for one in await subscription.add(variables, self._streams):
+        with library_faults():
+            granted = await subscription.add(variables, self._streams)
+        for complaint in complaints(granted, self._config):
+            if complaint not in self._complained:
+                self._complained.add(complaint)
+                log.warning("%s: %s", self.instrument, complaint)
+        slow = {f"{one.variable.stream.name}.sampling_ms": one.sampling * 1000 for one in granted if one.sampling > self._config.sampling}
+        if slow:
+            sink.describe(slow)
+        for one in granted:
             if one.refused:
                 uri = one.variable.stream.source_uri
                 sink.disconnected(uri, why=f"the server does not let {uri} be monitored: {one.refused}")
@@ -153,20 +163,26 @@ class OpcUaAdapter:
     async def _look_again(self, sink: Sink, directory: Directory, subscription: Subscription, missing: list[Missing]) -> None:
         while missing:
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
-            variables, missing = await directory.find([one.table for one in missing])
+            with library_faults():
+                variables, missing = await directory.find([one.table for one in missing])
             await self._subscribe(sink, subscription, [v for v in variables if v.stream.name not in self._active])
             for variable in variables:
                 sink.connected(variable.stream.source_uri)
 
 
-async def _build_info(client: Any) -> dict[str, str | int | float]:
-    """Maker, product and version of the server, as far as it tells."""
+async def _facts(client: Any) -> dict[str, str | int | float]:
+    """Maker, product and version of the server, as far as it tells, and how much its clock is ahead of ours."""
     facts: dict[str, str | int | float] = {}
     for name, number in _BUILD.items():
         with contextlib.suppress(ua.UaStatusCodeError):
             text = str(await client.get_node(ua.NodeId(number)).read_value() or "")
             if text:
                 facts[name] = text
+    with contextlib.suppress(ua.UaStatusCodeError):
+        before = utc_now_ns()
+        theirs = time_ns(await client.get_node(ua.NodeId(ua.ObjectIds.Server_ServerStatus_CurrentTime)).read_value())
+        if theirs != NO_TIME:
+            facts["clock_ahead_s"] = round((theirs - (before + utc_now_ns()) // 2) / 1e9, 3)
     return facts
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from asyncua import Client, ua
 from adapters.opcua.config import OpcUaConfig
 from adapters.opcua.quiet import quieten
 from adapters.opcua.security import secure
+from edge_agent.errors import EdgeAgentError
 
 SESSION_SECONDS = 60
 """How long the server keeps a session of which nothing is heard; PLCs have few."""
@@ -42,6 +43,17 @@ class Connection:
     async def until_lost(self) -> None:
         """Wait for the end of the connection, which is an exception."""
         await self.lost
+
+
+@contextlib.contextmanager
+def library_faults() -> Iterator[None]:
+    """Turn what asyncua raises besides its own errors, on answers it did not expect, into a ConnectionError."""
+    try:
+        yield
+    except (*PASSING, EdgeAgentError):
+        raise
+    except Exception as e:
+        raise ConnectionError(f"the server's answer was not understood: {type(e).__name__} {e}".rstrip()) from e
 
 
 def root_cause(error: Exception) -> Exception:
@@ -72,9 +84,10 @@ async def connected(config: OpcUaConfig) -> AsyncIterator[Connection]:
 
     client.connection_lost_callback = lost
     try:
-        async with asyncio.timeout(4 * config.timeout):
-            await secure(client, config)
-            await client.connect()
+        with library_faults():
+            async with asyncio.timeout(4 * config.timeout):
+                await secure(client, config)
+                await client.connect()
         yield connection
     finally:
         await _close(client, min(config.timeout, 2.0))

@@ -54,7 +54,7 @@ def explain(error: BaseException, instrument: str, config: OpcUaConfig) -> EdgeA
     secured = config.security != "None"
     if name.startswith(_TIME) or (secured and _own_validity(config)):
         return PermissionRefused(what, why="; ".join(filter(None, (why, _own_validity(config)))), try_=_clock_hint(), code="OPCUA_CLOCK")
-    if name.startswith(_TRUST) or (secured and isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError)):
+    if name.startswith(_TRUST) or (secured and _slammed(error)):
         trust = f"have the server trust {config.certificate}" if secured else "set security =, certificate = and private_key ="
         pinned = f", check that {config.server_certificate} is the server's" if config.server_certificate else ""
         return PermissionRefused(what, why=why, try_=f"{trust}{pinned}; if it does already: {_clock_hint()}", code="OPCUA_CERTIFICATE")
@@ -83,3 +83,9 @@ def _own_validity(config: OpcUaConfig) -> str:
         return ""
     wrong = validity(load_certificate(config.certificate))
     return f"{config.certificate}: {wrong}" if wrong else ""
+
+
+def _slammed(error: BaseException) -> bool:
+    """Whether the door was shut without a reason, as servers do when they do not like a certificate."""
+    hung_up = isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError)
+    return hung_up or status_name(error).startswith("BadTcp")

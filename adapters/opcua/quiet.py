@@ -1,26 +1,17 @@
 """Keeps asyncua's log out of ours: in an outage it writes a traceback every second, at level ERROR.
 
-Invariant: after `quieten` nothing of asyncua reaches the root logger above DEBUG; what matters of it is in the exceptions
-that the adapter reports, once an outage, through `Sink.disconnected`.
+What matters of it is in the exceptions that the adapter reports, once an outage, through `Sink.disconnected`, and in the
+numbers of the server's messages, which show any that could not be decoded. Whoever wants the library's own words sets
+the level of the logger ``asyncua`` before the adapter runs, and it is left alone.
 """
 
 from __future__ import annotations
 
 import logging
 
-log = logging.getLogger(__name__)
-
-
-class _Whisper(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        log.debug("%s: %s", record.name, record.getMessage())
-
 
 def quieten() -> None:
-    """Redirect asyncua's warnings and errors to our DEBUG; once a process, whoever calls."""
+    """Silence asyncua, unless its level was set on purpose."""
     library = logging.getLogger("asyncua")
-    if any(isinstance(handler, _Whisper) for handler in library.handlers):
-        return
-    library.addHandler(_Whisper())
-    library.propagate = False
-    library.setLevel(logging.WARNING)
+    if library.level == logging.NOTSET:
+        library.setLevel(logging.CRITICAL + 1)

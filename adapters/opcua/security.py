@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from asyncua import ua
-from asyncua.crypto import security_policies
+from asyncua.crypto import security_policies, uacrypto
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from adapters.opcua.config import OpcUaConfig
 from edge_agent.errors import ConfigError, PermissionRefused
@@ -35,7 +36,7 @@ def load_certificate(path: Path) -> x509.Certificate:
     """Read a certificate (.pem or .der); raises ConfigError or PermissionRefused."""
     data = _read(path, "certificate")
     try:
-        return x509.load_pem_x509_certificate(data) if data.lstrip().startswith(b"-----") else x509.load_der_x509_certificate(data)
+        return x509.load_pem_x509_certificate(data) if _is_pem(data) else x509.load_der_x509_certificate(data)
     except ValueError as e:
         raise ConfigError(f"{path} is no certificate", why=str(e), try_="give a .pem or .der file with one X.509 certificate") from e
 
@@ -82,15 +83,14 @@ async def secure(client: Any, config: OpcUaConfig) -> None:
             try_=f"make one with subjectAltName=URI:{APPLICATION_URI}",
         )
     client.application_uri = uri
-    _read(config.private_key, "private key")
-    if config.server_certificate is not None:
-        load_certificate(config.server_certificate)
+    theirs = load_certificate(config.server_certificate) if config.server_certificate is not None else None
+    key = _read(config.private_key, "private key")
     try:
         await client.set_security(
             getattr(security_policies, _POLICIES[config.security]),
-            certificate=str(config.certificate),
-            private_key=str(config.private_key),
-            server_certificate=str(config.server_certificate) if config.server_certificate else None,
+            certificate=_der(certificate),
+            private_key=uacrypto.CertProperties(key, "pem" if _is_pem(key) else "der"),
+            server_certificate=_der(theirs) if theirs is not None else None,
             mode=getattr(ua.MessageSecurityMode, config.mode),
         )
     except (ValueError, TypeError) as e:
@@ -99,6 +99,14 @@ async def secure(client: Any, config: OpcUaConfig) -> None:
             why=str(e),
             try_="check that the key is not encrypted and belongs to the certificate",
         ) from e
+
+
+def _der(certificate: x509.Certificate) -> Any:
+    return uacrypto.CertProperties(certificate.public_bytes(serialization.Encoding.DER), "der")
+
+
+def _is_pem(data: bytes) -> bool:
+    return data.lstrip().startswith(b"-----")
 
 
 def _read(path: Path, what: str) -> bytes:

@@ -79,7 +79,6 @@ class Subscription:
         self._period = 0.0
         self._heard = time.monotonic()
         self.heard_ns = utc_now_ns()
-        self.clock_offset_ns: int | None = None
 
     async def start(self) -> dict[str, str | int | float]:
         """Create the subscription; returns what the server grants, for the record."""
@@ -127,7 +126,6 @@ class Subscription:
                 # In the description, so that whoever reads the values knows how closely they were looked at.
                 streams[variable.stream.name].subscribed(described(variable.stream, one), variable.form)
                 granted.append(one)
-        self._complain(granted)
         return granted
 
     async def deliver(self) -> None:
@@ -161,9 +159,8 @@ class Subscription:
             if isinstance(notification, ua.StatusChangeNotification):
                 raise SubscriptionLost(f"the server ended the subscription: {notification.Status.name}")
             for item in getattr(notification, "MonitoredItems", ()):
-                if item.ClientHandle == HEARTBEAT:
-                    self._clock(item.Value, arrival)
-                elif (stream := self._streams.get(item.ClientHandle)) is not None:
+                # The heartbeat has done its work by arriving.
+                if (stream := self._streams.get(item.ClientHandle)) is not None:
                     try:
                         batches.setdefault(stream, []).append(read_value(item.Value, arrival))
                     except Unusable as e:
@@ -184,12 +181,6 @@ class Subscription:
             for stream in self._streams.values():
                 stream.declare(Gap(Cause.GARBAGE, t_from=self.heard_ns, t_to=arrival, detail=why))
 
-    def _clock(self, data: Any, arrival: int) -> None:
-        if self.clock_offset_ns is None:
-            sample = read_value(data, arrival)
-            if not sample.bad:
-                self.clock_offset_ns = int(sample.value) - arrival
-
     async def _create(self, requests: list[Any]) -> list[Any]:
         parameters = ua.CreateMonitoredItemsParameters(
             SubscriptionId=self._id, TimestampsToReturn=ua.TimestampsToReturn.Both, ItemsToCreate=requests
@@ -197,17 +188,18 @@ class Subscription:
         results: list[Any] = await self._client.uaclient.create_monitored_items(parameters)
         return results
 
-    def _complain(self, granted: Sequence[Granted]) -> None:
-        """Say once what the server grants less than was asked: it loses changes without a word."""
-        slow = [f"{one.variable.stream.name} every {one.sampling * 1000:g} ms" for one in granted if one.sampling > self._config.sampling]
-        if slow:
-            asked = f"{self._config.sampling * 1000:g} ms"
-            log.warning(
-                "%s: changes between two samples are not seen; asked for %s, granted: %s", self._config.endpoint, asked, ", ".join(slow)
-            )
-        small = [f"{one.variable.stream.name} {one.queue}" for one in granted if not one.refused and one.queue < self._config.queue]
-        if small:
-            log.warning("%s: queues are shorter than the %d asked for: %s", self._config.endpoint, self._config.queue, ", ".join(small))
+
+def complaints(granted: Sequence[Granted], config: OpcUaConfig) -> list[str]:
+    """What the server grants less than was asked, in words: it loses changes without saying so."""
+    found = []
+    slow = [f"{one.variable.stream.name} every {one.sampling * 1000:g} ms" for one in granted if one.sampling > config.sampling]
+    if slow:
+        asked = f"{config.sampling * 1000:g} ms"
+        found.append(f"changes between two samples are not seen: asked for a look every {asked}, granted {', '.join(slow)}")
+    small = [f"{one.variable.stream.name} {one.queue}" for one in granted if not one.refused and one.queue < config.queue]
+    if small:
+        found.append(f"queues are shorter than the {config.queue} asked for: {', '.join(small)}")
+    return found
 
 
 def described(stream: Stream, granted: Granted) -> Stream:

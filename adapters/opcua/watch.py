@@ -10,7 +10,7 @@ from typing import Any
 from asyncua import ua
 
 from adapters.opcua.config import NodeConfig, OpcUaConfig
-from adapters.opcua.connection import PASSING, connected, root_cause
+from adapters.opcua.connection import PASSING, connected, library_faults, root_cause
 from adapters.opcua.explain import explain
 from adapters.opcua.nodes import Directory
 from adapters.opcua.subscription import Subscription
@@ -105,16 +105,17 @@ async def _follow(config: OpcUaConfig, changes: asyncio.Queue[_Change]) -> None:
 async def _connect(config: OpcUaConfig, changes: asyncio.Queue[_Change]) -> None:
     """One connection; ends by an exception."""
     async with connected(config) as connection:
-        directory = Directory(connection.client, "watch", config, await connection.client.get_namespace_array())
-        variables, missing = await directory.find([NodeConfig(id=table.id, name="value") for table in config.node_tables()])
-        if missing:
-            raise ua.UaError(missing[0].why)
-        subscription = Subscription(connection.client, config)
-        await subscription.start()
-        values = {"value": _Values(variables[0].stream, changes)}
-        refused = [one.refused for one in await subscription.add(variables, values) if one.refused]
-        if refused:
-            raise ua.UaError(f"{variables[0].stream.source_uri} cannot be monitored: {refused[0]}")
+        with library_faults():
+            directory = Directory(connection.client, "watch", config, await connection.client.get_namespace_array())
+            variables, missing = await directory.find([NodeConfig(id=table.id, name="value") for table in config.node_tables()])
+            if missing:
+                raise ua.UaError(missing[0].why)
+            subscription = Subscription(connection.client, config)
+            await subscription.start()
+            values = {"value": _Values(variables[0].stream, changes)}
+            refused = [one.refused for one in await subscription.add(variables, values) if one.refused]
+            if refused:
+                raise ua.UaError(f"{variables[0].stream.source_uri} cannot be monitored: {refused[0]}")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(subscription.deliver())
             tasks.create_task(connection.until_lost())

@@ -1,0 +1,51 @@
+// A small server of node-opcua: counters that step together, an array, a text, a value that turns bad.
+// argv[2] is JSON: {port, pki, every, secure}. Prints one JSON line when ready; ends when stdin does.
+const path = require("path");
+const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSecurityMode, SecurityPolicy,
+    OPCUACertificateManager, DataValue, makeEUInformation } = require("node-opcua");
+
+(async () => {
+    const options = JSON.parse(process.argv[2]);
+    const certificates = new OPCUACertificateManager({ automaticallyAcceptUnknownCertificate: options.trust !== false,
+        rootFolder: path.join(options.pki, "server") });
+    await certificates.initialize();
+    const server = new OPCUAServer({ port: options.port, host: "127.0.0.1", hostname: "127.0.0.1",
+        serverCertificateManager: certificates, allowAnonymous: !options.user,
+        userManager: { isValidUser: (user, password) => user === options.user && password === options.password },
+        securityModes: options.secure ? [MessageSecurityMode.SignAndEncrypt] : [MessageSecurityMode.None],
+        securityPolicies: options.secure ? [SecurityPolicy.Basic256Sha256, SecurityPolicy.Aes256_Sha256_RsaPss] : [SecurityPolicy.None],
+        serverInfo: { applicationUri: "urn:peer:node-opcua" }, buildInfo: { productName: "peer", manufacturerName: "nobody here" } });
+    await server.initialize();
+    const space = server.engine.addressSpace;
+    const own = space.getOwnNamespace();
+    const folder = own.addObject({ organizedBy: space.rootFolder.objects, browseName: "Lab" });
+    let count = 0;
+    const at = (dataType, value) => new DataValue({ value: new Variant({ dataType, arrayType: VariantArrayType.Scalar, value }), sourceTimestamp: new Date(),
+        serverTimestamp: new Date(), statusCode: StatusCodes.Good });
+    const counters = [];
+    for (const [name, dataType] of [["Counter", "Int32"], ["Total", "Int64"], ["Ratio", "Double"]]) {
+        counters.push([own.addAnalogDataItem({ componentOf: folder, nodeId: `s=${name}`, browseName: name, dataType, description: `the ${name}`,
+            engineeringUnits: makeEUInformation("mm", "mm", "millimetre"), engineeringUnitsRange: { low: 0, high: 1e6 } }), DataType[dataType]]);
+    }
+    own.addVariable({ componentOf: folder, nodeId: "s=Spectrum", browseName: "Spectrum", minimumSamplingInterval: 50, dataType: "Float", valueRank: 1, value: {
+        get: () => new Variant({ dataType: DataType.Float, arrayType: VariantArrayType.Array, value: new Float32Array([1.5, 2.5, 3.5]) }) } });
+    own.addVariable({ componentOf: folder, nodeId: "s=Note", browseName: "Note", minimumSamplingInterval: 50, dataType: "String", value: {
+        get: () => new Variant({ dataType: DataType.String, value: "\u00e9".repeat(200) }) } });
+    own.addVariable({ componentOf: folder, nodeId: "s=Broken", browseName: "Broken", minimumSamplingInterval: 50, dataType: "Double", value: {
+        timestamped_get: () => new DataValue({ statusCode: StatusCodes.BadSensorFailure, sourceTimestamp: new Date() }) } });
+    const started = own.addVariable({ componentOf: folder, nodeId: "i=5001", browseName: "Started at", dataType: "DateTime" });
+    started.setValueFromSource({ dataType: DataType.DateTime, value: new Date(Date.UTC(2026, 0, 2, 3, 4, 5, 678)) });
+    const tick = () => {
+        count += 1;
+        for (const [node, dataType] of counters) {
+            const value = dataType === DataType.Double ? count / 2 : dataType === DataType.Int64 ? [0, count] : count;
+            const stamped = at(dataType, value);
+            node.setValueFromSource(stamped.value, StatusCodes.Good, stamped.sourceTimestamp);
+        }
+    };
+    tick();
+    await server.start();
+    const timer = setInterval(tick, options.every || 100);
+    console.log(JSON.stringify({ ready: true, namespace: own.namespaceUri, certificate: path.join(options.pki, "server", "own", "certs") }));
+    process.stdin.on("end", () => { clearInterval(timer); server.shutdown(0).then(() => process.exit(0)); }).resume();
+})().catch((error) => { console.log(JSON.stringify({ error: String(error && error.stack) })); process.exit(1); });
