@@ -136,19 +136,17 @@ def _segment(
 ) -> SegmentReport:
     name = entry.name or ""
     try:
-        path = inside(folder, name)
-        report = judge(path, root)
-        # After the judgement, which names the dataset and the coordinate.
-        if report.level >= INTACT:
-            check_file(folder, name, entry.size, entry.sha256)
+        report = judge(inside(folder, name), root)
+        if report.level < INTACT:
+            return report
+        said = (report.segment_id, report.head, report.ordinal, report.run_id, report.run_no, report.agent_id)
+        signed = (entry.segment_id, entry.head, entry.ordinal, statement.run_id, statement.run_no, statement.agent_id)
+        if said != signed:
+            raise SealError("not the segment that the run statement names")
+        # Last, because what the judge finds is named by dataset and coordinate.
+        check_file(folder, name, entry.size, entry.sha256)
     except SealError as error:
         return SegmentReport(str(folder / name), 0, str(error).removeprefix(f"{name}: "))
-    if report.level < INTACT:
-        return report
-    said = (report.segment_id, report.head, report.ordinal, report.run_id, report.run_no, report.agent_id)
-    signed = (entry.segment_id, entry.head, entry.ordinal, statement.run_id, statement.run_no, statement.agent_id)
-    if said != signed:
-        return replace(report, level=0, reason="not the segment that the run statement names")
     return report
 
 
