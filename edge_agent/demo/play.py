@@ -18,7 +18,7 @@ from edge_agent.segment.run import verify_run
 
 CONNECT = 60.0
 DRAIN = 60.0
-LAND = 120.0
+LAND = 60.0
 POLL = 0.2
 DOWN = 1.0
 

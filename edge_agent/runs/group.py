@@ -26,6 +26,7 @@ from edge_agent.record.recording import FrameChannel, RowChannel
 from edge_agent.runs.live import LiveRun
 
 LOOK_BACK_BYTES = 256 << 20
+FOREVER = 2**63 - 1
 
 
 class Idle(StrEnum):
@@ -108,6 +109,8 @@ class Group:
         """A background run is closing: drop its channels."""
         with self._lock:
             self._forget(live)
+            if self._known_background is live:
+                self._known_background = None
 
     def _forget(self, live: LiveRun | None) -> None:
         self._channels = {key: channel for key, channel in self._channels.items() if key[0] != id(live)}
@@ -129,33 +132,39 @@ class Group:
         if not len(block):
             return []
         times = np.where(block.t_source == NO_TIME, block.t_arrival, block.t_source)
+        initial = np.zeros(len(block), bool) if block.valid is None else block.valid == Valid.INITIAL
         with self._lock:
-            events = len(block) if block.valid is None else int(np.count_nonzero(block.valid != Valid.INITIAL))
-            self._seen(stream, events, int(block.t_arrival[-1]))
+            self._seen(stream, int(np.count_nonzero(~initial)), int(block.t_arrival[-1]))
             live = self.foreground
-            inside = np.zeros(len(block), bool)
-            if live is not None:
-                inside = times >= live.entry.run.started_ns
-                if live.end_ns is not None:
-                    inside &= times <= live.end_ns
+            inside = self._inside(times)
             routed: list[tuple[RowChannel, Block]] = []
-            if live is not None and inside.any():
-                routed.append((self._rows(live, stream), block if inside.all() else take_rows(block, np.flatnonzero(inside))))
-            if live is None:
-                # A last known value alone begins no run: it is kept for the one that will.
-                inside |= False if block.valid is None else block.valid == Valid.INITIAL
+            if live is not None:
+                inside |= initial  # a last known value belongs to the open run, whatever its time
+                if inside.any():
+                    routed.append((self._rows(live, stream), block if inside.all() else take_rows(block, np.flatnonzero(inside))))
+            elif self._known_background is None:
+                inside |= initial  # alone it begins no run: it is remembered for the next one
             outside = np.flatnonzero(~inside)
-            if outside.size:
-                rest = take_rows(block, outside)
-                if self._waits(stream):
-                    now = time.monotonic()
-                    for row in range(len(rest)):
-                        one = take_rows(rest, np.array([row]))
-                        self._wait(_Waiting(stream, one, now, int(times[outside[row]]), one.values.nbytes + 64))
-                else:
-                    routed += self._idle_rows(stream, rest)
+            if outside.size and self._waits(stream):
+                self._wait_rows(stream, block, outside, times)
+            elif outside.size:
+                routed += self._idle_rows(stream, take_rows(block, outside))
             self._last[stream.key] = (stream, take_rows(block, np.array([len(block) - 1])))
             return routed
+
+    def _inside(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of these times the foreground run holds."""
+        live = self.foreground
+        if live is None:
+            return np.zeros(len(times), bool)
+        return (times >= live.entry.run.started_ns) & (times <= (live.end_ns if live.end_ns is not None else FOREVER))
+
+    def _wait_rows(self, stream: Stream, block: Block, rows: npt.NDArray[np.intp], times: npt.NDArray[np.int64]) -> None:
+        """Put rows into the look-back, one by one, because a run may begin between two of them."""
+        now = time.monotonic()
+        for row in rows:
+            one = take_rows(block, np.array([row]))
+            self._wait(_Waiting(stream, one, now, int(times[row]), one.values.nbytes + 64))
 
     def expire(self) -> list[tuple[RowChannel, Block]]:
         """Apply the idle rule to what waited long enough; returns rows to put. Called a few times a second."""
