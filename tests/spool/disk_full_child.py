@@ -25,7 +25,8 @@ def main(mount: Path) -> None:
     folder = mount / "spool"
     spool = Spool(folder)
     guard = DiskGuard(folder, DiskLimits(keep_free=2 * MIB, max_size=None, soft=6 * MIB, hard=3 * MIB, reserve=MIB))
-    seen, n = [], 0
+    seen: list[DiskState] = []
+    n = 0
     while guard.state is not DiskState.PAUSED:
         spool.outbox.add(item(folder, n, MIB // 2), ["cloud"])
         n += 1
