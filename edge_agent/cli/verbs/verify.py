@@ -78,7 +78,9 @@ def _line(report: Found) -> str:
     from edge_agent.wire.words import six_words
 
     words = (t("not verified"), t("intact"), t("signed"), t("witnessed"))
-    line = f"{report.path}  {words[report.level]}"
+    path = Path(report.path)
+    # A run is a folder to people, whatever file it was found by.
+    line = f"{path.parent if path.suffix == '.hsc' else path}  {words[report.level]}"
     amounts = []
     if isinstance(report, RunReport) and report.segments:
         n = len(report.segments)
