@@ -1,11 +1,16 @@
-"""Shared by all tests: an unexpected ERROR in the log fails the test, as it would page somebody."""
+"""Shared by all tests: an unexpected ERROR in the log fails the test, and what cannot run here is named in the last line."""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
+
+PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+NOT_RUN = pytest.StashKey[dict[str, str]]()
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +20,37 @@ def no_unexpected_errors(request: pytest.FixtureRequest, caplog: pytest.LogCaptu
         return
     records = [r for when in ("setup", "call") for r in caplog.get_records(when) if r.levelno >= logging.ERROR]
     assert not records, "unexpected ERROR in the log: " + "; ".join(r.getMessage() for r in records)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take out tests whose ``needs`` are missing, but never in CI and never for root, who can install them."""
+    missing: dict[str, str] = {}
+    if os.environ.get("CI") or _is_root():
+        config.stash[NOT_RUN] = missing
+        return
+    kept = []
+    for item in items:
+        why = [_why(need) for mark in item.iter_markers("needs") for need in mark.args if _why(need)]
+        if why:
+            missing[item.nodeid] = ", ".join(why)
+        else:
+            kept.append(item)
+    items[:] = kept
+    config.stash[NOT_RUN] = missing
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The last line: each test that was not run, and why."""
+    missing = config.stash.get(NOT_RUN, {})
+    if missing:
+        terminalreporter.write_line("not run here: " + "; ".join(f"{test} ({why})" for test, why in missing.items()))
+
+
+def _why(need: str) -> str:
+    if need == "root":
+        return "" if _is_root() else "needs root"
+    return "" if shutil.which(need, path=PLACES) else f"needs {need}"
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0

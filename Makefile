@@ -1,0 +1,36 @@
+# make demo       the main job on simulated instruments; prints where the data landed
+# make test       everything that runs in a few minutes, lint and types included
+# make test-slow  long torture and heavy validators
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test test-slow install tools clean
+
+demo: install
+	$(BIN)/edge-agent demo $(DEMO)
+
+test: install tools
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not slow"
+
+test-slow: install tools
+	$(BIN)/pytest -m slow --timeout 900
+
+install: $(VENV)/.installed
+
+tools:
+	@sh tests/system-packages.sh mosquitto ser2net strace
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("edge-agent needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || sh tests/system-packages.sh python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group test
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .test-tools build dist *.egg-info
