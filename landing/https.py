@@ -90,8 +90,9 @@ class HttpsDoor:
         certificates = await asyncio.to_thread(self._registrar.renew, _agent(request), await request.read())
         return web.Response(body=certificates.encode(), content_type="application/cbor")
 
-    async def options(self, _request: web.Request) -> web.Response:
-        """``OPTIONS /files/``: what the tus side can do."""
+    async def options(self, request: web.Request) -> web.Response:
+        """``OPTIONS /files/``: what the tus side can do, for agents that are enrolled."""
+        self._receiver.agent(_agent(request))
         headers = {"Tus-Version": TUS, "Tus-Extension": "creation", "Tus-Max-Size": str(self._limits.max_size)}
         return web.Response(status=204, headers={"Tus-Resumable": TUS, **headers})
 

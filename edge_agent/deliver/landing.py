@@ -24,14 +24,15 @@ from edge_agent.wire.item import ItemHeader
 from edge_agent.wire.proof import ReceiptTrust
 from edge_agent.wire.refusal import Code, from_json
 from edge_agent.wire.talk import MAX_CONTROL, WitnessAsk
-from edge_agent.wire.tls import READ_TIMEOUT, client_session, explain, read_body
+from edge_agent.wire.tls import READ_TIMEOUT, client_context, client_session, explain, read_body
 
 PIECE = 8 << 20
 RECEIPT_PATIENCE = 900.0
 """Seconds that the service may take to verify one item."""
 
 _TUS = {"Tus-Resumable": "1.0.0"}
-_NEW = frozenset({404, 410})
+_HUNG_UP = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+_NO = frozenset({401, 403, 404, 410})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,12 @@ class LandingTarget:
 
     async def probe(self) -> Capabilities:
         """See `Target.probe`."""
-        reply = await self._ask("OPTIONS", "/files/")
+        try:
+            reply = await self._ask("OPTIONS", "/files/")
+        except TargetUnreachable as error:
+            if not isinstance(error.__cause__, _HUNG_UP) or not await self._answers_strangers():
+                raise
+            reply = await self._once_more(error)
         largest = reply.number("Tus-Max-Size")
         return Capabilities(None if largest < 0 else largest, True, Proof.FSYNCED, f"landing service at {self._url}")
 
@@ -146,8 +152,9 @@ class LandingTarget:
     async def _begin(self, header: ItemHeader) -> int:
         """Offset from which the service wants bytes."""
         place = f"/files/{header.item_id}"
-        found = await self._ask("HEAD", place, headers=_TUS, also=_NEW)
-        if found.status not in _NEW and found.number("Upload-Length") == header.size:
+        # A HEAD has no body: whatever it does not find, the POST says why.
+        found = await self._ask("HEAD", place, headers=_TUS, also=_NO)
+        if found.status not in _NO and found.number("Upload-Length") == header.size:
             return self._next_offset(found, None, header.size)
         announced = base64.b64encode(header.encode()).decode()
         headers = {**_TUS, "Upload-Length": str(header.size), "Upload-Metadata": f"item {announced}"}
@@ -207,6 +214,27 @@ class LandingTarget:
         if reply.status in also or (200 <= reply.status < 300 and reply.status != 202):
             return reply
         raise self._refused(reply)
+
+    async def _answers_strangers(self) -> bool:
+        """Whether the service answers somebody who shows no certificate."""
+        if self._opened is None:
+            return False
+        async with client_session(client_context(self._opened.root), self._url, self._timeout) as session:
+            try:
+                async with session.get("/health", allow_redirects=False) as response:
+                    return response.status == 200
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                return False
+
+    async def _once_more(self, before: TargetUnreachable) -> _Reply:
+        """With TLS 1.3 a refused client certificate looks like a connection that is cut; if it is cut again, it is that."""
+        try:
+            return await self._ask("OPTIONS", "/files/")
+        except TargetUnreachable as error:
+            raise PermissionRefused(
+                f"{self._name}: it refuses our certificate", why=f"it hangs up as soon as it sees it ({before.why})",
+                try_="enrol again with a new token: edge-agent enroll TOKEN", code="LANDING_CLIENT_CERTIFICATE",
+            ) from error  # fmt: skip
 
     def _refused(self, reply: _Reply) -> EdgeAgentError:
         refusal = from_json(reply.body.decode(errors="replace"))

@@ -18,9 +18,10 @@ from edge_agent.wire.tls import client_context
 
 @dataclass(frozen=True, slots=True)
 class OpenKeys:
-    """What the files hold: the agent's id (16 bytes), whose receipts are believed, the TLS context."""
+    """What the files hold: the agent's id (16 bytes), the root (PEM), whose receipts are believed, the TLS context."""
 
     agent_id: bytes
+    root: str
     trust: ReceiptTrust
     context: ssl.SSLContext
 
@@ -69,7 +70,8 @@ class LandingKeys:
             certificate = x509.load_pem_x509_certificate(self.certificate.read_bytes())
             names = [name.removeprefix(AGENT_URN) for name in urns(certificate) if name.startswith(AGENT_URN)]
             agent_id = bytes.fromhex(names[0])
-            context = client_context(self.root.read_text(), self.certificate, self.key)
+            root = self.root.read_text()
+            context = client_context(root, self.certificate, self.key)
         except (OSError, ValueError, IndexError) as error:
             raise _unreadable(target, error) from error
         if certificate.not_valid_after_utc < dt.datetime.now(dt.UTC):
@@ -77,7 +79,7 @@ class LandingKeys:
                 f"{target}: this agent's certificate has expired", why=f"on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
                 try_="enrol again with a new token: edge-agent enroll TOKEN; recording goes on meanwhile", code="LANDING_EXPIRED",
             )  # fmt: skip
-        return OpenKeys(agent_id, trust, context)
+        return OpenKeys(agent_id, root, trust, context)
 
 
 def _unreadable(target: str, error: Exception) -> PermissionRefused:

@@ -61,11 +61,6 @@ def explain(error: Exception, who: str) -> EdgeAgentError:
             f"{who}: this is not the landing service that we trust", why=why,
             try_="was its certificate authority made anew? then enrol again; else somebody may be in between", code="LANDING_CERTIFICATE",
         )  # fmt: skip
-    if ("ALERT" in why.upper() and "CERTIFICATE" in why.upper()) or "ALERT_UNKNOWN_CA" in why.upper():
-        return PermissionRefused(
-            f"{who}: it refuses our certificate", why=why, try_="enrol again with a new token: edge-agent enroll TOKEN",
-            code="LANDING_CLIENT_CERTIFICATE",
-        )  # fmt: skip
     if isinstance(error, TimeoutError):
         return TargetUnreachable(
             f"{who}: no answer in time", why=why, try_="check the network and the landing service", code="LANDING_TIMEOUT"

@@ -171,7 +171,17 @@ class Actor:
         """A signed head of a log of ``size`` leaves, and the leaf hashes; ``salt`` makes another history."""
         hashes = [leaf_hash(salt + n.to_bytes(4, "big")) for n in range(size)]
         head = Head(
-            self.agent_id, log_id, size, root_of(hashes), size, None, 1_700_000_000_000_000_000, 5, self.session.boot_id, Clock(), State.OPEN
+            self.agent_id,
+            log_id,
+            size,
+            root_of(hashes),
+            size,
+            None,
+            1_700_000_000_000_000_000,
+            5,
+            self.session.boot_id,
+            Clock(),
+            State.OPEN,
         )
         return cose.sign(self.session.key, cose.HEAD, head.payload()), hashes
 

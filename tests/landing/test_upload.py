@@ -226,7 +226,9 @@ async def test_a_landing_killed_between_the_last_byte_and_the_receipt_gives_the_
     assert receipt.sha256 == sha256(item.path.read_bytes())
 
 
-async def test_a_spool_file_that_shrank_is_not_sent_as_if_it_were_whole(site: Any, enrolled: Any, make_item: Any, progress: list[int]) -> None:
+async def test_a_spool_file_that_shrank_is_not_sent_as_if_it_were_whole(
+    site: Any, enrolled: Any, make_item: Any, progress: list[int]
+) -> None:
     await site.open()
     item = make_item(b"x" * 1000)
     item.path.write_bytes(b"x" * 500)
@@ -247,7 +249,24 @@ async def test_a_spool_file_with_another_digest_than_the_outbox_knows_is_stopped
 
 @pytest.mark.parametrize(
     "name",
-    ["..", "../../etc/passwd", "a/../../b", "", "a//b", "con", "COM1.h5", "a\0b", "a\nb", "a:b", "a\\b", "trailing.", "trailing ", "\u202egnp.exe", "e\u0301", "x" * 300],
+    [
+        "..",
+        "../../etc/passwd",
+        "a/../../b",
+        "",
+        "a//b",
+        "con",
+        "COM1.h5",
+        "a\0b",
+        "a\nb",
+        "a:b",
+        "a\\b",
+        "trailing.",
+        "trailing ",
+        "\u202egnp.exe",
+        "e\u0301",
+        "x" * 300,
+    ],
 )
 async def test_names_that_are_no_names_never_leave_and_are_never_taken(
     site: Any, enrolled: Any, make_item: Any, progress: list[int], name: str
@@ -261,7 +280,9 @@ async def test_names_that_are_no_names_never_leave_and_are_never_taken(
     assert not list(site.home.space.rglob("*"))
 
 
-async def test_an_agent_writes_only_to_the_projects_it_was_enrolled_for(site: Any, enrolled: Any, make_item: Any, progress: list[int]) -> None:
+async def test_an_agent_writes_only_to_the_projects_it_was_enrolled_for(
+    site: Any, enrolled: Any, make_item: Any, progress: list[int]
+) -> None:
     await site.open()
     target = (await enrolled()).https()
     foreign = make_item(item_id="a", project="other", remote="other/beamline/2026-11-24/000001/a.dat")
