@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlparse
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, field_validator, model_validator
 
 from edge_agent.adapter import AdapterConfig
 from edge_agent.model import NAME
 
-_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min)")
+_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h)")
 _NODE_ID = re.compile(r"(?:nsu=.+?;|ns=\d+;)?[isgb]=.+", re.DOTALL)
 
 Policy = Literal["None", "Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss"]
@@ -32,7 +32,17 @@ def parse_seconds(value: Any) -> Any:
     return float(match[1]) * _UNITS[match[2]]
 
 
-Seconds = Annotated[float, BeforeValidator(parse_seconds), WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ms|s|min)$"})]
+def seconds_text(value: float) -> str:
+    """The duration as it stands in a configuration."""
+    return f"{value * 1000:g} ms" if value < 1 else f"{value:g} s"
+
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(parse_seconds),
+    PlainSerializer(seconds_text),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ms|s|min|h)$", "examples": ["100 ms"]}),
+]
 """A duration, written with its unit."""
 
 
@@ -133,3 +143,8 @@ class OpcUaConfig(AdapterConfig):
     def node_tables(self) -> list[NodeConfig]:
         """All `nodes` as tables."""
         return [NodeConfig(id=node) if isinstance(node, str) else node for node in self.nodes]
+
+    def options(self) -> dict[str, Any]:
+        """What `watch` of the same server needs besides endpoint and node."""
+        keys = {"timeout", "security", "mode", "certificate", "private_key", "server_certificate", "user", "password_file"}
+        return self.model_dump(include=keys, exclude_none=True)

@@ -24,6 +24,13 @@ def test_durations_are_written_with_their_unit() -> None:
     assert (config.publish, config.sampling, config.timeout) == (0.25, 1.0, 6.0)
 
 
+def test_a_configuration_survives_being_written_and_read() -> None:
+    config = make(publish="250 ms", timeout="2 s", nodes=[{"id": "i=1", "name": "a"}], user="me", password_file="pw")
+    assert OpcUaConfig.model_validate(config.model_dump(mode="json")) == config
+    again = OpcUaConfig.model_validate({"endpoint": ENDPOINT, "nodes": ["i=1"], **config.options()})
+    assert (again.timeout, again.user, again.password_file) == (2.0, "me", Path("pw"))
+
+
 def test_a_node_is_text_or_a_table() -> None:
     config = make(nodes=["nsu=urn:m:f;s=T", {"id": "0:Objects/2:F", "name": "F", "unit": "K"}])
     assert config.node_tables() == [NodeConfig(id="nsu=urn:m:f;s=T"), NodeConfig(id="0:Objects/2:F", name="F", unit="K")]
