@@ -33,7 +33,8 @@ def test_every_file_in_verbs_is_a_verb() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = "h5py asyncua p4p aiohttp pydantic numpy cryptography"
-    program = f"import sys; from edge_agent.cli import main; main(['--help']); sys.stderr.write(' '.join({{*{heavy!r}.split()}} & {{*sys.modules}}))"
+    program = "import sys; from edge_agent.cli import main; main(['--help'])"
+    program += f"; sys.stderr.write(' '.join({{*{heavy!r}.split()}} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == "", "edge-agent --help imports something heavy"
 

@@ -113,3 +113,73 @@ def test_a_simulated_furnace_is_shown_through_the_bundled_adapter(furnace: Path,
     assert temperature["unit"] == "°C"
     assert float(temperature["last"]) > 0
     assert temperature["t_origin"] == "source"
+
+
+@pytest.fixture
+def balance() -> Iterator[str]:
+    with Device("balance", "--rate", "20") as device:
+        yield device.ready["path"]
+
+
+PARSE = "{status:word} {_:word} {mass:float} {unit:word}"
+
+
+def test_a_port_is_tried_without_a_configuration(balance: str, run: Run) -> None:
+    done = run("test", "serial", balance, "--parse", PARSE, "--set", "command=SI", "--set", "every=100 ms", "--seconds", "1.5")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0] == f"Listening to {balance} for 1.5 s; nothing is stored."
+    assert " g" in lines[1]
+    assert "mass = " in lines[1]
+    assert lines[-1].endswith(" of them can be read; nothing was stored.")
+
+
+def test_a_port_as_json_has_raw_lines_and_values(balance: str, run: Run) -> None:
+    done = run("test", "serial", balance, "--set", "profile=mettler-sics", "--set", "every=100 ms", "--seconds", "1.5", "--json")
+    assert done.code == 0, done.err
+    said = json.loads(done.out)
+    weights = [line for line in said["lines"] if line["values"]]
+    assert said["count"] == len(said["lines"])
+    assert weights
+    assert all(isinstance(line["values"]["mass"], float) and line["units"] == {"mass": "g"} for line in weights)
+
+
+def test_lines_that_a_template_does_not_fit_say_so(balance: str, run: Run) -> None:
+    done = run("test", "serial", balance, "--parse", "{mass:float}", "--set", "command=SI", "--set", "every=100 ms", "--seconds", "1")
+    assert done.code == 0, done.err
+    assert "not read: does not look as parse or pattern says" in done.out
+    assert ", 0 of them can be read;" in done.out
+
+
+def test_a_port_that_is_not_there_ends_with_code_4(run: Run, tmp_path: Path) -> None:
+    done = run("test", "serial", tmp_path / "none", "--seconds", "5")
+    assert done.code == 4
+    assert done.err.startswith("Error: ")
+    assert "\nTry: " in done.err
+
+
+def test_settings_that_do_not_fit_are_a_configuration_error(run: Run) -> None:
+    done = run("test", "serial", "/dev/null", "--parse", "{mass:number}")
+    assert done.code == 3
+    assert "Error: /dev/null cannot be read like this." in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("epics", "PORT"), 'An instrument of "epics" is tried by its name in a configuration.'),
+        (("serial", "PORT", "--set", "every"), '"every" is not KEY=VALUE.'),
+        (("balance", "--parse", "x"), "--parse and --set are for a PORT without a configuration."),
+    ],
+)
+def test_wrong_uses_are_usage_errors(arguments: tuple[str, ...], said: str, run: Run) -> None:
+    done = run("test", *arguments)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_an_adapter_that_does_not_exist_is_named_with_the_nearest(run: Run) -> None:
+    done = run("test", "serail", "/dev/null")
+    assert done.code == 3
+    assert done.err.startswith('Error: There is no adapter "serail".')
+    assert done.err.endswith('Try: adapter = "serial"\n')

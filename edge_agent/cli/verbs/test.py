@@ -21,19 +21,21 @@ def try_out(
     config: ConfigOption = None,
     seconds: Annotated[float, typer.Option(min=0.1, help=t("How long to look."))] = 10.0,
     parse: Annotated[str | None, typer.Option(help=t("With PORT: how a line is read, as in the configuration."))] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=t("With PORT: any other key, as baudrate=19200."))
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Preview, then run the adapter for a while into a sink that stores nothing."""
+    """Preview an instrument of a configuration and run its adapter into a sink that stores nothing, or listen to a port."""
     import asyncio
 
-    from edge_agent.cli import trial
+    from edge_agent.cli import lines, trial
     from edge_agent.cli.options import config_path
     from edge_agent.errors import UsageError
 
     if port is not None:
-        chosen = trial.without_configuration(instrument, port, parse)
-    elif parse is not None:
-        raise UsageError(t("--parse is for a PORT without a configuration."), try_="edge-agent test serial PORT --parse ...")
-    else:
-        chosen = trial.from_configuration(config_path(config), instrument)
-    asyncio.run(trial.show(chosen, seconds, as_json=as_json))
+        asyncio.run(lines.show(instrument, port, parse, lines.parsed_settings(settings or []), seconds, as_json=as_json))
+        return
+    if parse is not None or settings:
+        raise UsageError(t("--parse and --set are for a PORT without a configuration."), try_="edge-agent test serial PORT --parse ...")
+    asyncio.run(trial.show(trial.from_configuration(config_path(config), instrument), seconds, as_json=as_json))
