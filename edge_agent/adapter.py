@@ -4,8 +4,8 @@ An adapter is a protocol client. It connects, delivers into the `Sink` it was gi
 cancelled. It reads clocks and counters of its source and says what it knows to be missing; it never decides where data
 goes, never blocks the event loop, and never drops anything without an `Inlet.gap`.
 
-Rates: `Inlet.offer` may be called from any thread and never blocks; `Inlet.put` is awaited on the agent's loop. Hand over blocks, not single values,
-where the protocol gives several at once. Arrays handed over must not be changed afterwards.
+Rates: `Inlet.offer` may be called from any thread and never blocks; `Inlet.put` is awaited on the agent's loop. Hand over blocks,
+not single values, where the protocol gives several at once. Arrays handed over must not be changed afterwards.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The local API: HTTP over a Unix socket in the spool, for the command line and the status page.
 
-Nothing here leaves the machine. The socket's mode lets only the service's user and group in; there is no other authentication. Errors are the project's own, as JSON
-``{"code", "what", "why", "try"}`` with status 400 (a mistake of the caller) or 500.
+Nothing here leaves the machine. The socket's mode lets only the service's user and group in; there is no other authentication.
+Errors are the project's own, as JSON ``{"code", "what", "why", "try"}`` with status 400 (a mistake of the caller) or 500.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ async def _start(request: web.Request) -> web.Response:
 async def _stop(request: web.Request) -> web.Response:
     body = await _body(request, {"group", "outcome"})
     agent = request.app[AGENT]
-    group = body.get("group") or _only([name for name, g in agent.desk.groups.items() if g.foreground is not None] or list(agent.desk.groups))
+    group = body.get("group") or _only(
+        [name for name, g in agent.desk.groups.items() if g.foreground is not None] or list(agent.desk.groups)
+    )
     run = await agent.desk.stop(group, Outcome(body.get("outcome") or "complete"))
     return web.json_response({"run": run.name, "folder": run.folder, "group": group})
 
@@ -124,6 +126,11 @@ async def serving(agent: Agent, spool: Path) -> AsyncIterator[None]:
         path.unlink(missing_ok=True)
 
 
+def _open_folder(spool: Path) -> int:
+    """A descriptor of the spool's folder, -1 when it is not there."""
+    return os.open(spool, os.O_RDONLY) if spool.is_dir() else -1
+
+
 async def ask(spool: Path, method: str, path: str, body: Mapping[str, str] | None = None) -> Any:
     """Call a running daemon.
 
@@ -131,7 +138,7 @@ async def ask(spool: Path, method: str, path: str, body: Mapping[str, str] | Non
         UsageError: the daemon said that the request is wrong (with its words).
         EdgeAgentError: nothing answers.
     """
-    folder = os.open(spool, os.O_RDONLY) if spool.is_dir() else -1
+    folder = _open_folder(spool)
     where = spool / SOCKET
     address = f"/proc/self/fd/{folder}/{SOCKET}" if len(str(where)) > 90 else str(where)
     try:

@@ -1,4 +1,7 @@
-"""The status in Prometheus' text format: base units, one prefix, counters end in ``_total``; ``edge_agent_discrepancy`` must always be 0."""
+"""The status in Prometheus' text format: base units, one prefix, counters end in ``_total``.
+
+``edge_agent_discrepancy`` must always be 0.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,29 @@ def exposition(status: Status) -> str:
         kind, suffix = ("gauge", "") if field in ("spooled", "quarantined") else ("counter", "_total")
         samples = [({"stream": s.name}, float(getattr(s.totals, field))) for s in streams]
         lines += _family(f"{field}_items{suffix}", kind, f"Frames, rows or files: {field}.", samples)
-    lines += _family("unknown_loss_seconds_total", "counter", "Time of gaps of unknown size.", [({"stream": s.name}, s.totals.unknown_ns / 1e9) for s in streams])
-    lines += _family("discrepancy", "gauge", "arrived - landed - spooled - quarantined - lost; not 0 is a bug.", [({"stream": s.name}, float(s.totals.discrepancy)) for s in streams])
+    lines += _family(
+        "unknown_loss_seconds_total",
+        "counter",
+        "Time of gaps of unknown size.",
+        [({"stream": s.name}, s.totals.unknown_ns / 1e9) for s in streams],
+    )
+    lines += _family(
+        "discrepancy",
+        "gauge",
+        "arrived - landed - spooled - quarantined - lost; not 0 is a bug.",
+        [({"stream": s.name}, float(s.totals.discrepancy)) for s in streams],
+    )
     ups = [({"instrument": i.name, "source": source}, float(up)) for i in status.instruments for source, (up, _) in i.connections.items()]
     lines += _family("source_up", "gauge", "1 while the source answers.", ups)
-    for name, text in (("waiting", "Items that wait for the target."), ("parked", "Items that wait for a person."), ("quarantined", "Items that were refused.")):
+    for name, text in (
+        ("waiting", "Items that wait for the target."),
+        ("parked", "Items that wait for a person."),
+        ("quarantined", "Items that were refused."),
+    ):
         lines += _family(f"target_{name}_items", "gauge", text, [({"target": t.name}, float(getattr(t, name))) for t in status.targets])
-    lines += _family("target_waiting_bytes", "gauge", "Bytes that wait for the target.", [({"target": t.name}, float(t.bytes)) for t in status.targets])
+    lines += _family(
+        "target_waiting_bytes", "gauge", "Bytes that wait for the target.", [({"target": t.name}, float(t.bytes)) for t in status.targets]
+    )
     lines += _family("disk_free_bytes", "gauge", "Free bytes of the spool's disk.", [({}, float(status.disk_free))])
     if status.commit_p99 is not None:
         lines += _family("durable_latency_p99_seconds", "gauge", "Arrival to durable, 99th percentile.", [({}, status.commit_p99)])

@@ -1,6 +1,7 @@
 """The daemon: one configuration becomes spool, recorder, runs, adapters and targets, started in order and stopped in the reverse order.
 
-Start: spool, identity and session, agent log, recovery, targets, runs, adapters. Stop: adapters, runs (segments close, papers are signed), targets, recorder. A stop takes at most
+Start: spool, identity and session, agent log, recovery, targets, runs, adapters. Stop: adapters, runs (segments close, papers are
+signed), targets, recorder. A stop takes at most
 10 s; what is not sent by then waits in the spool for the next start.
 """
 
@@ -110,7 +111,14 @@ class Agent:
         for task in self._tasks:
             task.add_done_callback(_report)
         self._start_adapters()
-        log.info("edge-agent %s at %s: %d instruments, %d targets; %s", __version__, config.site, len(self.instruments), len(targets), self.recovered)
+        log.info(
+            "edge-agent %s at %s: %d instruments, %d targets; %s",
+            __version__,
+            config.site,
+            len(self.instruments),
+            len(targets),
+            self.recovered,
+        )
 
     async def stop(self) -> None:
         """Stop capturing, close the runs, give the targets a moment, let go of everything."""
@@ -137,7 +145,8 @@ class Agent:
         disk = self.disk
         return Status(
             self.config.site, __version__, self.identity.agent_id.hex(), self.identity.enrolled, self.started, self.recovered,
-            DiskState.OK.value if disk is None else disk.state.value, 0 if disk is None else disk.free, None if disk is None else disk.seconds_left,
+            DiskState.OK.value if disk is None else disk.state.value, 0 if disk is None else disk.free,
+            None if disk is None else disk.seconds_left,
             latencies[int(len(latencies) * 0.99)] if latencies else None,
             tuple(self._instrument_status(name, totals) for name in self.instruments),
             tuple(_run_status(entry) for entry in self.keeper.book.entries()),
@@ -219,7 +228,9 @@ class Agent:
         while True:
             await asyncio.sleep(FREE_EVERY)
             hold = [entry.run.run_id for entry in self.keeper.book.entries()]
-            await asyncio.to_thread(self.spool.retention.release, self._before_free, pressure=self._disk_state() is not DiskState.OK, hold=hold)
+            await asyncio.to_thread(
+                self.spool.retention.release, self._before_free, pressure=self._disk_state() is not DiskState.OK, hold=hold
+            )
 
     def _before_free(self, item: OutboxItem, receipts: Sequence[Receipt]) -> None:
         proofs = tuple(hashlib.sha256(r.cose or r.sha256).digest() for r in receipts)

@@ -1,4 +1,7 @@
-"""Puts the run record together from configuration, session and what the instruments say; makes the record, the crate and the preview of a run."""
+"""Puts the run record together from configuration, session and what the instruments say.
+
+Makes the record, the crate and the preview of a run.
+"""
 
 from __future__ import annotations
 
@@ -83,8 +86,14 @@ class Describer:
             entry.run,
             self._software,
             tuple(self._instrument(name, entry) for name in self._members(entry.run.group)),
-            tuple(self._facts(stream, segments) for name in self._members(entry.run.group) for stream in self._instruments[name].streams.values()),
-            organisation=None if organisation is None else records.Organisation(organisation.name, organisation.ror or records.NOT_CONFIGURED),
+            tuple(
+                self._facts(stream, segments)
+                for name in self._members(entry.run.group)
+                for stream in self._instruments[name].streams.values()
+            ),
+            organisation=None
+            if organisation is None
+            else records.Organisation(organisation.name, organisation.ror or records.NOT_CONFIGURED),
             steps=tuple(records.Step(name, "edge-agent", __version__) for name in ("capture", "chunk", "encode", "hash", "sign")),
             ended_ns=entry.ended_ns if closed else None,
             outcome=Outcome(entry.outcome) if closed else None,
@@ -108,8 +117,10 @@ class Describer:
         loss = losses({stream.key: [gap for c in segments for gap in c.gaps.get(stream.key, ())]})[stream.key]
         codec = stream.codec or (ROW_CODEC if stream.kind is Kind.ROWS else "bitshuffle-lz4" if stream.kind is Kind.FRAMES else "none")
         return records.StreamFacts(
-            stream.key, stream.kind.value, stream.dtype, stream.shape, stream.unit or records.NOT_SAID, records.without_password(stream.source_uri),
-            stream.source_type, codec, sum(c.counts.get(stream.key, 0) for c in segments), loss.known, loss.gaps, loss.unknown, stream.counted,
+            stream.key, stream.kind.value, stream.dtype,
+            stream.shape, stream.unit or records.NOT_SAID, records.without_password(stream.source_uri),
+            stream.source_type, codec, sum(c.counts.get(stream.key, 0) for c in segments), loss.known,
+            loss.gaps, loss.unknown, stream.counted,
         )  # fmt: skip
 
 
@@ -122,7 +133,5 @@ def _series(stream: Stream, segments: Sequence[Closed]) -> Series | None:
     held = [c for c in segments if c.shapes.get(path, (0,))[0]]
     if not held:
         return None
-    times, values = (
-        np.concatenate([peek.rows(c.path, f"{group}/{name}", -MOST_ROWS) for c in held]) for name in ("time_arrival", "value")
-    )
+    times, values = (np.concatenate([peek.rows(c.path, f"{group}/{name}", -MOST_ROWS) for c in held]) for name in ("time_arrival", "value"))
     return Series(stream.key, stream.unit, times, values.astype("<f8"))

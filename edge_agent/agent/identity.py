@@ -15,7 +15,10 @@ from edge_agent.enrolment import Enrolment, load_enrolment, open_identity
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """``certificates``: DER, for the key chain. ``enrolment`` None: nobody vouches for this agent yet; it captures and signs all the same."""
+    """``certificates``: DER, for the key chain.
+
+    ``enrolment`` None: nobody vouches for this agent yet; it captures and signs all the same.
+    """
 
     agent_id: bytes
     key: Ed25519PrivateKey = field(repr=False)

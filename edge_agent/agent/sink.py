@@ -92,7 +92,13 @@ class AgentSink:
     """The sink of one instrument; see `edge_agent.adapter.Sink`."""
 
     def __init__(
-        self, state: InstrumentState, group: Group, keeper: Keeper, disk: Callable[[], DiskState], codec: str | None, changed: Callable[[], None]
+        self,
+        state: InstrumentState,
+        group: Group,
+        keeper: Keeper,
+        disk: Callable[[], DiskState],
+        codec: str | None,
+        changed: Callable[[], None],
     ) -> None:
         """Deliver into ``group``; ``codec`` is the configured one; ``changed`` is called when facts or connections changed."""
         self._state = state

@@ -61,7 +61,10 @@ class TargetStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The whole daemon. ``commit_p99`` is seconds from arrival to durable; ``disk_left`` seconds until the disk is full, None: not filling."""
+    """The whole daemon.
+
+    ``commit_p99`` is seconds from arrival to durable; ``disk_left`` seconds until the disk is full, None: not filling.
+    """
 
     site: str
     version: str

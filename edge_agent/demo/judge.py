@@ -1,7 +1,7 @@
 """Compares what landed with what the instruments say they sent. Knows the files (docs/layout.md) and the truth files, nothing of the agent.
 
-A landed value must be in the truth; a truth item that did not land must lie in a declared gap: by number where the source counts, by time where it does not. Anything else makes
-the stream *not the same as its source*.
+A landed value must be in the truth; a truth item that did not land must lie in a declared gap: by number where the source counts,
+by time where it does not. Anything else makes the stream *not the same as its source*.
 """
 
 from __future__ import annotations
@@ -147,7 +147,14 @@ def _judge_in_order(items: Sequence[Item], landed: Landed) -> Verdict:
         while position < len(items) and not _equal(items[position].v, value):
             position += 1
         if position == len(items):
-            return Verdict(len(items), matched, len(missing), len(landed.gaps), False, f"value {value} (the {matched + 1}th) was not sent, or not in this order")
+            return Verdict(
+                len(items),
+                matched,
+                len(missing),
+                len(landed.gaps),
+                False,
+                f"value {value} (the {matched + 1}th) was not sent, or not in this order",
+            )
         missing += items[begin:position]
         matched += 1
         position += 1

@@ -81,7 +81,9 @@ async def play(stage: Stage, seconds: float, crash: bool, progress: Progress) ->
     """
     stage.start_agent()
     await _until(stage, "connecting", CONNECT, progress, _connected)
-    await ask(stage.spool, "POST", "/session/start", {"project": PROJECT, "group": SITE, "user": "Demo Researcher", "sample": "demo sample"})
+    await ask(
+        stage.spool, "POST", "/session/start", {"project": PROJECT, "group": SITE, "user": "Demo Researcher", "sample": "demo sample"}
+    )
     for device in stage.devices.values():
         await asyncio.to_thread(device.go)
     if crash:
@@ -139,7 +141,9 @@ async def _until(stage: Stage, what: str, within: float, progress: Progress, don
         if not missing:
             return status
         if time.monotonic() > deadline:
-            raise EdgeAgentError(f"{what} took longer than {within:g} s", why=missing, try_=f"read {stage.logs / 'agent.log'}", code="DEMO_TIME")
+            raise EdgeAgentError(
+                f"{what} took longer than {within:g} s", why=missing, try_=f"read {stage.logs / 'agent.log'}", code="DEMO_TIME"
+            )
         progress(what, 1.0, status)
         await asyncio.sleep(POLL)
 
@@ -163,7 +167,11 @@ def _landed(status: dict[str, Any]) -> str:
     """What is still on its way."""
     if status["runs"]:
         return f"runs not complete: {', '.join(run['name'] + ' ' + run['stage'] for run in status['runs'])}"
-    busy = [f"{target['name']}: {target['waiting']} files wait {target['error']}" for target in status["targets"] if target["waiting"] or target["parked"]]
+    busy = [
+        f"{target['name']}: {target['waiting']} files wait {target['error']}"
+        for target in status["targets"]
+        if target["waiting"] or target["parked"]
+    ]
     return "; ".join(busy)
 
 

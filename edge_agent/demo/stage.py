@@ -173,8 +173,10 @@ class Stage:
         return CONFIG.format(
             site=SITE, agent=self.spool, balance=ready["balance"]["path"], furnace=ready["furnace"]["endpoint"],
             nodes=", ".join(f'{{ id = "{_node(namespace, nodes[name])}", name = "{name}" }}' for name in NODES),
-            pvs=", ".join(f'{{ pv = "ca://{_pv(ready["ioc"], prefix, name)}", name = "{name}" }}' for name in PVS), ca_port=ready["ioc"]["port"],
-            camera=camera if camera.endswith(":") else f"{camera}:", pva_port=ready["camera"]["port"], vendor=self.folder / "vendor-folder", target=target,
+            pvs=", ".join(f'{{ pv = "ca://{_pv(ready["ioc"], prefix, name)}", name = "{name}" }}' for name in PVS),
+            ca_port=ready["ioc"]["port"],
+            camera=camera if camera.endswith(":") else f"{camera}:", pva_port=ready["camera"]["port"],
+            vendor=self.folder / "vendor-folder", target=target,
         )  # fmt: skip
 
     def _run(self, command: Sequence[str]) -> str:

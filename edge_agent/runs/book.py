@@ -1,7 +1,7 @@
 """What must be known of a run after a crash: kept in the spool's state, one entry a run and one a closed segment.
 
-Stages: ``open`` (recording, or interrupted while recording), ``closing`` (all segments are closed, its papers are being made), ``closed`` (signed and in the
-outbox), ``done`` (witnessed and complete).
+Stages: ``open`` (recording, or interrupted while recording), ``closing`` (all segments are closed, its papers are being made),
+``closed`` (signed and in the outbox), ``done`` (witnessed and complete).
 """
 
 from __future__ import annotations
@@ -78,14 +78,17 @@ def _closed_value(closed: Closed) -> bytes:
     shapes = {path: list(shape) for path, shape in closed.shapes.items()}
     return dumps(
         [
-            closed.path.name, closed.segment_id, closed.head, closed.head_cose, int(closed.state), closed.size, closed.ordinal, closed.series,
+            closed.path.name, closed.segment_id, closed.head, closed.head_cose, int(closed.state), closed.size,
+            closed.ordinal, closed.series,
             dict(closed.counts), gaps, dict(closed.last_seq), dict(closed.last_time), shapes, dict(closed.dtypes), list(closed.leaves),
         ]
     )  # fmt: skip
 
 
 def _closed(folder: Path, data: bytes) -> Closed:
-    name, segment_id, head, head_cose, state, size, ordinal, series, counts, gaps, seqs, times, shapes, dtypes, leaves = loads(data, "run book")
+    name, segment_id, head, head_cose, state, size, ordinal, series, counts, gaps, seqs, times, shapes, dtypes, leaves = loads(
+        data, "run book"
+    )
     by_source: dict[str, list[GapLeaf]] = {}
     for gap in gaps:
         by_source.setdefault(gap[0], []).append(GapLeaf(*gap))

@@ -1,7 +1,7 @@
 """The desk where runs begin and end: sessions by people, triggers by a value, days by the calendar. Lives on the event loop.
 
-A run that ends stays open for a grace time, so that data which is still on its way arrives in it; then its segments close and its papers are made in a worker
-thread. One group never waits for another.
+A run that ends stays open for a grace time, so that data which is still on its way arrives in it; then its segments close and its
+papers are made in a worker thread. One group never waits for another.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class Desk:
         self._daily[group] = (today, live)
         return live
 
-    def start(self, group: str, *, project: str, user: str = "", sample: str = "", title: str = "", started_ns: int | None = None) -> RunContext:
+    def start(
+        self, group: str, *, project: str, user: str = "", sample: str = "", title: str = "", started_ns: int | None = None
+    ) -> RunContext:
         """Begin a session.
 
         Raises:
@@ -178,7 +180,9 @@ class Desk:
 
     async def _finish(self, live: LiveRun, outcome: Outcome) -> None:
         facts = {instrument: dict(values) for instrument, values in self.facts.items() if values}
-        live.entry = replace(live.entry, stage=Stage.CLOSING, outcome=outcome.value, ended_ns=live.end_ns or self.keeper.now_ns(), facts=facts)
+        live.entry = replace(
+            live.entry, stage=Stage.CLOSING, outcome=outcome.value, ended_ns=live.end_ns or self.keeper.now_ns(), facts=facts
+        )
         await asyncio.to_thread(self.keeper.book.put, live.entry)
         await asyncio.wrap_future(live.recording.close(outcome.value))
         live.entry = await asyncio.to_thread(self.papers.make, live.entry, live)

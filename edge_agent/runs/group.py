@@ -1,11 +1,13 @@
 """One run group: decides by source time to which run each item belongs, and keeps a look-back so that no race loses data.
 
-A group has at most one foreground run (a session or a trigger) and one background run (daily, for what is kept between runs). An item belongs to the foreground run whose
-span [start, end] holds its source time (arrival time where the source gives none). Otherwise its instrument's idle rule says: ``keep`` (background run),
-``ignore`` (counted, not lost) or ``ring`` (kept in memory for so long; a run that starts takes all of it).
+A group has at most one foreground run (a session or a trigger) and one background run (daily, for what is kept between runs). An
+item belongs to the foreground run whose span [start, end] holds its source time (arrival time where the source gives none).
+Otherwise its instrument's idle rule says: ``keep`` (background run), ``ignore`` (counted, not lost) or ``ring`` (kept in memory for
+so long; a run that starts takes all of it).
 
-Look-back: with a trigger, an item that no run holds waits `look_back` seconds before the idle rule applies, and a run that ended stays open as long, so the race
-between shutter and frame is decided by their times and not by who came first. Thread-safe: `take` may be called from any thread.
+Look-back: with a trigger, an item that no run holds waits `look_back` seconds before the idle rule applies, and a run that ended
+stays open as long, so the race between shutter and frame is decided by their times and not by who came first. Thread-safe: `take`
+may be called from any thread.
 """
 
 from __future__ import annotations
@@ -293,5 +295,11 @@ def take_rows(block: Block, rows: npt.NDArray[Any]) -> Block:
         return None if column is None else column[rows]
 
     return Block(
-        block.values[rows], block.t_source[rows], block.t_arrival[rows], part(block.t_server), part(block.valid), part(block.status), part(block.seq)
+        block.values[rows],
+        block.t_source[rows],
+        block.t_arrival[rows],
+        part(block.t_server),
+        part(block.valid),
+        part(block.status),
+        part(block.seq),
     )

@@ -1,7 +1,8 @@
 """Opens, resumes and closes runs, and hands every closed segment to the agent log, the book and the outbox, in that order.
 
-Order for a closed segment, each step durable before the next: SEGMENT_CLOSE in the agent log, the segment in the book, the outbox row (or, at the end of a run, the naming step),
-then the journal is removed. A crash in between is found by `Keeper.recover`: a journal beside a final file is finished again, idempotently.
+Order for a closed segment, each step durable before the next: SEGMENT_CLOSE in the agent log, the segment in the book, the outbox
+row (or, at the end of a run, the naming step), then the journal is removed. A crash in between is found by `Keeper.recover`: a
+journal beside a final file is finished again, idempotently.
 """
 
 from __future__ import annotations

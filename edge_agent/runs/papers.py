@@ -1,7 +1,7 @@
 """The papers of a finished run: final names, master, preview, crate, manifest, sidecar; then, with the witness's word, the receipts.
 
-Every step can be done again: papers are written beside their name and renamed, and ``<run>.hsc`` is fixed once it stands. The crate goes into the outbox last, because it is the mark
-that a run is complete at a target.
+Every step can be done again: papers are written beside their name and renamed, and ``<run>.hsc`` is fixed once it stands. The crate
+goes into the outbox last, because it is the mark that a run is complete at a target.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ class Papers:
         listed.append(crate)
         lines = "".join(f"{each.sha256.hex()}  {each.name}\n" for each in sorted(listed, key=lambda each: each.name))
         manifest = self._paper(entry, MANIFEST, ItemKind.MANIFEST, lines.encode())
-        others = {each.name: each.sha256 for each in (*listed, manifest) if each.kind in (ItemKind.PREVIEW, ItemKind.CRATE, ItemKind.MANIFEST)}
+        others = {
+            each.name: each.sha256 for each in (*listed, manifest) if each.kind in (ItemKind.PREVIEW, ItemKind.CRATE, ItemKind.MANIFEST)
+        }
         sidecar = self._sidecar(entry, segments, listed, master, others)
         for paper in (*listed, manifest, sidecar):
             if paper.kind not in (ItemKind.SEGMENT, ItemKind.FILE, ItemKind.CRATE):
@@ -97,7 +99,9 @@ class Papers:
         if witnesses:
             custody = []
             for item in self.keeper.spool.outbox.items_of_run(run.run_id):
-                custody += [d.receipt.cose for d in self.keeper.spool.outbox.deliveries(item.item_id) if d.receipt is not None and d.receipt.cose]
+                custody += [
+                    d.receipt.cose for d in self.keeper.spool.outbox.deliveries(item.item_id) if d.receipt is not None and d.receipt.cose
+                ]
             receipts = Receipts(tuple(certificates), (*witnesses, *custody), tuple(inclusions))
             paper = self._paper(entry, f"{run.name}.receipts", ItemKind.RECEIPTS, receipts.encode())
             self.keeper.add_paper(entry, ItemKind.RECEIPTS, paper.name, paper.sha256)
@@ -152,13 +156,17 @@ class Papers:
         self._in_place(partial, path)
         return Listed(name, path.stat().st_size, file_digest(path), ItemKind.MASTER)
 
-    def _sidecar(self, entry: RunEntry, segments: Sequence[Closed], listed: Sequence[Listed], master: Listed | None, others: dict[str, bytes]) -> Listed:
+    def _sidecar(
+        self, entry: RunEntry, segments: Sequence[Closed], listed: Sequence[Listed], master: Listed | None, others: dict[str, bytes]
+    ) -> Listed:
         run, session = entry.run, self.keeper.session
         by_name = {each.name: each for each in listed}
         entries = []
         for c in segments:
             name = c.path.name if c.size else None
-            entries.append(SegmentEntry(c.ordinal, c.segment_id, name, c.size, by_name[name].sha256 if name else bytes(32), c.head, int(c.state)))
+            entries.append(
+                SegmentEntry(c.ordinal, c.segment_id, name, c.size, by_name[name].sha256 if name else bytes(32), c.head, int(c.state))
+            )
         files = tuple(NamedFile(each.name, each.size, each.sha256) for each in listed if each.kind is ItemKind.FILE)
         statement = RunStatement(
             session.agent_id, run.run_no, run.run_id, tuple(entries), files,

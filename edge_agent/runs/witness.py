@@ -1,6 +1,7 @@
 """Has the agent log countersigned by every target that witnesses, and completes the runs that are covered.
 
-The last receipt of each target is kept; a proof of consistency always begins there. An unreachable witness delays only the receipts, never the data.
+The last receipt of each target is kept; a proof of consistency always begins there. An unreachable witness delays only the
+receipts, never the data.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One HDF5 segment file while it is written: objects, chunks by direct write, the integrity tables, close.
 
-Owned by one thread. Chunks are written once and only appended; `write_chunk` returns the byte offset at which HDF5 put the stored bytes, which the journal keeps
-because HDF5's own metadata is not trusted until the file was closed.
+Owned by one thread. Chunks are written once and only appended; `write_chunk` returns the byte offset at which HDF5 put the stored
+bytes, which the journal keeps because HDF5's own metadata is not trusted until the file was closed.
 """
 
 from __future__ import annotations
@@ -82,7 +82,10 @@ class SegmentFile:
         for path, dataset in self._datasets.items():
             if hdf5.chunk_offsets(dataset) != self._offsets[path]:
                 raise IntegrityError(
-                    f"HDF5's chunk index of {path} is not what was written", why=str(self.path), try_="keep the file and report it", code="HDF5_INDEX"
+                    f"HDF5's chunk index of {path} is not what was written",
+                    why=str(self.path),
+                    try_="keep the file and report it",
+                    code="HDF5_INDEX",
                 )
         integrity.write(self._file, tables)
         self._file.close()

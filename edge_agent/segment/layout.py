@@ -1,7 +1,8 @@
 """Where things are: the META objects and DSDs of a segment (docs/layout.md). Pure: streams and runs in, objects out.
 
 A segment holds either one frame stream or the row streams of a run. Each stream is a group below ``/entry/instrument/<instrument>``:
-frames are ``data`` with one companion column a frame; rows are ``value`` with its columns. Times are int64 UTC ns, kept apart by where they were read.
+frames are ``data`` with one companion column a frame; rows are ``value`` with its columns. Times are int64 UTC ns, kept apart by
+where they were read.
 """
 
 from __future__ import annotations
@@ -71,14 +72,22 @@ def entry_objects(run: RunContext, site: str, ordinal: int, series: str, record:
     entry: Objects = {
         "/": GroupMeta({"NX_class": text("NXroot"), "default": text("entry"), "creator": text(CREATOR)}),
         "/entry": GroupMeta(
-            {"NX_class": text("NXentry"), "default": text("data"), "layout": text(LAYOUT), "series": text(series), "ordinal": integer(ordinal)}
+            {
+                "NX_class": text("NXentry"),
+                "default": text("data"),
+                "layout": text(LAYOUT),
+                "series": text(series),
+                "ordinal": integer(ordinal),
+            }
         ),
         "/entry/instrument": GroupMeta({"NX_class": text("NXinstrument")}),
         "/entry/instrument/name": _small(text(site)),
     }
     facts = {
-        "entry_identifier": run.name, "entry_identifier_uuid": run.run_id.hex(), "experiment_identifier": run.project, "title": run.title or run.name,
-        "start_time": iso(run.started_ns), "program_name": CREATOR, "run_group": run.group, "access": run.label.access.value, "provenance": record,
+        "entry_identifier": run.name, "entry_identifier_uuid": run.run_id.hex(),
+        "experiment_identifier": run.project, "title": run.title or run.name,
+        "start_time": iso(run.started_ns), "program_name": CREATOR, "run_group": run.group,
+        "access": run.label.access.value, "provenance": record,
     }  # fmt: skip
     entry |= {f"/entry/{name}": _small(text(value)) for name, value in facts.items()}
     if run.user:
@@ -109,7 +118,11 @@ def _frames(stream: Stream, *, default: bool) -> StreamLayout:
     group = stream_group(stream)
     codec = stream.codec or "bitshuffle-lz4"
     number = Column("frame_number", "<u8", attributes={"long_name": text("frame number of the source"), "units": text("count")})
-    objects = _group_objects(stream, "NXdetector", {"NX_class": text("NXdata"), "signal": text("data"), "axes": types.texts(["frame_number"] + ["."] * len(stream.shape))})
+    objects = _group_objects(
+        stream,
+        "NXdetector",
+        {"NX_class": text("NXdata"), "signal": text("data"), "axes": types.texts(["frame_number"] + ["."] * len(stream.shape))},
+    )
     dsd = _dsd(f"{group}/data", np.dtype(stream.dtype), (1, *stream.shape), encoder(codec), stream.key, Counter.FRAME, stream.step)
     unit = stream.unit or "count"
     objects[f"{group}/data"] = DatasetMeta(dsd.type, {"units": text(unit), "long_name": text(stream.key)})

@@ -1,7 +1,7 @@
 """The master file of a run with several segments: every stream as one virtual dataset over its segments, so that a viewer opens one file.
 
-Sources are relative names in the same folder. ``frame_number``, ``valid`` and the times are virtual too; whoever wants proof opens the segments: a virtual
-dataset shows fill values (all bits set, or NaN) where a segment is missing.
+Sources are relative names in the same folder. ``frame_number``, ``valid`` and the times are virtual too; whoever wants proof opens
+the segments: a virtual dataset shows fill values (all bits set, or NaN) where a segment is missing.
 """
 
 from __future__ import annotations

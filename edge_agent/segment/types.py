@@ -40,7 +40,11 @@ def grammar(tid: Any) -> list[Any]:
         return ["enum", grammar(tid.get_super()), [list(m) for m in sorted(members)]]
     if kind == h5t.COMPOUND:
         fields = range(tid.get_nmembers())
-        return ["cmp", tid.get_size(), [[tid.get_member_name(i).decode(), tid.get_member_offset(i), grammar(tid.get_member_type(i))] for i in fields]]
+        return [
+            "cmp",
+            tid.get_size(),
+            [[tid.get_member_name(i).decode(), tid.get_member_offset(i), grammar(tid.get_member_type(i))] for i in fields],
+        ]
     if kind == h5t.ARRAY:
         return ["arr", list(tid.get_array_dims()), grammar(tid.get_super())]
     if kind == h5t.OPAQUE:

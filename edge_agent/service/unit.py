@@ -1,6 +1,7 @@
 """The systemd unit of the daemon, and installing it.
 
-The unit hides from the service everything that it does not need; `systemd-analyze security edge-agent` shows what is left. Serial ports need the group ``dialout``.
+The unit hides from the service everything that it does not need; `systemd-analyze security edge-agent` shows what is left. Serial
+ports need the group ``dialout``.
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ def install(text: str, folder: Path = UNIT_FOLDER) -> Path:
         path.write_text(text, encoding="utf-8")
     except PermissionError as error:
         raise PermissionRefused(
-            t("The unit cannot be written."), why=f"{path}: {error.strerror}", try_=t("run it as root: sudo edge-agent service install"), code="SERVICE_WRITE"
+            t("The unit cannot be written."),
+            why=f"{path}: {error.strerror}",
+            try_=t("run it as root: sudo edge-agent service install"),
+            code="SERVICE_WRITE",
         ) from error
     if Path("/run/systemd/system").is_dir() and folder == UNIT_FOLDER:
         subprocess.run(["systemctl", "daemon-reload"], check=True)

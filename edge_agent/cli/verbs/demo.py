@@ -90,7 +90,12 @@ def _sentence(result: Result, *, crash: bool) -> str:
     if not crash:
         return t("Everything the instruments sent is in the project space, signed and witnessed; nothing was lost.")
     missing = [s for s in result.streams if s.lost or s.lost_text != "0"]
-    words = [f"{s.lost_text} {t('frames')}" if s.unit == "images" else t("{lost} of {name} {unit}", lost=s.lost_text, name=s.name, unit=t(s.unit)) for s in missing]
+    words = [
+        f"{s.lost_text} {t('frames')}"
+        if s.unit == "images"
+        else t("{lost} of {name} {unit}", lost=s.lost_text, name=s.name, unit=t(s.unit))
+        for s in missing
+    ]
     declared = t("{list} were not captured while the agent was down, and the data says so.", list=", ".join(words)) if words else ""
     return f"{t('Nothing that was durable is missing after the crash.')} {declared}".strip()
 
