@@ -124,8 +124,8 @@ def _check(header: ItemHeader) -> None:
         raise SealError(f"item header: run number {header.run_no}")
     if not all(isinstance(name, str) for name in header.allowed):
         raise SealError("item header: a target's name is not a text")
-    named = header.segment_id != NO_SEGMENT and header.head_hash != NO_HEAD
-    if (header.kind is ItemKind.SEGMENT) != named:
+    wanted = header.kind is ItemKind.SEGMENT
+    if (header.segment_id != NO_SEGMENT, header.head_hash != NO_HEAD) != (wanted, wanted):
         raise SealError("item header: segments, and only they, name a segment id and a head")
 
 
