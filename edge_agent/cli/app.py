@@ -10,6 +10,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import cast
 
 import typer
@@ -45,6 +46,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; prints errors; the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a console that lacks a character shows "?" instead of failing
+            stream.reconfigure(errors="replace")
     command = typer.main.get_command(build())
     try:
         code = command.main(arguments, prog_name="edge-agent", standalone_mode=False)

@@ -56,7 +56,7 @@ def error(e: EdgeAgentError, *, as_json: bool = False) -> int:
     """Print an error: what, why, what to try. Returns the exit code of its class."""
     lines = [t("Error: {what}", what=e.what)]
     lines += [f"  {line}" for line in e.why.splitlines()]
-    known = explanation(e.code)
+    known = explanation(e.code) if e.code != e.default_code else None
     if language() != "en" and known is not None:
         lines.append(f"  {known.meaning}")
     if e.try_:

@@ -109,8 +109,8 @@ def _table(watch: Watch) -> str:
         (
             seen.stream.name,
             f"{seen.count} {t(item_word(seen.stream.kind))}",
-            f"{seen.rate:.3g}",
-            _bytes(seen.size / seen.seconds * 3600) if seen.seconds else "",
+            f"{seen.rate:.3g}" if seen.count > 1 else "",
+            _bytes(seen.size / seen.seconds * 3600) if seen.count > 1 else "",
             _short(seen.last),
             seen.stream.unit,
             _clock(seen.t_ns),

@@ -57,6 +57,8 @@ class _AsWritten(GenerateJsonSchema):
         serialization: Any = schema["schema"].get("serialization", {})
         if "default" in made and (write := serialization.get("function")):
             made["default"] = write(schema["default"])
+        if made.get("type") == "string" and not isinstance(made.get("default", ""), str):
+            del made["default"]  # the value, of which nobody said how it is written
         return made
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:

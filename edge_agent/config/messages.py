@@ -166,16 +166,17 @@ def _models(annotation: Any) -> Iterable[type[BaseModel]]:
 
 
 def _merged(found: list[Finding]) -> Iterable[Finding]:
-    told: set[Path] = set()
+    unions: dict[Path, list[Finding]] = {}
+    for finding in found:
+        if finding.union is not None:
+            unions.setdefault(finding.union, []).append(finding)
     for finding in found:
         if finding.union is None:
             yield finding
             continue
-        branches = [other for other in found if other.union == finding.union]
-        precise = [other for other in branches if not (other.is_type and other.path == finding.union)]
+        branches = unions.pop(finding.union, [])
+        precise = [branch for branch in branches if not (branch.is_type and branch.path == finding.union)]
         if precise:
-            if finding in precise:
-                yield finding
-        elif finding.union not in told:
-            told.add(finding.union)
-            yield Finding(finding.path, t(", or ").join(dict.fromkeys(other.message for other in branches)), finding.code)
+            yield from precise
+        elif branches:
+            yield Finding(finding.path, t(", or ").join(dict.fromkeys(branch.message for branch in branches)), finding.code)

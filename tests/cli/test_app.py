@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -117,13 +118,29 @@ def test_an_interrupt_is_said_and_has_its_own_code(run: Run, monkeypatch: pytest
     assert "Interrupted." in done.err
 
 
-def test_errors_are_said_in_japanese_with_the_meaning_of_their_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_said_in_japanese(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_AGENT_LANG", "ja")
     done = run("explain", "CFG_UNKNOWN_KYE")
     assert done.code == 2
-    assert done.err == (
-        "エラー: コード「CFG_UNKNOWN_KYE」はありません。\n  コマンドの書き方が違います。\n対処: edge-agent explain CFG_UNKNOWN_KEY\n"
+    assert done.err == "エラー: コード「CFG_UNKNOWN_KYE」はありません。\n対処: edge-agent explain CFG_UNKNOWN_KEY\n"
+
+
+def test_an_error_that_is_not_translated_is_followed_by_what_its_code_means(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise errors.DiskError("The spool cannot be opened.", why="/spool: no space", code="SPOOL_OPEN")
+
+    monkeypatch.setenv("EDGE_AGENT_LANG", "ja")
+    monkeypatch.setattr("platform.platform", fail)
+    assert run("version").err == "エラー: The spool cannot be opened.\n  /spool: no space\n  スプールを開けません。\n"
+
+
+def test_a_console_that_lacks_a_character_does_not_fail_the_verb() -> None:
+    environment = {**os.environ, "EDGE_AGENT_LANG": "ja", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_agent.cli", "explain", "DISK"], capture_output=True, env=environment, timeout=60, check=False
     )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"DISK: ?")
 
 
 def test_columns_align_japanese_and_numbers() -> None:

@@ -104,3 +104,13 @@ def test_the_schema_is_one_of_its_dialect_and_describes_every_key() -> None:
         for key, described in table.get("properties", {}).items():
             assert "description" in described, key
     assert made["$defs"]["Instrument"]["properties"]["look_back"]["default"] == "2 s"
+
+
+def test_every_default_is_written_as_its_key_is() -> None:
+    made = schema()
+    instrument = made["$defs"]["Instrument"]
+    tables = [made, *made["$defs"].values(), *(branch["then"] for branch in instrument["allOf"])]
+    defaults = [key for table in tables for key in table.get("properties", {}).values() if "default" in key]
+    assert len(defaults) > 20
+    for key in defaults:
+        jsonschema.Draft202012Validator({**key, "$defs": made["$defs"]}).validate(key["default"])
