@@ -73,6 +73,7 @@ def test_the_bytes_of_each_kind_are_those_of_the_page() -> None:
     ]
     for item, number, body in known:
         assert item.payload() == b"HSC1" + bytes((number,)) + dumps(body)
+        assert leaf.parse(item.payload()) == item
 
 
 BODIES: list[tuple[int, Any, str]] = [
