@@ -37,11 +37,13 @@ def digest(data: bytes) -> str:
     return f"sha-256=:{base64.b64encode(data).decode()}:"
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("POST", "/renew"), ("OPTIONS", "/files/"), ("POST", "/files/"), ("HEAD", "/files/a"), ("PATCH", "/files/a"),
-     ("GET", "/files/a/receipt"), ("POST", "/witness"), ("GET", "/witness/00"), ("GET", "/runs"), ("GET", "/runs/demo-project"), ("GET", "/nonsense")],
-)  # fmt: skip
+ROUTES = """
+POST /renew, OPTIONS /files/, POST /files/, HEAD /files/a, PATCH /files/a, GET /files/a/receipt, POST /witness, GET /witness/00,
+GET /runs, GET /runs/demo-project, GET /nonsense
+"""
+
+
+@pytest.mark.parametrize(("method", "path"), [route.split() for route in ROUTES.split(",")])
 async def test_without_a_client_certificate_only_health_and_enrolment_answer(site: Any, method: str, path: str) -> None:
     await site.open()
     async with client_session(client_context(site.home.root.read_text()), site.url) as session:
