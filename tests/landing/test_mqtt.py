@@ -15,6 +15,7 @@ from edge_agent.model import ItemKind, Proof
 from edge_agent.record.session import new_session
 from edge_agent.seal import cose
 from edge_agent.seal.receipt import parse_witness
+from edge_agent.wire.broker import Broker
 from edge_agent.wire.item import header_of, sign_item
 from edge_agent.wire.link import Link, Message, open_link
 from edge_agent.wire.piece import MAX_MESSAGE, Piece, parse_piece
@@ -183,6 +184,19 @@ async def test_a_broker_of_version_3_1_1_carries_everything_too(
     target = agent.mqtt(broker.broker)
     assert "MQTTv311" in (await target.probe()).detail
     item = make_item(os.urandom(2_500_000))
+    await target.send(item, progress.append)
+    assert (site.home.space / item.remote).read_bytes() == item.path.read_bytes()
+
+
+@pytest.mark.peers
+async def test_a_foreign_broker_that_speaks_only_3_1_1_carries_everything(
+    site: Any, enrolled: Any, nats: str, make_item: Any, progress: list[int]
+) -> None:
+    await site.open(mqtt=nats)
+    agent = await enrolled()
+    target = agent.mqtt(Broker.parse(nats))
+    assert "MQTTv311" in (await target.probe()).detail
+    item = make_item(os.urandom(5_000_000))
     await target.send(item, progress.append)
     assert (site.home.space / item.remote).read_bytes() == item.path.read_bytes()
 
