@@ -37,7 +37,8 @@ class EpicsAdapter:
         self._config = config
         self._addresses = config.parsed_addresses()
         # Before any instrument runs: libca reads its addresses once.
-        channel_access.add(self._addresses)
+        if config.camera is not None or any(pv.scheme == "ca" for pv, _ in config.rows()):
+            channel_access.add(self._addresses)
 
     async def run(self, sink: Sink) -> None:
         """Follow every PV until cancelled."""
@@ -53,7 +54,7 @@ class EpicsAdapter:
                     tasks.create_task(ca.follow(pv.name, pump.emit(stream), self._addresses))
                 elif client is not None:
                     client.monitor(pv.name, scalar_callback(pv.uri, pump.emit(stream)))
-                    tasks.create_task(self._complain(sink, pv, stream.is_joined))
+                    tasks.create_task(self._complain(sink, pv, stream.was_seen))
             image = self._config.image_pv()
             if image is not None and client is not None:
                 frames = self._follow_image(sink, client, image, tasks)
@@ -90,12 +91,12 @@ class EpicsAdapter:
 
         frames = ImageStream(sink, self._frames(pv), asyncio.get_running_loop(), joined)
         client.monitor(pv.name, frames.update)
-        tasks.create_task(self._complain(sink, pv, frames.is_joined))
+        tasks.create_task(self._complain(sink, pv, frames.was_seen))
         return frames
 
-    async def _complain(self, sink: Sink, pv: Pv, joined: Callable[[], bool]) -> None:
+    async def _complain(self, sink: Sink, pv: Pv, seen: Callable[[], bool]) -> None:
         await asyncio.sleep(PATIENCE_SECONDS)
-        if not joined():
+        if not seen():
             sink.disconnected(pv.uri, why=f"nobody answered for it {where(self._addresses, 'pva')}")
 
     def _rows(self, pv: Pv) -> Stream:

@@ -41,7 +41,11 @@ log = logging.getLogger(__name__)
 async def follow(pv: str, emit: Emit, addresses: list[Address]) -> None:
     """Report the PV for ever; returns only when cancelled."""
     channel_access.add(addresses)
-    channel_access.start()
+    with channel_access.in_use():
+        await _follow(pv, emit, addresses)
+
+
+async def _follow(pv: str, emit: Emit, addresses: list[Address]) -> None:
     import aioca
 
     told = False

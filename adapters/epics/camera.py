@@ -31,10 +31,10 @@ async def camera_facts(client: PvaClient, prefix: str) -> dict[str, str | int | 
 
 
 async def _over_channel_access(pvs: dict[str, str]) -> dict[str, Any]:
-    channel_access.start()
     import aioca
 
-    values = await aioca.caget(list(pvs.values()), timeout=READ_SECONDS, throw=False)
+    with channel_access.in_use():
+        values = await aioca.caget(list(pvs.values()), timeout=READ_SECONDS, throw=False)
     return {name: +value for name, value in zip(pvs, values, strict=True) if value.ok}
 
 

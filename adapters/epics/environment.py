@@ -7,10 +7,11 @@ before its first use, and an address that comes later is refused with a warning 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from adapters.epics.config import Address, Scheme
 from adapters.epics.repeater import keep_repeater_from_starting
@@ -30,6 +31,7 @@ class ChannelAccess:
     def __init__(self) -> None:
         self._addresses: dict[str, None] = {}
         self._started = False
+        self._users = 0
         self._lock = threading.Lock()
 
     def add(self, addresses: Iterable[Address]) -> None:
@@ -58,6 +60,26 @@ class ChannelAccess:
                 os.environ["EPICS_CA_AUTO_ADDR_LIST"] = "NO"
             os.environ.setdefault("EPICS_CA_MAX_SEARCH_PERIOD", str(CA_SEARCH_SECONDS))
             keep_repeater_from_starting()
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Channels may be made inside; when nobody is inside any more, all are closed.
+
+        They belong to the event loop that made them, which may be about to close, too.
+        """
+        self.start()
+        with self._lock:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                last = self._users == 0
+            if last:
+                import aioca
+
+                aioca.purge_channel_caches()
 
 
 channel_access = ChannelAccess()

@@ -38,6 +38,7 @@ class ImageStream:
         self._on_join = on_join
         self._inlet: Inlet | None = None
         self._joined = False
+        self._seen = False
         self._first = True
         self._last: tuple[int, int] | None = None
         self._last_arrival = 0
@@ -46,9 +47,9 @@ class ImageStream:
         self._unopened: Gap | None = None
         self._closing = threading.Event()
 
-    def is_joined(self) -> bool:
-        """Whether the PV answers."""
-        return self._joined
+    def was_seen(self) -> bool:
+        """Whether the PV answered, if only once."""
+        return self._seen
 
     def close(self) -> None:
         """Let no callback wait for the loop any longer."""
@@ -103,7 +104,7 @@ class ImageStream:
     # What follows runs on the loop.
 
     def _join(self, kind: str) -> None:
-        self._joined = True
+        self._joined = self._seen = True
         self._sink.connected(self.stream.source_uri, detail=kind)
         self._on_join()
 

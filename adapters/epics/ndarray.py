@@ -66,7 +66,7 @@ def read_image(value: Any) -> Image | None:
     try:
         data = np.asarray(pixels) if codec == "" else _decode(codec, value, np.asarray(pixels), shape)
         data = data.view(np.uint8) if data.dtype == np.bool_ else data
-        if not shape or data.size != math.prod(shape):
+        if not shape or min(shape) < 1 or data.size != math.prod(shape):
             raise ValueError(f"{data.size} pixels do not fit the dimensions {shape}")
         data = np.ascontiguousarray(data.reshape(shape))
     except (ValueError, zlib.error) as e:
@@ -84,7 +84,10 @@ def _decode(codec: str, value: Any, packed: npt.NDArray[Any], shape: tuple[int, 
     payload = packed.view(np.uint8)[: size if size > 0 else None]
     if codec == "zlib":
         decoder = zlib.decompressobj()
-        plain = decoder.decompress(payload.tobytes(), math.prod(shape) * dtype.itemsize)
+        size = math.prod(shape) * dtype.itemsize
+        plain = decoder.decompress(payload.tobytes(), size)
+        if len(plain) != size:
+            raise ValueError(f"{len(plain)} bytes do not fit the dimensions {shape} of {dtype}")
         return np.frombuffer(plain, dtype)
     if codec == "bslz4":
         return _bitshuffle_lz4(payload, shape, dtype)
@@ -96,12 +99,26 @@ def _bitshuffle_lz4(payload: npt.NDArray[np.uint8], shape: tuple[int, ...], dtyp
         bitshuffle = importlib.import_module("bitshuffle")
     except ImportError as e:
         raise ValueError("codec 'bslz4' needs the package bitshuffle: pip install edge-agent-daq[fast]") from e
+    _check_blocks(payload, math.prod(shape), dtype.itemsize)
     try:
         # areaDetector sends the blocks without the header of the HDF5 filter, at bitshuffle's own block size.
         plain: npt.NDArray[Any] = bitshuffle.decompress_lz4(np.ascontiguousarray(payload), shape, dtype, 0)
     except Exception as e:
         raise ValueError(f"bslz4 data cannot be unpacked: {e}") from e
     return plain
+
+
+def _check_blocks(payload: npt.NDArray[np.uint8], items: int, item_size: int) -> None:
+    """Follow the lengths of the LZ4 blocks: the library does, too, and would read past the end of a truncated image."""
+    block = max(8192 // item_size // 8 * 8, 128)
+    blocks = -(-(items - items % 8) // block)
+    data, at = payload.tobytes(), 0
+    for _ in range(blocks):
+        if at + 4 > len(data):
+            break
+        at += 4 + int.from_bytes(data[at : at + 4], "big")
+    if at + items % 8 * item_size > len(data) or items < 1:
+        raise ValueError("bslz4 data is shorter than its blocks say")
 
 
 def _pixel_type(value: Any) -> str:

@@ -42,14 +42,15 @@ class RowStream:
         self._opened: tuple[Form, Description] | None = None
         self._description = Description("")
         self._joined = False
+        self._seen = False
         self._first = True
         self._outage: Outage | None = None
         self._last_arrival = 0
         self._undeclared: list[Gap] = []
 
-    def is_joined(self) -> bool:
-        """Whether the PV answers."""
-        return self._joined
+    def was_seen(self) -> bool:
+        """Whether the PV answered, if only once."""
+        return self._seen
 
     async def take(self, events: Sequence[Event]) -> None:
         """Deliver a batch: runs of samples of one form go out as one block."""
@@ -77,7 +78,7 @@ class RowStream:
         elif isinstance(event, Joined):
             self._description = event.description
             if not self._joined:
-                self._joined, self._first = True, True
+                self._joined = self._seen = self._first = True
                 self._sink.connected(self.stream.source_uri, detail=event.description.source_type)
         else:
             self._joined = False

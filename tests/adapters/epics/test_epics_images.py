@@ -1,0 +1,241 @@
+"""Images that nobody should send, from a p4p server in this process: each is declared, none ends the subscription."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import bitshuffle
+import numpy as np
+import numpy.typing as npt
+import pytest
+from p4p import Value
+from p4p.nt import NTNDArray, NTScalar
+from p4p.server.thread import SharedPV
+
+from adapters.epics.ndarray import NotAnImage, read_image
+from adapters.testing import Disconnected, Image, Missing, Opened, Restarted
+from edge_agent.model import NO_TIME, Cause, Gap, Valid
+
+TYPE = NTNDArray.buildType()
+FIELD = {"uint8": "ubyteValue", "uint16": "ushortValue", "float64": "doubleValue", "int8": "byteValue", "bool": "booleanValue"}
+SCALAR = {"uint8": 5, "uint16": 6, "float64": 10, "int8": 1}
+
+
+def picture(number: int, data: npt.NDArray[Any], t: float = 1_700_000_000, **fields: Any) -> Value:
+    """An NTNDArray as areaDetector sends it; ``fields`` overwrite what is right."""
+    return Value(
+        TYPE,
+        {
+            "value": (FIELD[data.dtype.name], data.ravel()),
+            "compressedSize": data.nbytes,
+            "uncompressedSize": data.nbytes,
+            "uniqueId": number,
+            "codec": {"name": ""},
+            "timeStamp": {"secondsPastEpoch": int(t), "nanoseconds": 5},
+            "dimension": [{"size": size} for size in reversed(data.shape)],
+        }
+        | fields,
+    )
+
+
+def packed(number: int, data: npt.NDArray[Any], codec: str, payload: bytes, **fields: Any) -> Value:
+    return picture(
+        number,
+        data,
+        value=("ubyteValue", np.frombuffer(payload, np.uint8)),
+        compressedSize=len(payload),
+        codec={"name": codec, "parameters": SCALAR[data.dtype.name]},
+        **fields,
+    )
+
+
+FRAME = np.arange(12, dtype=np.uint16).reshape(3, 4)
+
+
+@pytest.fixture
+async def camera(pv_server: Any, recording: Callable[..., Any]) -> Any:
+    """(sink, pv) with the adapter running and the PV still empty."""
+    pv = SharedPV(initial=Value(TYPE, {}))
+    pv_server.start(image=pv)
+    async with recording(image="pva://T:image", addresses=[f"127.0.0.1:{pv_server.port}"]) as sink:
+        await sink.until(lambda s: s.events)
+        yield sink, pv
+
+
+def story(sink: Any) -> list[Any]:
+    """What happened to the stream, in order: numbers of frames, gaps, resets, shapes."""
+    told: list[Any] = []
+    for event in sink.events:
+        if isinstance(event, Image):
+            told.append(event.frame.number)
+        elif isinstance(event, Missing):
+            told.append((event.gap.cause, event.gap.first, event.gap.last, event.gap.count))
+        elif isinstance(event, Restarted):
+            told.append((event.reset.cause, event.reset.last, event.reset.first))
+        elif isinstance(event, Opened):
+            told.append((event.stream.shape, event.stream.dtype))
+    return told
+
+
+async def test_a_changed_shape_or_type_opens_the_stream_anew(camera: Any) -> None:
+    sink, pv = camera
+    pv.post(picture(1, FRAME))
+    pv.post(picture(2, FRAME.reshape(4, 3)))
+    pv.post(picture(3, FRAME.astype(np.uint8)))
+    pv.post(picture(4, np.zeros((2, 3, 4), np.uint8)))
+    await sink.until(lambda s: len(s.frames("image")) == 4)
+    assert story(sink) == [((3, 4), "<u2"), 1, ((4, 3), "<u2"), 2, ((3, 4), "|u1"), 3, ((2, 3, 4), "|u1"), 4]
+
+
+async def test_an_unknown_codec_is_a_declared_gap_and_the_next_image_is_recorded(camera: Any, caplog: pytest.LogCaptureFixture) -> None:
+    sink, pv = camera
+    pv.post(picture(1, FRAME))
+    pv.post(packed(2, FRAME, "jpeg", b"\xff\xd8whatever"))
+    pv.post(packed(3, FRAME, "jpeg", b"\xff\xd8whatever"))
+    pv.post(picture(4, FRAME))
+    await sink.until(lambda s: len(s.frames("image")) == 2)
+    assert story(sink)[1:] == [1, (Cause.GARBAGE, 2, 2, 1), (Cause.GARBAGE, 3, 3, 1), 4]
+    assert "codec 'jpeg' is not known here; set the camera's codec plugin to None, zlib or bslz4" in sink.gaps("image")[0].detail
+    assert caplog.text.count("codec 'jpeg'") == 1, "said once, not at the camera's rate"
+
+
+async def test_a_codec_that_is_unknown_from_the_start_is_said_and_counted_later(camera: Any) -> None:
+    sink, pv = camera
+    pv.post(packed(1, FRAME, "lz4", b"xx"))
+    pv.post(packed(2, FRAME, "lz4", b"xx"))
+    await sink.until(lambda s: s.of(Disconnected))
+    assert "codec 'lz4'" in sink.of(Disconnected)[0].why
+    pv.post(picture(3, FRAME))
+    await sink.until(lambda s: s.frames("image"))
+    (gap,) = sink.gaps("image")
+    assert (gap.cause, gap.count) == (Cause.GARBAGE, 2)
+
+
+async def test_zlib_and_bitshuffle_lz4_are_unpacked(camera: Any) -> None:
+    sink, pv = camera
+    frame = np.random.default_rng(1).poisson(3, (64, 48)).astype(np.uint16)
+    pv.post(packed(1, frame, "zlib", zlib.compress(frame.tobytes())))
+    pv.post(packed(2, frame, "bslz4", bitshuffle.compress_lz4(frame).tobytes()))
+    await sink.until(lambda s: len(s.frames("image")) == 2)
+    assert all(np.array_equal(got.data, frame) for got in sink.frames("image"))
+    assert sink.of(Opened)[0].stream.attributes["wire_codec"] == "zlib"
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (lambda: picture(2, FRAME, dimension=[{"size": 4}, {"size": 4}]), "12 pixels do not fit the dimensions (4, 4)"),
+        (lambda: picture(2, FRAME, dimension=[]), "do not fit the dimensions ()"),
+        (lambda: picture(2, FRAME, dimension=[{"size": -4}, {"size": -3}]), "do not fit the dimensions (-3, -4)"),
+        (lambda: packed(2, FRAME, "zlib", b"not zlib"), "incorrect header check"),
+        (lambda: packed(2, FRAME, "zlib", zlib.compress(b"short")), "do not fit"),
+        (lambda: packed(2, FRAME, "zlib", b"x", dimension=[{"size": 2**30}, {"size": 2**10}]), "are more than"),
+        (lambda: packed(2, FRAME, "bslz4", b"\0\0\0\x02no"), "bslz4 data cannot be unpacked"),
+        (lambda: packed(2, FRAME, "bslz4", b"\xff\0\0\xffrubbish"), "bslz4 data is shorter than its blocks say"),
+        (lambda: packed(2, FRAME, "bslz4", bitshuffle.compress_lz4(FRAME).tobytes()[:-1]), "bslz4 data is shorter"),
+        (lambda: picture(2, FRAME, codec={"name": "zlib", "parameters": 99}), "not the number of a pixel type"),
+    ],
+)
+async def test_a_broken_image_is_declared_by_number_and_harms_nothing(camera: Any, broken: Callable[[], Value], says: str) -> None:
+    sink, pv = camera
+    pv.post(picture(1, FRAME))
+    pv.post(broken())
+    pv.post(picture(3, FRAME))
+    await sink.until(lambda s: len(s.frames("image")) == 2)
+    assert story(sink)[1:] == [1, (Cause.GARBAGE, 2, 2, 1), 3]
+    assert says in sink.gaps("image")[0].detail
+
+
+async def test_a_counter_that_begins_again_is_a_reset_before_the_frame(camera: Any) -> None:
+    sink, pv = camera
+    for number in (7, 8, 1, 2):
+        pv.post(picture(number, FRAME))
+    await sink.until(lambda s: len(s.frames("image")) == 4)
+    assert story(sink)[1:] == [7, 8, (Cause.RESTART, 8, 1), 1, 2]
+
+
+async def test_a_counter_goes_on_past_its_sign(camera: Any) -> None:
+    sink, pv = camera
+    pv.post(picture(2**31 - 1, FRAME))
+    pv.post(picture(-(2**31), FRAME))
+    await sink.until(lambda s: len(s.frames("image")) == 2)
+    assert story(sink)[1:] == [2**31 - 1, 2**31]
+
+
+async def test_the_same_exposure_again_is_not_a_second_one(camera: Any) -> None:
+    sink, pv = camera
+    pv.post(picture(1, FRAME))
+    pv.post(picture(1, FRAME))
+    pv.post(picture(2, FRAME))
+    await sink.until(lambda s: len(s.frames("image")) == 2)
+    assert story(sink)[1:] == [1, 2]
+
+
+async def test_after_an_outage_the_numbers_that_passed_are_declared(camera: Any) -> None:
+    sink, pv = camera
+    pv.post(picture(5, FRAME))
+    await sink.until(lambda s: s.frames("image"))
+    pv.close()
+    await sink.until(lambda s: s.of(Disconnected))
+    pv.open(picture(9, FRAME))
+    await sink.until(lambda s: len(s.frames("image")) == 2, timeout=20)
+    assert story(sink)[1:] == [5, (Cause.DISCONNECT, 6, 8, 3), 9]
+    gap: Gap = sink.gaps("image")[0]
+    assert gap.t_from == sink.frames("image")[0].t_arrival
+
+
+async def test_an_image_that_was_there_before_us_is_marked_so(pv_server: Any, recording: Callable[..., Any]) -> None:
+    pv = SharedPV(initial=picture(41, FRAME))
+    pv_server.start(image=pv)
+    async with recording(image="pva://T:image", addresses=[f"127.0.0.1:{pv_server.port}"]) as sink:
+        await sink.until(lambda s: s.frames("image"))
+        pv.post(picture(42, FRAME))
+        await sink.until(lambda s: len(s.frames("image")) == 2)
+    assert [frame.valid for frame in sink.frames("image")] == [Valid.INITIAL, Valid.GOOD]
+
+
+async def test_an_image_marked_invalid_and_one_without_a_time_are_kept_and_say_so(camera: Any) -> None:
+    sink, pv = camera
+    pv.post(picture(1, FRAME, alarm={"severity": 3, "status": 1}))
+    pv.post(picture(2, FRAME, t=631_152_000, timeStamp={"secondsPastEpoch": 631_152_000, "nanoseconds": 0}))
+    await sink.until(lambda s: len(s.frames("image")) == 2)
+    first, second = sink.frames("image")
+    assert (first.valid, first.status) == (Valid.BAD, 3 << 16 | 1)
+    assert second.t_source == NO_TIME
+
+
+async def test_a_pv_that_is_no_image_is_said_so(pv_server: Any, recording: Callable[..., Any]) -> None:
+    pv_server.start(image=SharedPV(nt=NTScalar("d"), initial=1.0))
+    async with recording(image="pva://T:image", addresses=[f"127.0.0.1:{pv_server.port}"]) as sink:
+        await sink.until(lambda s: s.of(Disconnected))
+    assert "the PV holds epics:nt/NTScalar:1.0, not an NTNDArray; record it with pvs =" in sink.of(Disconnected)[0].why
+
+
+async def test_a_recorder_that_refuses_frames_does_not_stop_the_camera(camera: Any) -> None:
+    sink, pv = camera
+    sink.accepts = False
+    pv.post(picture(1, FRAME))
+    await sink.until(lambda s: s.of(Image))
+    sink.accepts = True
+    pv.post(picture(2, FRAME))
+    await sink.until(lambda s: [f.number for f in s.frames("image")] == [2])
+
+
+def test_booleans_and_signed_bytes_have_a_type() -> None:
+    for data, dtype in ((np.array([[True, False]]), "|u1"), (np.array([[-1, 2]], np.int8), "|i1")):
+        image = read_image(picture(1, data))
+        assert image is not None
+        assert image.data.dtype.str == dtype
+
+
+def test_an_empty_array_is_no_image_and_no_mistake() -> None:
+    assert read_image(Value(TYPE, {"uniqueId": 3})) is None
+    assert read_image(picture(0, np.zeros((0, 4), np.uint8))) is None
+
+
+def test_a_mistake_carries_the_number() -> None:
+    with pytest.raises(NotAnImage) as caught:
+        read_image(packed(77, FRAME, "blosc", b"x"))
+    assert caught.value.number == 77
