@@ -29,6 +29,7 @@ from edge_agent.runs.live import LiveRun
 
 LOOK_BACK_BYTES = 256 << 20
 FOREVER = 2**63 - 1
+WAITING_GAPS = 1000
 
 
 class Idle(StrEnum):
@@ -70,6 +71,7 @@ class Group:
     ignored: dict[str, int] = field(default_factory=dict)
     arrivals: dict[str, tuple[float, int]] = field(default_factory=dict)
     _known_background: LiveRun | None = None
+    _gaps: deque[tuple[Stream, Gap]] = field(default_factory=lambda: deque(maxlen=WAITING_GAPS))
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _waiting_bytes: int = 0
     _last: dict[str, tuple[Stream, Block]] = field(default_factory=dict)
@@ -189,17 +191,23 @@ class Group:
         return routed
 
     def gap(self, stream: Stream, gap: Gap) -> None:
-        """A declared gap goes to the run that is open, else to the background where the instrument's data is kept."""
+        """A declared gap goes to the run that is open, else to the background where the instrument's data is kept.
+
+        A gap alone begins no run: it waits for the background run that the next data begins.
+        """
         with self._lock:
-            live = self.foreground
-            if live is None and self._rule(stream).idle is Idle.KEEP:
-                live = self._background()
-            if live is None:
-                return
-            if stream.kind is Kind.FILES:
-                live.recording.file_gap(stream, gap)
-            else:
-                self._channel(live, stream).gap(gap)
+            if self.foreground is not None:
+                self._declare(self.foreground, stream, gap)
+            elif self._rule(stream).idle is Idle.KEEP and self._known_background is not None:
+                self._declare(self._background(), stream, gap)
+            elif self._rule(stream).idle is Idle.KEEP:
+                self._gaps.append((stream, gap))
+
+    def _declare(self, live: LiveRun, stream: Stream, gap: Gap) -> None:
+        if stream.kind is Kind.FILES:
+            live.recording.file_gap(stream, gap)
+        else:
+            self._channel(live, stream).gap(gap)
 
     def reset(self, stream: Stream, reset: Reset) -> None:
         """A counter began again; rows have no counters to reset."""
@@ -230,6 +238,9 @@ class Group:
         if live is not self._known_background:
             self._known_background = live
             self._last_known(live)
+            waiting, self._gaps = self._gaps, deque(maxlen=WAITING_GAPS)
+            for stream, gap in waiting:
+                self._declare(live, stream, gap)
         return live
 
     def _last_known(self, live: LiveRun) -> None:
