@@ -252,7 +252,7 @@ def test_certificates_with_other_keys_or_names_raise_nothing_but_seal_errors(aut
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 def test_every_flipped_byte_of_a_certificate_is_read_or_refused(authority: Any) -> None:
     good = authority.uri(SECRET.public_key(), AGENT_URN + bytes(16).hex())
-    rooted = 0
+    known = load_certificate(good)
     for position in range(len(good)):
         for value in (0x01, 0x80, 0x55):
             changed = bytearray(good)
@@ -260,11 +260,12 @@ def test_every_flipped_byte_of_a_certificate_is_read_or_refused(authority: Any) 
             try:
                 certificate = load_certificate(bytes(changed))
                 urns(certificate)
-                rooted += issued_by(certificate, authority.root)
+                if issued_by(certificate, authority.root):
+                    # The count of unused bits after the signature is not signed, and changes nothing.
+                    assert certificate.tbs_certificate_bytes == known.tbs_certificate_bytes
                 ed25519_key(certificate)
             except SealError:
                 continue
-    assert rooted == 0
 
 
 def test_certificates_whose_parts_are_unknown_are_seal_errors(monkeypatch: pytest.MonkeyPatch, authority: Any) -> None:
