@@ -95,7 +95,11 @@ class Conversation:
 
     def _read(self, line: Line) -> Outcome:
         asked = self._plan.answer(self._question, line.raw) if self._question is not None else None
+        if asked is not None:
+            self._question = None
         outcome = asked or self._plan.parser.parse(line.raw)
+        if line.doubtful and isinstance(outcome, Reading) and self._may_be_a_tail(line.raw):
+            outcome = Unparsed("the line may have begun before the port was opened")
         if self._on_line is not None:
             self._on_line(line.raw, outcome)
         self._answered.set()
@@ -107,6 +111,10 @@ class Conversation:
         elif outcome.facts:
             self._sink.describe(outcome.facts)
         return outcome
+
+    def _may_be_a_tail(self, raw: bytes) -> bool:
+        """Whether a longer line would be read, too: then a digit may be missing in front."""
+        return any(isinstance(self._plan.parser.parse(more + raw), Reading) for more in (b"1", b"A"))
 
     def _note(self, event: Event, outcome: Outcome | None) -> None:
         match event:

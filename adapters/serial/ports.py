@@ -163,7 +163,7 @@ class TcpPort:
 
 def explain(name: str, error: Exception) -> PortDown:
     """What an error of the system means for a port, and what to do."""
-    code = getattr(error, "errno", None)
+    code = _code(error)
     if code == errno.ENOENT:
         devices = ", ".join(sorted(str(port.device) for port in list_ports.comports())) or "none"
         return PortDown(f"there is no {name} (ports found: {devices})", "plug it in, or correct port")
@@ -171,6 +171,8 @@ def explain(name: str, error: Exception) -> PortDown:
         return PortDown(f"this user may not open {name}", "add the user to the group of the device, as: usermod -aG dialout USER")
     if code in (errno.EAGAIN, errno.EBUSY) or "exclusively lock" in str(error):
         return PortDown(f"another program has {name} open", "close that program")
+    if code == errno.ENOTTY:
+        return PortDown(f"{name} is no serial port", "correct port")
     if code == errno.ECONNREFUSED:
         return PortDown("nobody listens there (connection refused)", "look whether the device server is on and the port number is right")
     if isinstance(error, serial.SerialTimeoutException):
@@ -180,3 +182,12 @@ def explain(name: str, error: Exception) -> PortDown:
     if code == errno.EIO or "returned no data" in str(error):
         return PortDown("the port is gone (unplugged?)", "plug it in again")
     return PortDown(str(error) or type(error).__name__)
+
+
+def _code(error: BaseException) -> int | None:
+    """The system's number for an error; pyserial keeps it in words and leaves the number to the error that it caught."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    if isinstance(error, _ERRORS) and error.args and isinstance(error.args[0], int):
+        return error.args[0]
+    return _code(error.__context__) if error.__context__ is not None else None

@@ -60,12 +60,9 @@ Event = Up | Down | Line | Junk | Refused
 class Reader:
     """Reads one port for ever. ``make_splitter(mid_line)`` gives the splitter of a new connection."""
 
-    def __init__(
-        self, name: str, open_port: Callable[[], Port], make_splitter: Callable[[bool], Splitter], most_waiting: int = MOST_WAITING
-    ) -> None:
+    def __init__(self, name: str, open_port: Callable[[], Port], make_splitter: Callable[[bool], Splitter]) -> None:
         self._open_port = open_port
         self._make_splitter = make_splitter
-        self._most_waiting = most_waiting
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name=f"serial {name}", daemon=True)
         self._stop = threading.Event()
@@ -159,7 +156,7 @@ class Reader:
         if not events:
             return
         with self._lock:
-            room = self._most_waiting - len(self._waiting)
+            room = MOST_WAITING - len(self._waiting)
             for event in events:
                 if room > 0 or isinstance(event, Up | Down | Refused):
                     self._waiting.append(event)

@@ -85,7 +85,7 @@ class _ChannelRows:
         self._index = index
         self._fixed_unit = channel.unit is not None
         self._inlet: Inlet | None = None
-        self._held: Gap | None = None
+        self._held: dict[Cause, Gap] = {}
 
     async def put(self, samples: Sequence[Sample]) -> None:
         """Deliver in runs of one unit."""
@@ -106,15 +106,15 @@ class _ChannelRows:
         """Declare now, or with the first value: only then the unit is known."""
         if self._inlet is not None:
             self._inlet.gap(gap)
-        elif self._held is None:
-            self._held = gap
+        elif (held := self._held.get(gap.cause)) is None:
+            self._held[gap.cause] = gap
         else:
-            count = None if self._held.count is None or gap.count is None else self._held.count + gap.count
-            self._held = replace(self._held, count=count, t_to=max(self._held.t_to, gap.t_to))
+            count = None if held.count is None or gap.count is None else held.count + gap.count
+            self._held[gap.cause] = replace(held, count=count, t_to=max(held.t_to, gap.t_to))
 
     def declare_held(self) -> None:
         """Declare what came before the first value."""
-        if self._held is not None:
+        if self._held:
             self._open()
 
     async def _put(self, run: list[Sample]) -> None:
@@ -135,7 +135,7 @@ class _ChannelRows:
     def _open(self) -> Inlet:
         if self._inlet is None:
             self._inlet = self._sink.open(self._stream)
-            held, self._held = self._held, None
-            if held is not None:
-                self._inlet.gap(held)
+            held, self._held = self._held, {}
+            for gap in held.values():
+                self._inlet.gap(gap)
         return self._inlet

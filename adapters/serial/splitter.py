@@ -15,10 +15,14 @@ SHOWN: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line without its delimiter; ``t`` is the arrival of its first byte, UTC ns."""
+    """One line without its delimiter; ``t`` is the arrival of its first byte, UTC ns.
+
+    ``doubtful`` says that it may have begun before anybody listened.
+    """
 
     raw: bytes
     t: int
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Splitter(Protocol):
 
 
 class DelimiterSplitter:
-    """Lines that end with ``delimiter``. With ``mid_line`` the first one had begun before anybody listened."""
+    """Lines that end with ``delimiter``. With ``mid_line`` the first one may have begun before anybody listened."""
 
     def __init__(self, delimiter: bytes, max_length: int, *, mid_line: bool = False) -> None:
         self._delimiter = delimiter
@@ -83,12 +87,10 @@ class DelimiterSplitter:
     def _take(self, piece: bytes, found: list[Line | Junk]) -> None:
         if self._skipping:
             self._skipping = False
-        elif self._mid_line:
-            found.append(Junk(piece[:SHOWN], "the line had begun before the port was opened", self._t))
         elif len(piece) > self._max_length:
             found.append(self._too_long(piece))
         elif piece.strip():
-            found.append(Line(piece, self._t))
+            found.append(Line(piece, self._t, self._mid_line))
         self._mid_line = False
 
     def _bound(self, found: list[Line | Junk]) -> None:
