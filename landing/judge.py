@@ -56,7 +56,7 @@ class WorkerJudge:
         worker = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", MODULE, str(path), "--root", str(self._root), "--json",
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "HDF5_PLUGIN_PATH": "::"},
+            env=_environment(),
         )  # fmt: skip
         try:
             async with asyncio.timeout(self._timeout):
@@ -72,6 +72,13 @@ class WorkerJudge:
         if worker.returncode != 0:
             raise _no_verdict(err.decode(errors="replace")[-400:])
         return parse_verdict(out)
+
+
+def _environment() -> dict[str, str]:
+    # One thread: each thread of a linear algebra library reserves address space that the worker's limit would count.
+    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+    code = str(Path(__file__).parents[1])
+    return kept | {"PYTHONPATH": code, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HDF5_PLUGIN_PATH": "::"}
 
 
 def parse_verdict(out: bytes) -> Verdict:
