@@ -425,7 +425,7 @@ def make_run(folder: Path, ca: Authority, agent: Agent | None = None, number: in
     second = make_segment(run, f"{folder.name}_camera_000002.h5", 2, previous=first, first=108, last={"camera/image": 107})
     rows = make_segment(run, f"{folder.name}_rows_000001.h5", 3, series="rows", first=900)
     run.parts = [first, second, rows]
-    run.parts.append(make_file_series(run, 4, {"files/scan.dat": b"vendor" * 3_000_000, "files/ゼロ.txt": b""}))
+    run.parts.append(make_file_series(run, 4, {"files/scan.dat": b"vendor" * 1_400_000, "files/ゼロ.txt": b""}))
     for name in ("preview.png", "manifest-sha256.txt", "ro-crate-metadata.json", f"{folder.name}.nxs"):
         (folder / name).write_bytes(name.encode())
     write_sidecar(run)

@@ -15,7 +15,8 @@ import numpy as np
 
 
 def type_of(item: Any) -> str:
-    return str(item.get_type().encode())
+    dtype = item.get_type().dtype
+    return repr((dtype, dtype.str, h5py.check_string_dtype(dtype), h5py.check_enum_dtype(dtype)))
 
 
 def dump(path: str) -> Any:
@@ -38,14 +39,15 @@ def dump(path: str) -> Any:
                 entry.append(hashlib.sha256(repr(np.asarray(item[()]).tolist()).encode()).hexdigest())
         out[name] = entry
 
-    def links(name: str, link: Any) -> None:
-        if isinstance(link, h5py.SoftLink):
-            out[name] = ["soft", link.path]
+    def links(name: str, group: Any) -> None:
+        if isinstance(group, h5py.Group):
+            found = {member: group.get(member, getlink=True) for member in group}
+            out[f"{name}/"] = {member: link.path for member, link in found.items() if isinstance(link, h5py.SoftLink)}
 
     with h5py.File(path, "r") as file:
         each("", file)
         file.visititems(each)
-        file.visititems_links(links)
+        file.visititems(links)
     return json.loads(json.dumps(out, default=str))
 
 

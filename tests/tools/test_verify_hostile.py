@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import signal
+import struct
 
 import h5py
 import numpy as np
@@ -45,6 +47,7 @@ def test_what_leads_out_of_the_file_or_out_of_the_format_is_refused_before_it_is
         "numbers of variable length": (add(shape=(2,), dtype=h5py.vlen_dtype("f4")), "/entry/bad: has a type that the format"),
         "null dataspace": (add(data=h5py.Empty("f4")), "/entry/bad: has a null dataspace"),
         "variable strings in chunks": (add(shape=(2,), dtype=strings, chunks=(1,)), "/entry/bad: variable strings in chunks"),
+        "an unsigned fill value": (add(data=np.zeros(3), fillvalue=1.5), "/entry/bad: has a fill value that nothing signs"),
         "variable strings in a compound": (add(shape=(2,), dtype=inside), "/entry/bad: has a variable string inside"),
     }
     names = {}
@@ -57,12 +60,25 @@ def test_what_leads_out_of_the_file_or_out_of_the_format_is_refused_before_it_is
     assert SECRET.decode() not in str(out)
 
 
+def test_a_small_array_made_to_look_as_if_it_could_grow_is_refused(hsc, run, root):
+    path = hsc.make_segment(run, "a.h5").path
+    raw = path.read_bytes()
+    version_rank_flags = b"\1\1\1" + bytes(5)
+    before, after = (version_rank_flags + struct.pack("<QQ", 3, most) for most in (3, 5))
+    assert before in raw
+    path.write_bytes(raw.replace(before, after, 1))
+    _, out = hsc.verify(path, root=root)
+    assert out["items"][0]["level"] == 0
+    assert "is not in chunks but could grow" in out["items"][0]["reason"]
+
+
 def test_a_file_that_kills_the_library_is_level_zero_and_the_next_is_verified(hsc, tool, run, monkeypatch, root):
     bad, good = hsc.make_segment(run, "bad.h5").path, hsc.make_segment(run, "good.h5").path
     real = tool.verify_segment
 
     def crashing(path, roots, hashed):
         if path == str(bad):
+            faulthandler.disable()
             os.kill(os.getpid(), signal.SIGSEGV)
         return real(path, roots, hashed)
 
@@ -104,13 +120,13 @@ def test_random_damage_always_ends_in_one_line_a_file(hsc, run, root, tmp_path):
     raw = hsc.make_segment(run, "a.h5").path.read_bytes()
     rng, folder = random.Random(1), tmp_path / "fuzz"
     folder.mkdir()
-    for number in range(150):
+    for number in range(100):
         changed = bytearray(raw)
         for _ in range(rng.randint(1, 12)):
             at = rng.randrange(len(raw) - 8)
             changed[at : at + 8] = rng.choice([rng.randbytes(8), b"\xff" * 8, bytes(8), raw[(at + 8) % len(raw) :][:8].ljust(8, b"\0")])
         (folder / f"{number:03}.h5").write_bytes(changed)
     _, out = hsc.verify(folder, root=root)
-    assert len(out["items"]) == 150
+    assert len(out["items"]) == 100
     assert all(item["level"] in (0, 1, 2) and item["reason"] for item in out["items"])
-    assert sum(item["level"] == 0 for item in out["items"]) > 100
+    assert sum(item["level"] == 0 for item in out["items"]) > 60

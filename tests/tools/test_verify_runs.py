@@ -71,7 +71,9 @@ def test_a_damaged_segment_is_named_in_its_run_with_the_coordinate(hsc, copy, ro
     assert reason == "000001_camera_000002.h5: /entry/camera/data chunk at [3, 0, 0]: the stored bytes are not the signed ones"
 
 
-@pytest.mark.parametrize("name", ["files/scan.dat", "files/ゼロ.txt", "preview.png", "ro-crate-metadata.json", "manifest-sha256.txt", "000001.nxs"])
+@pytest.mark.parametrize(
+    "name", ["files/scan.dat", "files/ゼロ.txt", "preview.png", "ro-crate-metadata.json", "manifest-sha256.txt", "000001.nxs"]
+)
 @pytest.mark.parametrize("missing", [False, True])
 def test_a_changed_or_missing_file_is_named(hsc, copy, root, name, missing):
     if missing:
@@ -192,7 +194,6 @@ def test_wrong_receipts_leave_a_run_at_level_two(hsc, copy, ca, root, case):
     item = run_item(hsc, copy, root)
     assert item["level"] == 2
     assert sentence in item["reason"]
-    assert hsc.verify(copy.folder, root=root, level=2)[0] == 0
 
 
 def test_receipts_of_another_facility_or_none_leave_a_run_at_level_two(hsc, copy, root):

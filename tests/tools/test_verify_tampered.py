@@ -50,7 +50,10 @@ def edit(index, change):
 # Leaves of a segment: 0 OPEN, 1 DATASET, 2 3 CHUNK, 4 GAP, 5 6 7 CHUNK, 8 9 DATASET, 10..14 CHUNK, 15 META, 16 CLOSE.
 LEAVES = {
     "two frames swapped": (swap(2, 3), "source camera/image goes on at 100, but 102 is next"),
-    "a frame dropped": (lambda ls: [*ls[:6], *ls[7:]], f"{FRAMES} chunk at [4, 0, 0] (leaf 6): source camera/image goes on at 107, but 106"),
+    "a frame dropped": (
+        lambda ls: [*ls[:6], *ls[7:]],
+        f"{FRAMES} chunk at [4, 0, 0] (leaf 6): source camera/image goes on at 107, but 106",
+    ),
     "a chunk twice": (lambda ls: [*ls[:12], ls[11], *ls[12:]], f"{VALUES} chunk at [8] (leaf 12): is in the tree twice"),
     "a gap dropped": (lambda ls: [*ls[:4], *ls[5:]], "source camera/image goes on at 105, but 102 is next"),
     "a gap widened": (edit(4, lambda p: with_field(p, _3=105)), "goes on at 105, but 106 is next"),
@@ -58,7 +61,10 @@ LEAVES = {
     "a gap with a text as number": (edit(4, lambda p: with_field(p, _5="3")), "leaf 4 (GAP): has other fields"),
     "a frame without number": (edit(7, lambda p: p[:-16] + b"\xff" * 16), "(leaf 7): does not have the numbers of its kind"),
     "a row with a number": (edit(10, lambda p: p[:-16] + bytes(16)), "(leaf 10): does not have the numbers of its kind"),
-    "a chunk of another segment": (edit(5, lambda p: chunk_with(p, 5, bytes(16))), "chunk at [2, 0, 0] (leaf 5): belongs to another segment"),
+    "a chunk of another segment": (
+        edit(5, lambda p: chunk_with(p, 5, bytes(16))),
+        "chunk at [2, 0, 0] (leaf 5): belongs to another segment",
+    ),
     "a chunk of another rank": (edit(10, lambda p: chunk_with(p, 53, b"\2")), "leaf 10 (CHUNK): has the wrong length"),
     "a chunk before its dataset": (swap(1, 2), "of a dataset that no DATASET leaf announced"),
     "a dataset twice": (lambda ls: [*ls[:2], ls[1], *ls[2:]], "without descriptor, or one twice"),
@@ -81,15 +87,27 @@ ONLY_STORED = {
 }
 ONLY_SIGNED = {
     "the last frame dropped": (lambda ls: [*ls[:7], *ls[8:]], "CLOSE counts 5 chunks, the tree has 4"),
-    "the mask changed": (edit(6, lambda p: chunk_with(p, 78, b"\0\0\0\0")), f"{FRAMES} chunk at [3, 0, 0]: the filter mask is 0x1, but 0x0"),
+    "the mask changed": (
+        edit(6, lambda p: chunk_with(p, 78, b"\0\0\0\0")),
+        f"{FRAMES} chunk at [3, 0, 0]: the filter mask is 0x1, but 0x0",
+    ),
     "the size changed": (edit(6, lambda p: chunk_with(p, 82, struct.pack(">Q", 34))), f"{FRAMES} chunk at [3, 0, 0]: has 33 bytes, but 34"),
     "the size smaller": (edit(6, lambda p: chunk_with(p, 82, struct.pack(">Q", 3))), "the file does not hold it in 3 bytes"),
     "the size absurd": (edit(6, lambda p: chunk_with(p, 82, b"\x7f" + bytes(7))), "more than the file has"),
     "the hash changed": (edit(6, lambda p: chunk_with(p, 90, bytes(32))), "chunk at [3, 0, 0]: the stored bytes are not the signed ones"),
-    "a place between chunks": (edit(10, lambda p: chunk_with(p, 54, struct.pack(">Q", 4))), f"{VALUES} chunk at [4]: is no place of a chunk"),
-    "a place without chunk": (edit(13, lambda p: chunk_with(p, 54, struct.pack(">Q", 2))), f"{FLAGS} chunk at [2]: is signed, but the file"),
+    "a place between chunks": (
+        edit(10, lambda p: chunk_with(p, 54, struct.pack(">Q", 4))),
+        f"{VALUES} chunk at [4]: is no place of a chunk",
+    ),
+    "a place without chunk": (
+        edit(13, lambda p: chunk_with(p, 54, struct.pack(">Q", 2))),
+        f"{FLAGS} chunk at [2]: is signed, but the file",
+    ),
     "another META": (lambda ls: [*ls[:15], *(with_field(ls[n], **{f"_{n - 14}": bytes(32)}) for n in (15, 16))], "META digest"),
-    "a dataset missing in the close": (edit(16, lambda p: with_field(p, _1=cbor2.loads(p[5:])[1][:2])), "CLOSE does not name every dataset"),
+    "a dataset missing in the close": (
+        edit(16, lambda p: with_field(p, _1=cbor2.loads(p[5:])[1][:2])),
+        "CLOSE does not name every dataset",
+    ),
     "another final shape": (edit(16, lambda p: p.replace(b"\x81\x14\x03", b"\x81\x15\x03")), f"{VALUES}: the shape is [20], but [21]"),
 }
 
@@ -146,7 +164,13 @@ def recreate(path, **options):
     def change(file):
         old = file[path]
         plist = old.id.get_create_plist()
-        form = {"dtype": old.dtype, "shape": old.shape, "maxshape": old.maxshape, "chunks": old.chunks, "fillvalue": old.fillvalue} | options
+        form = {
+            "dtype": old.dtype,
+            "shape": old.shape,
+            "maxshape": old.maxshape,
+            "chunks": old.chunks,
+            "fillvalue": old.fillvalue,
+        } | options
         chunks = [old.id.get_chunk_info(n).chunk_offset for n in range(old.id.get_num_chunks())]
         stored = [(offset, *old.id.read_direct_chunk(offset)) for offset in chunks]
         filters = [plist.get_filter(n) for n in range(plist.get_nfilters())]
@@ -194,10 +218,10 @@ FILES = {
     "a group added": (lambda f: f.create_group("/entry/camera/more"), "META digest"),
     "a hard link added": (lambda f: f.__setitem__("/entry/z", f["/entry/title"]), "META digest"),
     "a soft link turned": (lambda f: (f.__delitem__("/entry/a-link"), f.__setitem__("/entry/a-link", h5py.SoftLink("/x"))), "META digest"),
-    "a dataset added in chunks": (lambda f: f.create_dataset("/entry/more", (4,), "f4", chunks=(2,)), "/entry/more: is in the file but not signed"),
+    "a dataset added in chunks": (lambda f: f.create_dataset("/entry/more", (4,), "f4", chunks=(2,)), "/entry/more: is in the file but"),
     "a dataset removed": (lambda f: f.__delitem__(VALUES), f"{VALUES}: is signed but missing"),
     "a dataset moved": (lambda f: f.move(VALUES, "/entry/balance/v"), "/entry/balance/v: is in the file but not signed"),
-    "frames of a signed type": (recreate(FRAMES, dtype="<i2"), f"{FRAMES}: the type is ['int', 2, 0, 1, 16, 0], but ['int', 2, 0, 0, 16, 0]"),
+    "frames of a signed type": (recreate(FRAMES, dtype="<i2"), f"{FRAMES}: the type is ['int', 2, 0, 1, 16, 0], but ['int'"),
     "big-endian frames": (recreate(FRAMES, dtype=">u2"), f"{FRAMES}: the type is"),
     "another filter value": (recreate(FRAMES, filters=[(32008, 1, (0, 5, 2, 0, 3), b"")]), f"{FRAMES}: the filters is"),
     "no filter": (recreate(FRAMES, filters=[]), f"{FRAMES}: the filters is []"),
@@ -212,10 +236,10 @@ FILES = {
     "a format of another name": (relabel(TABLES, format="HSC/2"), f"{TABLES}: has other attributes"),
     "a table more": (lambda f: f.__setitem__(f"{TABLES}/extra", 1), f"{TABLES}: holds README, descriptors, events, extra,"),
     "an attribute on a table": (relabel(f"{TABLES}/leaves", more=1), f"{TABLES}/leaves: has attributes or further links"),
-    "a table with two names": (lambda f: f.__setitem__("/entry/leaves", f[f"{TABLES}/leaves"]), f"{TABLES}/leaves: has attributes or further"),
+    "a table with two names": (lambda f: f.__setitem__("/entry/leaves", f[f"{TABLES}/leaves"]), f"{TABLES}/leaves: has attributes"),
     "no tables": (lambda f: f.__delitem__(TABLES), "the file has no /entry/integrity: it is not signed"),
     "tables behind a soft link": (
-        lambda f: (f.move(TABLES, "/entry/other"), f.__setitem__(TABLES, h5py.SoftLink("/entry/other"))), f"{TABLES}: is reached by a soft link"),
+        lambda f: (f.move(TABLES, "/entry/other"), f.__setitem__(TABLES, h5py.SoftLink("/entry/other"))), f"{TABLES}: is reached by"),
     "another README": (replace_table("README", "all is well"), f"{TABLES}/README: has another text"),
     "no README": (replace_table("README", None), "holds descriptors"),
     "a hint changed": (lambda f: f[f"{TABLES}/index/1"].__setitem__(0, 3), f"{TABLES}/index: does not give the leaves"),
@@ -272,12 +296,16 @@ def test_heads_that_are_missing_or_say_something_else_are_damage(hsc, run, root)
 
 def test_a_head_signed_by_a_key_outside_the_chain_is_damage(hsc, run, ca, root):
     stranger = hsc.Agent(ca, run.agent.id)
-    part = hsc.make_segment(run, "a.h5", heads=lambda hs: [*hs[:-1], hsc.sign(stranger.session, "head", cbor2.loads(hsc.payload_of(hs[-1])))])
+    part = hsc.make_segment(
+        run, "a.h5", heads=lambda hs: [*hs[:-1], hsc.sign(stranger.session, "head", cbor2.loads(hsc.payload_of(hs[-1])))]
+    )
     assert "head 2: is signed by a key that nothing here vouches for" in reason(hsc, part.path, root)
 
 
 def test_a_head_with_another_content_type_is_damage(hsc, run, root):
-    part = hsc.make_segment(run, "a.h5", heads=lambda hs: [*hs[:-1], hsc.sign(run.agent.session, "run", cbor2.loads(hsc.payload_of(hs[-1])))])
+    part = hsc.make_segment(
+        run, "a.h5", heads=lambda hs: [*hs[:-1], hsc.sign(run.agent.session, "run", cbor2.loads(hsc.payload_of(hs[-1])))]
+    )
     assert "head 2: has content type 'application/x.hsc1-run+cbor'" in reason(hsc, part.path, root)
 
 
@@ -288,7 +316,10 @@ def test_a_whole_file_signed_again_by_a_stranger_under_the_same_agent_id_is_not_
 
 
 def test_a_certificate_of_a_receipt_key_or_of_another_agent_signs_no_segment(hsc, run, ca, root):
-    for uri, sentence in (("urn:hsc:receipts", "nothing here vouches"), (f"urn:hsc:agent:{'0' * 32}", "names another agent than its identity")):
+    for uri, sentence in (
+        ("urn:hsc:receipts", "nothing here vouches"),
+        (f"urn:hsc:agent:{'0' * 32}", "names another agent than its identity"),
+    ):
         run.agent.certificates = [ca.issue(uri, run.agent.identity)]
         assert sentence in reason(hsc, hsc.make_segment(run, "a.h5").path, root)
 
