@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -201,19 +202,24 @@ def server_environment(ca_port: int, pva_port: int) -> dict[str, str]:
 
 @pytest.fixture
 def program(tmp_path: Path, ca_port: int, pva_port: int) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start somebody else's server; its stdin stays open, its output goes to a file, and it is gone after the test."""
+    """Start somebody else's server; its stdin stays open, its output goes to a file, and it is gone after the test.
+
+    Each has a process group of its own, since some are started by wrappers that would leave them behind.
+    """
     started: list[subprocess.Popen[bytes]] = []
     log = open(tmp_path / "program.log", "ab")
 
     def start(*command: str | Path) -> subprocess.Popen[bytes]:
         env = server_environment(ca_port, pva_port)
-        process = subprocess.Popen([str(part) for part in command], env=env, cwd=tmp_path, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [str(part) for part in command], env=env, cwd=tmp_path, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+        )
         started.append(process)
         return process
 
     yield start
     for process in started:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if process.stdin is not None:
             process.stdin.close()

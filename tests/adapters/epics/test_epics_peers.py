@@ -1,0 +1,110 @@
+"""The adapter against EPICS servers that nobody here wrote: pvapy's simulated areaDetector, and softIocPVA of EPICS Base."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adapters.testing import Disconnected, Opened, Restarted
+from edge_agent.model import NO_TIME, Cause, Valid
+
+pytestmark = pytest.mark.peers
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+DATABASE = """
+record(calc, "P:COUNT") { field(SCAN, ".1 second") field(CALC, "VAL+1") field(EGU, "n") field(HIHI, "1000000") field(DESC, "counts") }
+record(ai, "P:NEVER") { field(EGU, "V") }
+record(bo, "P:GATE") { field(ZNAM, "shut") field(ONAM, "open") field(PINI, "YES") }
+record(stringin, "P:NAME") { field(VAL, "lysozyme") field(PINI, "YES") }
+record(waveform, "P:WAVE") { field(FTVL, "FLOAT") field(NELM, "4") field(INP, "[1.5, 2.5, 3.5]") field(PINI, "YES") }
+"""
+
+
+@pytest.fixture
+def soft_ioc(program: Start, soft_ioc_program: Path, tmp_path: Path) -> Callable[[], subprocess.Popen[bytes]]:
+    """Start softIocPVA with the database; records over both protocols."""
+    (tmp_path / "peer.db").write_text(DATABASE)
+    return lambda: program(soft_ioc_program, "-d", "peer.db")
+
+
+@pytest.mark.parametrize("scheme", ["ca", "pva"])
+async def test_one_ioc_looks_the_same_over_both_protocols(
+    scheme: str, soft_ioc: Callable[[], Any], recording: Callable[..., Any], pva_port: int
+) -> None:
+    soft_ioc()
+    names = ("COUNT", "NEVER", "GATE", "NAME", "WAVE")
+    pvs = [{"pv": f"{scheme}://P:{name}", "name": name} for name in names]
+    async with recording(pvs=pvs, addresses=[f"pva://127.0.0.1:{pva_port}"]) as sink:
+        await sink.until(lambda s: len(s.values("COUNT")) > 15 and all(len(s.values(name)) for name in names), timeout=40)
+    streams = {event.stream.name: event.stream for event in sink.of(Opened)}
+    assert (streams["COUNT"].dtype, streams["COUNT"].unit) == ("<f8", "n")
+    assert set(np.diff(sink.values("COUNT"))) == {1.0}
+    times = np.concatenate([block.t_source for block in sink.blocks("COUNT")])
+    assert np.allclose(np.diff(times) / 1e9, 0.1, atol=0.09)
+    never = sink.blocks("NEVER")[0]
+    assert never.valid is not None
+    assert (never.valid[0], never.t_source[0]) == (Valid.BAD, NO_TIME), "a record that was never processed has no time and no value"
+    assert streams["GATE"].attributes["state_1"] == "open"
+    assert sink.values("NAME")[0] == b"lysozyme"
+    assert sink.values("WAVE")[0].tolist() == [1.5, 2.5, 3.5]
+    assert not any(sink.gaps(name) for name in names)
+
+
+@pytest.mark.parametrize("scheme", ["ca", "pva"])
+async def test_an_ioc_that_is_killed_and_comes_back_leaves_a_gap(
+    scheme: str, soft_ioc: Callable[[], Any], recording: Callable[..., Any], pva_port: int
+) -> None:
+    ioc = soft_ioc()
+    async with recording(pvs=[{"pv": f"{scheme}://P:COUNT", "name": "COUNT"}], addresses=[f"pva://127.0.0.1:{pva_port}"]) as sink:
+        await sink.until(lambda s: len(s.values("COUNT")) > 3, timeout=40)
+        os.killpg(ioc.pid, signal.SIGKILL)
+        await sink.until(lambda s: s.of(Disconnected), timeout=40)
+        soft_ioc()
+        before = len(sink.values("COUNT"))
+        await sink.until(lambda s: len(s.values("COUNT")) > before + 3, timeout=60)
+    assert [(gap.cause, gap.count) for gap in sink.gaps("COUNT")] == [(Cause.DISCONNECT, None)]
+
+
+def detector(start: Start, command: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Frames of 256 x 128 uint8 from a small cache, long enough for a test."""
+    sizes = ["-nx", "256", "-ny", "128", "-dt", "uint8", "-nf", "10", "-cs", "10", "-rt", "60", "-rp", "1000000"]
+    return start(command, "-cn", "P:Pva1:Image", *sizes, *options)
+
+
+async def test_a_foreign_detector_at_200_frames_per_second_arrives_whole(
+    program: Start, detector_program: Path, recording: Callable[..., Any], pva_port: int
+) -> None:
+    detector(program, detector_program, "-fps", "200")
+    async with recording(image="pva://P:Pva1:Image", addresses=[f"pva://127.0.0.1:{pva_port}"]) as sink:
+        await sink.until(lambda s: len(s.frames("image")) > 300, timeout=60)
+    frames = sink.frames("image")
+    assert (frames[0].data.shape, frames[0].data.dtype.str) == ((128, 256), "|u1")
+    numbers = [frame.number for frame in frames]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert all(frame.t_arrival - frame.t_source < 10**10 for frame in frames)
+    assert len({frame.data.tobytes() for frame in frames[:40]}) > 5, "the images differ, as the cache has several"
+
+
+async def test_a_foreign_detector_killed_and_restarted_is_a_new_count(
+    program: Start, detector_program: Path, recording: Callable[..., Any], pva_port: int
+) -> None:
+    first = detector(program, detector_program, "-fps", "100")
+    async with recording(image="pva://P:Pva1:Image", addresses=[f"pva://127.0.0.1:{pva_port}"]) as sink:
+        await sink.until(lambda s: len(s.frames("image")) > 200, timeout=60)
+        os.killpg(first.pid, signal.SIGKILL)
+        await sink.until(lambda s: s.of(Disconnected), timeout=40)
+        await asyncio.to_thread(detector, program, detector_program, "-fps", "20")
+        before = len(sink.frames("image"))
+        await sink.until(lambda s: len(s.frames("image")) > before + 10, timeout=60)
+    (restart,) = sink.of(Restarted)
+    assert restart.reset.first < restart.reset.last
+    assert [(gap.cause, gap.count) for gap in sink.gaps("image")] == [(Cause.DISCONNECT, None)]
