@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,10 @@ class Stage:
         for name, rate in RATES.items():
             options = ["--rate", f"{rate:g}"]
             options += ["--folder", str(self.folder / "vendor-folder")] if name == "vendor" else []
-            self.devices[name] = Device(
-                name, *options, seed=self.seed, truth=self.folder / "truth" / f"{name}.jsonl", hold=True, stderr=self.logs / f"{name}.log"
-            ).start()
+            truth = self.folder / "truth" / f"{name}.jsonl"
+            self.devices[name] = Device(name, *options, seed=self.seed, truth=truth, hold=True, stderr=self.logs / f"{name}.log")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Device.start, self.devices.values()))
         self.config.write_text(self._configuration(url), encoding="utf-8")
         printed = self._run(python("landing", "token", str(self.folder), "--project", PROJECT, "--project", "unclaimed"))
         token = next(line.split()[-1] for line in printed.splitlines() if line.startswith("edge-agent enroll"))
@@ -156,8 +158,8 @@ class Stage:
         """Stop all processes, the agent first."""
         if self.agent is not None:
             self.agent.stop()
-        for device in self.devices.values():
-            device.quit()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Device.quit, self.devices.values()))
         if self.landing is not None:
             self.landing.stop()
         if self.broker is not None:
