@@ -92,7 +92,7 @@ def open_identity(folder: Path) -> Identity:
     Raises:
         ConfigError: the files cannot be read or do not belong together.
     """
-    if not (folder / "identity.pem").exists():
+    if not (folder / "identity.pem").exists() and not (folder / "enrolled.json").exists():
         _make(folder)
     try:
         key = load_pem_private_key((folder / "identity.key").read_bytes(), None)
