@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -27,6 +27,7 @@ from edge_agent.wire.talk import MAX_CONTROL, WitnessAsk
 from edge_agent.wire.tls import READ_TIMEOUT, client_context, client_session, explain, read_body
 
 PIECE = 8 << 20
+BLOCK = 256 << 10
 RECEIPT_PATIENCE = 900.0
 """Seconds that the service may take to verify one item."""
 
@@ -163,6 +164,7 @@ class LandingTarget:
 
     async def _patch(self, item_id: str, offset: int, piece: bytes, more: Mapping[str, str]) -> _Reply:
         headers = {**_TUS, "Content-Type": "application/offset+octet-stream", "Upload-Offset": str(offset), **more}
+        headers["Content-Length"] = str(len(piece))
         return await self._ask("PATCH", f"/files/{item_id}", headers=headers, data=piece)
 
     def _next_offset(self, reply: _Reply, wanted: int | None, size: int) -> int:
@@ -206,7 +208,8 @@ class LandingTarget:
         """
         session = await self._connected()
         try:
-            async with session.request(method, path, headers=headers, data=data, allow_redirects=False) as response:
+            body_of = data if data is None or len(data) <= BLOCK else _blocks(data)
+            async with session.request(method, path, headers=headers, data=body_of, allow_redirects=False) as response:
                 body = await read_body(response, MAX_CONTROL)
                 reply = _Reply(response.status, response.headers, body)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -265,3 +268,9 @@ class LandingTarget:
                 self._session = client_session(self._opened.context, self._url, self._timeout)
                 self._stamp = stamp
             return self._session
+
+
+async def _blocks(data: bytes) -> AsyncIterator[bytes]:
+    """A large body bit by bit: encrypting it at once would hold up everything else in the loop."""
+    for start in range(0, len(data), BLOCK):
+        yield data[start : start + BLOCK]

@@ -24,9 +24,9 @@ async def test_a_file_lands_under_its_name_with_a_custody_that_proves_it(
 ) -> None:
     await site.open()
     agent = await enrolled()
-    data = os.urandom(3_000_000)
+    data = os.urandom(10_000_000)
     item = make_item(data)
-    receipt = await agent.https(piece=1 << 20).send(item, progress.append)
+    receipt = await agent.https().send(item, progress.append)
     assert (site.home.space / item.remote).read_bytes() == data
     assert (receipt.proof, receipt.sha256, receipt.size, receipt.item_id) == (Proof.FSYNCED, sha256(data), len(data), "item-1")
     custody = parse_custody(cose.parse(receipt.cose).payload)
