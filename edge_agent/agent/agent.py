@@ -15,7 +15,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from edge_agent import __version__
@@ -209,7 +209,9 @@ class Agent:
 
     def _limits(self) -> DiskLimits:
         spool = self.config.spool
-        return DiskLimits.for_disk(shutil.disk_usage(self.spool.folder).total, spool.keep_free, spool.max_size)
+        limits = DiskLimits.for_disk(shutil.disk_usage(self.spool.folder).total, spool.keep_free, spool.max_size)
+        soft = limits.soft if spool.soft is None else spool.soft
+        return replace(limits, soft=soft, hard=min(soft, limits.hard if spool.hard is None else spool.hard))
 
     def _disk_state(self) -> DiskState:
         return DiskState.OK if self.disk is None else self.disk.state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,15 +42,16 @@ def _build(name: str, table: tables.Target, config: Config, identity: Identity, 
             f"target.{name}: this agent is not enrolled at a landing service", why=f"no enrolment in {folder}",
             try_="get a token there (python -m landing token DIR --project P) and run: edge-agent enroll TOKEN", code="NOT_ENROLLED",
         )  # fmt: skip
-    root = Path(table.ca) if table.ca is not None else folder / "root.pem"
-    keys = LandingKeys(root, folder / "tls.pem", folder / "receipts.pem")
     if isinstance(table, tables.LandingTarget):
         from edge_agent.deliver.landing import LandingTarget
 
-        return LandingTarget(name, table.landing, keys)
+        root = Path(table.ca) if table.ca is not None else folder / "root.pem"
+        return LandingTarget(name, table.landing, LandingKeys(root, folder / "tls.pem", folder / "receipts.pem"))
+    keys = LandingKeys(folder / "root.pem", folder / "tls.pem", folder / "receipts.pem")
     from edge_agent.deliver.mqtt import MqttTarget, Speaker
 
-    broker = replace(Broker.parse(table.mqtt), username=table.user, password=_password(table))
+    context = ssl.create_default_context(cafile=table.ca) if table.ca is not None else None
+    broker = replace(Broker.parse(table.mqtt, context), username=table.user, password=_password(table))
     speaker = Speaker(session.key, session.chain)
     return MqttTarget(name, broker, session.agent_id, lambda: speaker, lambda: keys.trust(name), prefix=table.topic, message=table.piece)
 

@@ -128,8 +128,6 @@ class Instrument(Table):
     """Serial number, for the run record."""
     pid: str = ""
     """Persistent identifier of the instrument (PIDINST), as "https://doi.org/10.21938/abc"."""
-    priority: Annotated[int, Field(strict=True, ge=-10, le=10)] = 0
-    """Order of sending: higher goes first, -10 to 10. Default 0."""
     settings: SerializeAsAny[AdapterConfig] = Field(default_factory=AdapterConfig)
     """The adapter's own keys, validated by the adapter's `Config`. In the file they stand beside the others."""
 

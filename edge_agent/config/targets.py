@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, V
 from pydantic_core import PydanticCustomError
 
 from edge_agent.config.secret import Secret
-from edge_agent.config.values import LocalPath, PositiveDuration, Rate, Size
+from edge_agent.config.values import LocalPath, Size
 from edge_agent.words import t
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -46,8 +46,6 @@ class TargetTable(Table):
 
     required: StrictBool = True
     """Whether space is freed only after this target proved that it holds the data. Default true."""
-    rate_limit: Rate | None = None
-    """Highest sending rate, as "10 MB/s". Default: no limit."""
 
 
 class Networked(TargetTable):
@@ -57,8 +55,6 @@ class Networked(TargetTable):
     """PEM file of the authority that issued the other side's certificate. Default: what enrolment stored, else the system's authorities."""
     identity: LocalPath | None = None
     """Folder of this agent's certificate and key for this target. Default: below keys.dir, filled by `edge-agent enroll`."""
-    timeout: PositiveDuration = 60.0
-    """How long an answer may take. Default "60 s"."""
 
 
 class LandingTarget(Networked):

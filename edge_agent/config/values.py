@@ -62,19 +62,6 @@ def size(value: object) -> int:
     return int(amount)
 
 
-def rate(value: object) -> int:
-    """``"10 MB/s"`` -> 10_000_000 (bytes per second).
-
-    Raises:
-        PydanticCustomError: not text, not per second, 0, or no known unit.
-    """
-    if not isinstance(value, str) or not value.rstrip().endswith("/s"):
-        raise _bad(t('must be text such as "{example}"', example="10 MB/s"))
-    if per_second := size(value.rstrip().removesuffix("/s")):
-        return per_second
-    raise _bad(t("must be more than 0 B/s"))
-
-
 def local_path(value: object, info: ValidationInfo) -> object:
     """A path on this machine: ``~`` is the home folder, a relative path is below the folder of the configuration."""
     if not isinstance(value, str):
@@ -120,9 +107,6 @@ PositiveDuration = Annotated[float, BeforeValidator(positive_duration), PlainSer
 
 Size = Annotated[int, BeforeValidator(size), PlainSerializer(lambda n: f"{n} B"), _schema(BYTES, "20 GB")]
 """``"20 GB"``, ``"256 MiB"``: bytes as an int, 0 or more."""
-
-Rate = Annotated[int, BeforeValidator(rate), PlainSerializer(lambda n: f"{n} B/s"), _schema(BYTES, "10 MB/s", "/s")]
-"""``"10 MB/s"``: bytes per second as an int, more than 0."""
 
 LocalPath = Annotated[Path, BeforeValidator(local_path, json_schema_input_type=str), WithJsonSchema({"type": "string"})]
 """A path on this machine, made absolute against the folder of the configuration file."""

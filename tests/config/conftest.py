@@ -34,7 +34,6 @@ targets = ["cloud", "nas"]
 
 [target.cloud]
 landing = "https://landing.example.ac.jp"
-rate_limit = "10 MB/s"
 
 [target.nas]
 folder = "/mnt/nas"

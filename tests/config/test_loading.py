@@ -25,12 +25,11 @@ def test_an_example_has_no_problems(examined: Examined, example: str) -> None:
     assert examined(example, machine=True).problems == ()
 
 
-def test_values_come_out_in_seconds_bytes_and_bytes_per_second(config: Config) -> None:
+def test_values_come_out_in_seconds_and_bytes(config: Config) -> None:
     assert config.spool.keep_free == 20_000_000_000
     assert config.spool.max_size == 1_500_000_000_000
     assert config.instruments["eiger"].look_back == 0.5
     assert config.instruments["furnace"].look_back == 2.0
-    assert config.targets["cloud"].rate_limit == 10_000_000
 
 
 def test_conditions_come_out_parsed(config: Config) -> None:

@@ -6,14 +6,13 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from edge_agent.config.conditions import Idle, RunWhile, parse_idle, parse_run_while
-from edge_agent.config.values import BYTES, SECONDS, Duration, PositiveDuration, Rate, Size
+from edge_agent.config.values import BYTES, SECONDS, Duration, PositiveDuration, Size
 
 
 class Values(BaseModel):
     duration: Duration = 0.0
     positive: PositiveDuration = 1.0
     size: Size = 0
-    rate: Rate = 1
 
 
 @pytest.mark.parametrize(
@@ -40,13 +39,7 @@ def test_sizes_are_exact_bytes(text: str, count: int) -> None:
     assert Values.model_validate({"size": text}).size == count
 
 
-def test_rates_are_bytes_per_second() -> None:
-    assert Values.model_validate({"rate": "10 MB/s"}).rate == 10**7
-
-
-@pytest.mark.parametrize(
-    "field", [{"positive": "0 s"}, {"rate": "0 B/s"}, {"rate": "10 MB"}, {"rate": "10 MB/min"}, {"size": "-1 B"}, {"size": None}]
-)
+@pytest.mark.parametrize("field", [{"positive": "0 s"}, {"size": "-1 B"}, {"size": None}])
 def test_what_makes_no_sense_is_refused(field: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Values.model_validate(field)
