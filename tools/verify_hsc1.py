@@ -806,7 +806,8 @@ def check_segment(segment: Segment, roots: Roots) -> Json:
     want(digest == log.meta, "the groups, attributes, types or small values are not the signed ones (META digest)")
     result = facts(log, heads[-1][0][13], heads[-1][1], heads[-1][2])
     result["trusted"] = all(session.trusted for _, _, session in heads)
-    result["uncounted"] = sorted({d[8][0] for d in dsds.values() if d[8][1] == 0})
+    counted = {d[8][0] for d in dsds.values() if d[8][1] == 1}
+    result["uncounted"] = sorted({d[8][0] for d in dsds.values()} - counted)
     return result
 
 
