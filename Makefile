@@ -8,6 +8,7 @@ BIN    := $(VENV)/bin
 .PHONY: demo test test-slow install tools clean
 
 demo: install
+	@sh tests/system-packages.sh mosquitto
 	$(BIN)/edge-agent demo $(DEMO)
 
 test: install tools

@@ -1,0 +1,70 @@
+"""Files that nobody here wrote: the HDF5 files that h5py ships go through the watched folder into a signed run, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+from pathlib import Path
+
+import h5py
+import pytest
+
+from edge_agent.agent.agent import Agent
+from edge_agent.config import load
+from edge_agent.segment.run import verify_run
+
+CONFIG = """
+site = "core-facility"
+spool = {{ dir = "{spool}", keep_free = "100 MB" }}
+
+[instrument.microscope]
+adapter = "files"
+folder = "{folder}"
+settle = "200 ms"
+rescan = "500 ms"
+
+[target.share]
+folder = "{share}"
+"""
+
+
+def shipped() -> list[Path]:
+    return sorted((Path(h5py.__file__).parent / "tests" / "data_files").glob("*.h5"))
+
+
+async def until_landed(agent: Agent, share: Path, count: int) -> Path:
+    async with asyncio.timeout(60):
+        while True:
+            folders = sorted({path.parent for path in share.rglob("ro-crate-metadata.json")})
+            if folders and len([p for p in folders[0].glob("files/*/*") if p.is_file()]) == count:
+                return folders[0]
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.peers
+async def test_hdf5_files_of_another_package_land_byte_for_byte(tmp_path: Path) -> None:
+    originals = shipped()
+    assert len(originals) >= 2, "h5py ships its test data"
+    watched, share = tmp_path / "watched", tmp_path / "share"
+    watched.mkdir()
+    share.mkdir()
+    file = tmp_path / "edge-agent.toml"
+    file.write_text(CONFIG.format(spool=tmp_path / "spool", folder=watched, share=share))
+    agent = Agent(load(file))
+    await agent.start()
+    try:
+        agent.desk.start("microscope", project="p1")
+        for path in originals:
+            shutil.copy2(path, watched / path.name)
+        async with asyncio.timeout(60):
+            while agent.status().instruments[0].streams == () or agent.status().instruments[0].streams[0].totals.arrived < len(originals):
+                await asyncio.sleep(0.1)
+        await agent.desk.stop("microscope")
+        run = await until_landed(agent, share, len(originals))
+    finally:
+        await agent.stop()
+    landed = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in run.glob("files/microscope/*")}
+    assert landed == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in originals}
+    report = verify_run(run, None)
+    assert (report.level, report.files) == (1, len(originals)), report.reason
