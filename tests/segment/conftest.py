@@ -41,7 +41,8 @@ BALANCE = Stream("balance", "weight", Kind.ROWS, "<f8", (), unit="g", source_uri
 LINES = Stream(
     "balance", "line", Kind.ROWS, "|S24", source_uri="serial:///dev/ttyUSB0", attributes={"baud": 9600, "gain": 1.5, "maker": "Größe"}
 )
-COUNTED = Stream("motor", "position", Kind.ROWS, "<i4", (3,), unit="mm", counted=True, step=2)
+MOTOR = "opc.tcp://motor:4840#nsu=urn:m;s=x"
+COUNTED = Stream("motor", "position", Kind.ROWS, "<i4", (3,), unit="mm", source_uri=MOTOR, counted=True, step=2)
 
 
 def certificate(name: str, key: Any, issuer: x509.Certificate | None, issuer_key: Any, uri: str | None) -> x509.Certificate:
@@ -183,8 +184,8 @@ class Builder:
         state: State = State.CLOSED, reason: str = "run-end",
     ) -> Built:  # fmt: skip
         """META, CLOSE, sign, write."""
-        for source, gaps in self.gaps.items():
-            self.file.add(layout.gap_objects(layout.stream_group(self.streams[source]), gaps))
+        for source, stream in self.streams.items():
+            self.file.add(layout.gap_objects(layout.stream_group(stream), self.gaps.get(source, [])))
         self.file.add(layout.closing_objects(T0 + 10**10, "complete"))
         self.meta()
         datasets = tuple((d.digest(), self.file.shapes[path], self.file.chunks[path]) for path, d in self.file.dsds.items())
@@ -262,7 +263,10 @@ class Forge:
         lines = builder.add(LINES)
         motor = builder.add(COUNTED)
         builder.meta()
-        builder.rows(weights.table, columns(n, value=rng.normal(10, 0.1, n)))
+        shared = columns(n, value=rng.normal(10, 0.1, n))
+        # The last known value first, and one whose source gave no time.
+        shared["valid"][:1], shared["time"][1:2] = 2, NO_TIME
+        builder.rows(weights.table, shared)
         builder.gap(BALANCE.key, None, None, None, "disconnect")
         builder.rows(lines.table, columns(n, value=np.array([f"S S {i:8.3f} g".encode() for i in range(n)])))
         builder.rows(motor.table, columns(n, value=rng.integers(-9, 9, (n, 3))))

@@ -1,0 +1,107 @@
+"""docs/layout.md: its examples run as they stand, without the project, and a segment holds what its tables list and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from edge_agent.segment import types
+from edge_agent.segment.master import Part, write_master
+
+PAGE = (Path(__file__).parents[2] / "docs" / "layout.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def run_folder(shared_forge: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two frame segments, one of rows, and their master."""
+    folder = tmp_path_factory.mktemp("000123")
+    builders = [
+        shared_forge.frames(folder / "000123_camera_image_000001.h5"),
+        shared_forge.frames(folder / "000123_camera_image_000002.h5", ordinal=2, first=18),
+        shared_forge.rows(folder / "000123_rows_000003.h5", ordinal=3),
+    ]
+    parts = []
+    for builder in builders:
+        dtypes = {path: types.numpy_dtype(dsd.type).str for path, dsd in builder.file.dsds.items()}
+        builder.close()
+        parts.append(Part(builder.file.path.name, builder.file.shapes, dtypes))
+    write_master(folder / "000123.nxs", shared_forge.run, "BL05", "complete", "{}", parts)
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_an_example_of_the_page_prints_what_stands_under_it(number: int, run_folder: Path) -> None:
+    code, expected = EXAMPLES[number]
+    assert len(code.splitlines()) <= 10
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-I", "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=run_folder, env=env, timeout=60, check=False)
+    assert done.stdout == expected, done.stderr
+
+
+def test_all_examples_are_found() -> None:
+    assert len(EXAMPLES) == PAGE.count("```python") == 5
+
+
+def named_in(section: str) -> set[str]:
+    """Names in the first column of the tables of a section."""
+    text = PAGE.split(f"## {section}\n")[1].split("\n## ")[0]
+    cells = (row.split("|")[1] for row in text.splitlines() if row.startswith("| `"))
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_every_object_of_a_segment_stands_in_the_tables_of_the_page(run_folder: Path) -> None:
+    known = named_in("A segment")
+    entry = {name if name.startswith("/") else f"/entry/{name}" for name in known}
+    columns = named_in("A stream") | {"data", "value", "gaps"}
+    unlisted = []
+
+    def note(name: str, node: Any) -> None:
+        path = f"/{name}"
+        if path.startswith("/entry/integrity") or path in entry or path in ("/entry/user", "/entry/sample", "/entry/instrument/name"):
+            return
+        parts = path.split("/")
+        within_stream = path.startswith("/entry/instrument/") and (len(parts) <= 5 or set(parts[5:]) <= columns)
+        if not within_stream:
+            unlisted.append(path)
+
+    for path in run_folder.glob("*.h5"):
+        with h5py.File(path) as file:
+            file.visititems(note)
+    assert unlisted == []
+
+
+def test_every_stream_has_the_attributes_and_columns_of_the_page(run_folder: Path) -> None:
+    attributes = {"source_id", "source_uri", "source_type", "transport", "counted", "step", "NX_class"}
+    columns = {"time", "time_server", "time_arrival", "valid", "status", "gaps"}
+    for path in run_folder.glob("*.h5"):
+        with h5py.File(path) as file:
+            for instrument in (g for g in file["/entry/instrument"].values() if isinstance(g, h5py.Group)):
+                for group in instrument.values():
+                    own = {"data", "frame_number"} if "data" in group else {"value"}
+                    assert attributes <= set(group.attrs)
+                    assert columns | own <= set(group)
+                    assert set(group) - columns - own <= {"sequence"}
+                    lengths = {group[name].shape[0] for name in group if name != "gaps"}
+                    assert len(lengths) == 1
+                    datasets = [d for d in (*group.values(), *group["gaps"].values()) if isinstance(d, h5py.Dataset)]
+                    assert all("units" in d.attrs for d in datasets if d.dtype.kind in "iuf")
+
+
+def test_marks_of_the_page_are_those_of_the_model() -> None:
+    from edge_agent.model import NO_SEQ, NO_TIME, Cause, Valid
+
+    assert str(NO_TIME) in PAGE
+    assert str(NO_SEQ) in PAGE
+    assert all(f"`{cause.value}`" in PAGE for cause in Cause)
+    assert [valid.value for valid in Valid] == [0, 1, 2]
+    assert np.datetime64(NO_TIME, "ns") != np.datetime64(NO_TIME, "ns")
