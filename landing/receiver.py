@@ -138,9 +138,12 @@ class Receiver:
                         raise Refused(Code.TOO_LARGE, "More bytes than were announced", why=f"{header.size} were announced")
                     await asyncio.to_thread(self._incoming.write, header, block)
                     upload.offset += len(block)
-            finally:
-                synced = await asyncio.to_thread(self._incoming.offset, header)
-                upload.offset = header.size if synced is None else synced
+            except BaseException:
+                # What came is kept; how much that is, the disk says when it is asked next.
+                upload.header = None
+                raise
+            synced = await asyncio.to_thread(self._incoming.offset, header)
+            upload.offset = header.size if synced is None else synced
             return upload.offset
 
     async def finish(self, agent_id: bytes, item_id: str, sha256: bytes) -> None:

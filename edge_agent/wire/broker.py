@@ -6,7 +6,7 @@ import ssl
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-from edge_agent.errors import ConfigError
+from edge_agent.errors import ConfigError, TargetUnreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +44,17 @@ class Broker:
     def __str__(self) -> str:
         """``host:port``, never the password."""
         return f"{self.host}:{self.port}"
+
+
+def unreachable(broker: Broker, why: str, cause: BaseException | None = None) -> TargetUnreachable:
+    """The error for a broker that does not answer, or is not the one that is trusted."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return TargetUnreachable(
+            f"The broker at {broker} is not the one we trust",
+            why=why,
+            try_="check the broker's certificate and the configured root",
+            code="BROKER_CERTIFICATE",
+        )
+    return TargetUnreachable(
+        f"No MQTT broker at {broker}", why=why, try_="check that the broker runs and that the address is right", code="BROKER_UNREACHABLE"
+    )

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
-import ssl
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent.errors import PermissionRefused, TargetUnreachable
-from edge_agent.wire.broker import Broker
+from edge_agent.wire.broker import Broker, unreachable
 
 NO_LISTENER = 0x10
 """PUBACK reason of MQTT 5: nobody is subscribed to the topic."""
@@ -120,9 +120,11 @@ class Link:
             TargetUnreachable: anything else.
         """
         try:
+            if broker.tls is not None:
+                await _look_at(broker, timeout)
             await asyncio.to_thread(self._client.connect, broker.host, broker.port, 30)
         except (OSError, ValueError) as error:
-            raise _unreachable(broker, str(error), error) from error
+            raise unreachable(broker, str(error) or type(error).__name__, error) from error
         self._client.loop_start()
         try:
             async with asyncio.timeout(timeout):
@@ -131,7 +133,7 @@ class Link:
                     self._client.subscribe([(topic, 1) for topic in topics])
                     await self._first(self._subscribed, broker)
         except TimeoutError as error:
-            raise _unreachable(broker, f"no answer within {timeout:g} s", error) from error
+            raise unreachable(broker, f"no answer within {timeout:g} s", error) from error
 
     async def _first(self, awaited: asyncio.Future[None], broker: Broker) -> None:
         waiting: list[asyncio.Future[Any]] = [awaited, self.lost]
@@ -141,7 +143,7 @@ class Link:
         elif self.protocol == MQTTProtocolVersion.MQTTv5 and awaited is self._connack:
             raise _WrongVersionError(self.lost.result())
         else:
-            raise _unreachable(broker, f"it closed the connection ({self.lost.result()})")
+            raise unreachable(broker, f"it closed the connection ({self.lost.result()})")
 
     # ---- paho's thread
 
@@ -231,17 +233,13 @@ class _WrongVersionError(Exception):
     pass
 
 
-def _unreachable(broker: Broker, why: str, cause: BaseException | None = None) -> TargetUnreachable:
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return TargetUnreachable(
-            f"The broker at {broker} is not the one we trust",
-            why=why,
-            try_="check the broker's certificate and the configured root",
-            code="BROKER_CERTIFICATE",
-        )
-    return TargetUnreachable(
-        f"No MQTT broker at {broker}", why=why, try_="check that the broker runs and that the address is right", code="BROKER_UNREACHABLE"
-    )
+async def _look_at(broker: Broker, timeout: float) -> None:
+    """Check the broker's certificate on a connection of our own: paho leaves the socket of a failed handshake open."""
+    async with asyncio.timeout(timeout):
+        _, writer = await asyncio.open_connection(broker.host, broker.port, ssl=broker.tls)
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 async def open_link(broker: Broker, topics: Sequence[str], handler: Handler, *, client_id: str = "", timeout: float = 10.0) -> Link:
@@ -282,4 +280,4 @@ async def open_link(broker: Broker, topics: Sequence[str], handler: Handler, *, 
             await link.close()
             raise
         return link
-    raise _unreachable(broker, f"it speaks neither MQTT 5 nor 3.1.1 ({last})")
+    raise unreachable(broker, f"it speaks neither MQTT 5 nor 3.1.1 ({last})")

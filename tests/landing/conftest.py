@@ -257,7 +257,7 @@ class Mosquitto:
         self.port = free_port()
         self.config = folder / "mosquitto.conf"
         self.process: asyncio.subprocess.Process | None = None
-        lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "persistence false", *settings]
+        lines = [f"listener {self.port} 127.0.0.1", "persistence false", *(settings or ["allow_anonymous true"])]
         self.config.write_text("\n".join(lines) + "\n")
 
     @property
@@ -301,7 +301,7 @@ async def listening(port: int) -> None:
 
 @pytest.fixture
 def new_mosquitto(tmp_path: Path, stack: contextlib.AsyncExitStack) -> Callable[..., Any]:
-    """``await new_mosquitto("setting", ...)``: a running broker."""
+    """``await new_mosquitto("setting", ...)``: a running broker; open to everybody unless there are settings."""
 
     async def make(*settings: str) -> Mosquitto:
         broker = Mosquitto(tmp_path / "mosquitto", settings)

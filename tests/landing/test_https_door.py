@@ -263,3 +263,26 @@ async def test_an_oversize_control_message_is_refused(visit: Any) -> None:
         assert (reply.status, json.loads(await reply.text())["code"]) == (400, "BAD_REQUEST")
     async with session.get("/witness/zz") as reply:
         assert reply.status == 400
+
+
+async def test_a_disk_that_is_full_in_the_middle_is_said_clearly_and_the_upload_goes_on_later(
+    visit: Any, make_item: Any, site: Any
+) -> None:
+    session, agent = visit
+    async with session.post("/files/", headers=announced(header_of(make_item(b"hello world"), agent.agent_id))) as reply:
+        assert reply.status == 201
+    [part] = site.home.incoming.rglob("*.part")
+    async with session.patch("/files/item-1", headers={**BYTES, "Upload-Offset": "0"}, data=b"hello") as reply:
+        assert reply.status == 204
+    part.rename(part.with_suffix(".saved"))
+    part.symlink_to("/dev/full")
+    async with session.patch("/files/item-1", headers={**BYTES, "Upload-Offset": "5"}, data=b" world") as reply:
+        said = await reply.json()
+        assert (reply.status, said["code"]) == (507, "FULL")
+        assert said["what"] == "The landing service's disk is full"
+    part.unlink()
+    part.with_suffix(".saved").rename(part)
+    async with session.head("/files/item-1", headers=TUS) as reply:
+        assert reply.headers["Upload-Offset"] == "5"
+    async with session.patch("/files/item-1", headers={**BYTES, "Upload-Offset": "5"}, data=b" world") as reply:
+        assert reply.status == 204

@@ -21,6 +21,7 @@ from edge_agent.wire.link import Link, Message, open_link
 from edge_agent.wire.piece import MAX_MESSAGE, Piece, parse_piece
 from edge_agent.wire.refusal import Code, LogSizeDiffers
 from edge_agent.wire.talk import Answer, Ask, Reply, Verb, parse_answer, topic
+from edge_agent.wire.tls import client_context
 from landing.judge import Verdict
 
 
@@ -119,6 +120,33 @@ async def test_a_landing_killed_in_the_middle_goes_on_from_its_durable_offset(
     assert (site.home.space / item.remote).read_bytes() == item.path.read_bytes()
 
 
+async def test_a_broker_behind_tls_is_trusted_only_under_the_given_root(
+    site: Any, enrolled: Any, new_mosquitto: Any, make_item: Any, progress: list[int], tmp_path: Any
+) -> None:
+    keys = site.home.keys
+    secure = await new_mosquitto(
+        "allow_anonymous true", f"certfile {keys / 'tls.pem'}", f"keyfile {keys / 'tls.key'}", f"cafile {site.home.root}", "user root"
+    )
+    url = f"mqtts://127.0.0.1:{secure.port}"
+    server = await site.start("--mqtt", url, "--mqtt-ca", str(site.home.root))
+    agent = await enrolled()
+    good = Broker.parse(url, client_context(agent.enrolment.root.read_text()))
+    assert (await agent.mqtt(good).send(make_item(), progress.append)).size == 4000
+    with pytest.raises(TargetUnreachable, match="not the one we trust") as error:
+        await agent.mqtt(Broker.parse(url)).probe()
+    assert error.value.code == "BROKER_CERTIFICATE"
+    await server.stop()
+
+
+async def test_a_broker_that_wants_a_password_says_so(site: Any, enrolled: Any, new_mosquitto: Any) -> None:
+    await site.open()
+    agent = await enrolled()
+    closed = await new_mosquitto("allow_anonymous false")
+    with pytest.raises(PermissionRefused, match="refuses the login") as error:
+        await agent.mqtt(closed.broker).probe()
+    assert "password" in error.value.try_
+
+
 async def test_nobody_behind_the_broker_is_noticed_at_once(
     site: Any, enrolled: Any, broker: Any, make_item: Any, progress: list[int]
 ) -> None:
@@ -143,7 +171,7 @@ async def test_no_broker_is_unreachable(site: Any, enrolled: Any, broker: Any, m
 async def test_a_broker_that_drops_large_messages_in_silence_gets_smaller_ones(
     site: Any, enrolled: Any, new_mosquitto: Any, make_item: Any, progress: list[int], version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = await new_mosquitto("message_size_limit 100000")
+    small = await new_mosquitto("message_size_limit 100000", "allow_anonymous true")
     if version == 3:
         only_3(monkeypatch)
     await site.open(mqtt=small.url)

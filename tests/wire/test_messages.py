@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.errors import ConfigError, IntegrityError, PermissionRefused, TargetUnreachable
@@ -72,6 +72,7 @@ def test_a_digest_that_one_side_does_not_know_yet_is_no_difference() -> None:
     assert HEADER.label.access is Access.CLOSED
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=300), offset=st.integers(0, 2**40), turn=st.integers(0, 2**62), rest=st.integers(0, 2**40))
 def test_a_piece_survives(data: bytes, offset: int, turn: int, rest: int) -> None:
     piece = Piece(AGENT, "item-1", offset, offset + len(data) + rest, turn, data, b"announced" if offset == 0 else None)
@@ -99,6 +100,7 @@ def test_a_piece_with_a_hostile_id_is_refused() -> None:
         parse_piece(Piece(AGENT, "../x", 0, 0, 0, b"", b"announced").encode())
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(PIECE.encode()) - 1), st.integers(1, 255))
 def test_a_piece_with_one_changed_byte_is_refused_or_is_another_piece(at: int, flip: int) -> None:
     message = bytearray(PIECE.encode())
@@ -149,6 +151,7 @@ def test_a_signed_item_survives_and_shows_who_signed() -> None:
     assert cose.parse(signed.cose).kid == cose.thumbprint(key.public_key())
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_garbage_never_gets_past_a_parser(data: bytes) -> None:
     for parse in PARSERS:
@@ -156,6 +159,7 @@ def test_garbage_never_gets_past_a_parser(data: bytes) -> None:
             parse(data)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(st.none() | st.integers(-5, 2**64 - 1) | st.text(max_size=5) | st.binary(max_size=40), lambda v: st.lists(v, max_size=8))
 )

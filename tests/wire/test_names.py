@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path, PureWindowsPath
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.wire.names import BadName, check_path, check_project, check_upload_id
@@ -57,6 +57,7 @@ def test_upload_ids_are_safe_in_topics_urls_and_files(item_id: str) -> None:
         check_upload_id(item_id)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_whatever_is_taken_stays_below_its_project_on_linux_and_windows(name: str) -> None:
     try:
