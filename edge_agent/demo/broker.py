@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -59,7 +60,12 @@ class Broker:
 
 def available() -> bool:
     """Whether a broker is installed."""
-    return _find_mosquitto() is not None or shutil.which("nats-server") is not None
+    return _find_mosquitto() is not None or _find_nats() is not None
+
+
+def _find_nats() -> str | None:
+    """The program that the wheel put beside this interpreter, or one on the path."""
+    return shutil.which("nats-server", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
 def _find_mosquitto() -> str | None:
@@ -76,7 +82,7 @@ def _mosquitto(folder: Path, port: int) -> tuple[str, list[str]] | None:
 
 
 def _nats(folder: Path, port: int) -> tuple[str, list[str]] | None:
-    program = shutil.which("nats-server")
+    program = _find_nats()
     if program is None:
         return None
     config = folder / "nats.conf"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_agent.demo.broker import Broker
+from edge_agent.demo.broker import Broker, available
 from edge_agent.demo.process import Child, python
 from edge_agent.errors import EdgeAgentError
 from firmware_sim.launch import Device
@@ -124,7 +124,8 @@ class Stage:
         (self.folder / "vendor-folder").mkdir()
         self._run(python("landing", "init", str(self.folder), "--name", "demo landing service"))
         serve = python("landing", "serve", str(self.folder), "--keep-free", "0.5")
-        if self.via == "mqtt":
+        if self.via == "mqtt" or available():
+            # Both doors of the landing service are open whichever way the data goes.
             self.broker = Broker(self.folder / "broker")
             serve += ["--mqtt", self.broker.url]
         self.landing = Child("landing", serve, self.logs / "landing.log")
@@ -171,7 +172,7 @@ class Stage:
         namespace = ready["furnace"]["namespace"]
         prefix = ready["ioc"]["prefix"]
         camera = str(ready["camera"]["prefix"])
-        target = f'landing = "{url}"' if self.broker is None else f'mqtt = "{self.broker.url}"'
+        target = f'mqtt = "{self.broker.url}"' if self.broker is not None and self.via == "mqtt" else f'landing = "{url}"'
         return CONFIG.format(
             site=SITE, agent=self.spool, balance=ready["balance"]["path"], furnace=ready["furnace"]["endpoint"],
             nodes=", ".join(f'{{ id = "{_node(namespace, nodes[name])}", name = "{name}" }}' for name in NODES),

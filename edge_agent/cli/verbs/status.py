@@ -62,7 +62,12 @@ def table(now: dict[str, Any]) -> str:
 
     head = [t("stream"), t("arrived"), t("landed"), t("spooled"), t("quarantined"), t("lost"), t("ignored")]
     rows = [
-        [s["name"], *(s["totals"][k] for k in ("arrived", "landed", "spooled", "quarantined")), s["totals"]["lost_text"], s["totals"]["ignored"]]
+        [
+            s["name"],
+            *(s["totals"][k] for k in ("arrived", "landed", "spooled", "quarantined")),
+            s["totals"]["lost_text"],
+            s["totals"]["ignored"],
+        ]
         for i in now["instruments"]
         for s in i["streams"]
     ]
@@ -71,9 +76,17 @@ def table(now: dict[str, Any]) -> str:
 
 def details(now: dict[str, Any]) -> list[str]:
     """Targets, open runs, and what does not answer."""
-    lines = [""]
+    lines = ["", _disk(now)]
     for target in now["targets"]:
-        lines.append(t("target {name}: {state}, {waiting} waiting, {parked} parked", name=target["name"], state=target["state"], waiting=target["waiting"], parked=target["parked"]))
+        lines.append(
+            t(
+                "target {name}: {state}, {waiting} waiting, {parked} parked",
+                name=target["name"],
+                state=target["state"],
+                waiting=target["waiting"],
+                parked=target["parked"],
+            )
+        )
         lines += [f"  {target[key]}" for key in ("error", "witness_error") if target[key]]
     for run in now["runs"]:
         lines.append(t("run {name}: {stage}, {folder}", name=run["name"], stage=run["stage"], folder=run["folder"]))
@@ -82,3 +95,12 @@ def details(now: dict[str, Any]) -> list[str]:
             if not up:
                 lines.append(t("{instrument}: {source} does not answer: {why}", instrument=instrument["name"], source=source, why=detail))
     return lines
+
+
+def _disk(now: dict[str, Any]) -> str:
+    """How full the disk is, and until when it lasts at the present rate."""
+    free = f"{now['disk_free'] / 1e9:.1f} GB"
+    left = now["disk_left"]
+    if left is None:
+        return t("disk: {state}, {free} free, not filling", state=now["disk"], free=free)
+    return t("disk: {state}, {free} free, full in {hours} h at this rate", state=now["disk"], free=free, hours=f"{left / 3600:.1f}")
