@@ -52,6 +52,8 @@ def write_master(path: Path, run: RunContext, site: str, outcome: str, record: s
         file["entry/outcome"] = outcome
         for dataset, members in sources.items():
             _join(file, dataset, members[:MAX_SOURCES])
+        for first in {members[0].name for members in sources.values()}:
+            _copy_attributes(file, path.with_name(first), [d for d, members in sources.items() if members[0].name == first])
         groups = sorted({dataset.rpartition("/")[0] for dataset in sources})
         for group in groups:
             _describe(file[group])
@@ -74,6 +76,16 @@ def _join(file: h5py.File, dataset: str, members: Sequence[Part]) -> None:
     group, _, name = dataset.rpartition("/")
     made = file.require_group(group).create_virtual_dataset(name, virtual, fillvalue=_missing(dtype))
     made.attrs.create("units", "ns" if name.startswith("time") else "count" if name in ("data", "frame_number") else "", dtype=TEXT_DTYPE)
+
+
+def _copy_attributes(file: h5py.File, source: Path, datasets: Sequence[str]) -> None:
+    """Units and what the sources say of themselves, from the first segment; it may have been freed already, the names then suffice."""
+    if not source.exists():
+        return
+    with h5py.File(source, "r") as segment:
+        for name in {*datasets, *(dataset.rpartition("/")[0] for dataset in datasets)}:
+            for key, value in segment[name].attrs.items():
+                file[name].attrs.create(key, value, dtype=TEXT_DTYPE if isinstance(value, str) else None)
 
 
 def _missing(dtype: np.dtype[Any]) -> object:

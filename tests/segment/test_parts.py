@@ -117,6 +117,20 @@ def test_a_master_shows_all_segments_of_a_stream_as_one(forge: Any, tmp_path: Pa
     assert verify_segment(tmp_path / "000123.nxs", None).reason.endswith(": a virtual dataset")
 
 
+def test_a_master_says_units_and_sources_and_does_without_a_segment_that_is_gone(forge: Any, tmp_path: Path) -> None:
+    builder = forge.rows(tmp_path / "s1.h5")
+    dtypes = {path: types.numpy_dtype(d.type).str for path, d in builder.file.dsds.items()}
+    part = Part(builder.close().path.name, builder.file.shapes, dtypes)
+    for name in ("with.nxs", "without.nxs"):
+        write_master(tmp_path / name, forge.run, "BL05", "complete", "{}", [part])
+        with h5py.File(tmp_path / name, "r") as file:
+            group = file["entry/data"]
+            assert (group.attrs["NX_class"], group.attrs["signal"]) == ("NXdata", "value")
+            assert ("source_uri" in group.attrs, group["value"].attrs["units"]) == ((True, "g") if name == "with.nxs" else (False, ""))
+            assert group["time"].attrs["units"] == "ns"
+        (tmp_path / part.name).unlink(missing_ok=True)
+
+
 def test_a_master_of_nothing_is_still_a_file_that_opens(forge: Any, tmp_path: Path) -> None:
     write_master(tmp_path / "m.nxs", forge.run, "BL05", "aborted", "{}", [])
     with h5py.File(tmp_path / "m.nxs", "r") as file:
