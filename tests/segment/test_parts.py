@@ -124,7 +124,8 @@ def test_a_master_says_units_and_sources_and_does_without_a_segment_that_is_gone
     for name in ("with.nxs", "without.nxs"):
         write_master(tmp_path / name, forge.run, "BL05", "complete", "{}", [part])
         with h5py.File(tmp_path / name, "r") as file:
-            group = file["entry/data"]
+            group = file["entry/instrument/balance/weight"]
+            assert file["entry/data"].attrs["signal"] == "value"
             assert (group.attrs["NX_class"], group.attrs["signal"]) == ("NXdata", "value")
             assert ("source_uri" in group.attrs, group["value"].attrs["units"]) == ((True, "g") if name == "with.nxs" else (False, ""))
             assert group["time"].attrs["units"] == "ns"
