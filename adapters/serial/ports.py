@@ -26,7 +26,7 @@ MOST_READ: Final = 65536
 
 _PARITIES = {"none": "N", "even": "E", "odd": "O", "mark": "M", "space": "S"}
 # TypeError is what pyserial raises when the port is closed by another thread meanwhile.
-_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, TypeError)
+_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, TypeError, NotImplementedError)
 if sys.platform != "win32":
     import termios
 
@@ -91,10 +91,11 @@ class SerialPort:
                 xonxoff=config.xonxoff,
                 rtscts=config.rtscts,
                 timeout=PATIENCE_SECONDS,
-                write_timeout=WRITE_SECONDS,
             )
-            if os.name == "posix" and "://" not in name:
-                self._serial.exclusive = True
+            if "://" not in name:  # neither is there in RFC 2217
+                self._serial.write_timeout = WRITE_SECONDS
+                if os.name == "posix":
+                    self._serial.exclusive = True
             self._serial.open()
         except _ERRORS as e:
             raise explain(name, e) from e
@@ -177,7 +178,7 @@ def explain(name: str, error: Exception) -> PortDown:
         return PortDown("nobody listens there (connection refused)", "look whether the device server is on and the port number is right")
     if isinstance(error, serial.SerialTimeoutException):
         return PortDown("it takes no data (write timeout)", "look at the cable and at the flow control (xonxoff, rtscts)")
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError | NotImplementedError):
         return PortDown(f"it does not take these settings: {error}", "correct baudrate, bytesize, parity or stopbits")
     if code == errno.EIO or "returned no data" in str(error):
         return PortDown("the port is gone (unplugged?)", "plug it in again")

@@ -100,7 +100,7 @@ async def test_not_a_number_is_kept_and_marked_as_unusable(cable: Any, run: Run)
 
 async def test_text_channels_are_recorded_as_text(cable: Any, run: Run) -> None:
     one = await run(cable.path)
-    cable.send(b"hello\r\n" b"world 2\r\n")
+    cable.send(b"hello\r\nworld 2\r\n")
     # The first line of a line that nobody knows may have lost its beginning, if it came at once.
     await one.sink.until(lambda s: b"world 2" in s.values("line").tolist())
     assert one.sink.of(Opened)[0].stream.dtype == "|S256"
