@@ -8,6 +8,7 @@ event: `Inlet.offer` may be called from any thread, and blocks are kept as they 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.model import Block, FileItem, Frame, Gap, Reset, Stream
+
+LOOK_AGAIN_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,9 @@ class RecordingSink:
                     self._changed.clear()
                     if predicate(self):
                         return
-                    await self._changed.wait()
+                    # A predicate may also look at something else, which does not say that it changed.
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), LOOK_AGAIN_SECONDS)
         except TimeoutError:
             last = "\n  ".join(str(event)[:300] for event in self.events[-10:])
             raise TimeoutError(f"not within {timeout} s; {len(self.events)} events, the last:\n  {last}") from None
