@@ -6,7 +6,6 @@ Errors are the project's own, as JSON ``{"code", "what", "why", "try"}`` with st
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -43,13 +42,11 @@ async def _errors(request: web.Request, handler: Any) -> web.StreamResponse:
 
 async def _status(request: web.Request) -> web.Response:
     agent = request.app[AGENT]
-    text = await asyncio.to_thread(lambda: status_json(agent.status()))
-    return web.Response(text=text, content_type="application/json")
+    return web.Response(text=status_json(await agent.status()), content_type="application/json")
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    agent = request.app[AGENT]
-    return web.Response(text=await asyncio.to_thread(lambda: exposition(agent.status())), content_type="text/plain")
+    return web.Response(text=exposition(await request.app[AGENT].status()), content_type="text/plain")
 
 
 async def _start(request: web.Request) -> web.Response:

@@ -8,15 +8,16 @@ signed), targets, recorder. A stop takes at most
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import logging
 import shutil
+import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from edge_agent import __version__
 from edge_agent.adapter import Adapter
@@ -24,27 +25,30 @@ from edge_agent.agent.crates import Describer
 from edge_agent.agent.identity import Identity, load_identity
 from edge_agent.agent.sink import AgentSink, InstrumentState
 from edge_agent.agent.status import InstrumentStatus, RunStatus, Status, StreamStatus, TargetStatus
-from edge_agent.agent.supervisor import supervise
-from edge_agent.agent.targets import build_targets, destinations
+from edge_agent.agent.supervisor import keep_going, supervise
+from edge_agent.agent.targets import Gate, build_targets
 from edge_agent.agent.triggers import follow
 from edge_agent.config.adapters import adapter_class
 from edge_agent.config.models import Config, Instrument
 from edge_agent.deliver.engine import Engine
 from edge_agent.deliver.target import Witnesses
+from edge_agent.errors import EdgeAgentError
 from edge_agent.model import Label, OutboxItem, Receipt
-from edge_agent.provenance.policy import PolicyGate, stricter
+from edge_agent.provenance.policy import stricter
 from edge_agent.record.agent_log import AgentLog
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.session import new_session
-from edge_agent.runs.book import RunEntry
-from edge_agent.runs.desk import Desk, GroupPlan
+from edge_agent.runs.book import RunEntry, Stage
+from edge_agent.runs.desk import SESSION_GRACE, Desk, GroupPlan
 from edge_agent.runs.group import Group, Idle, Rule
-from edge_agent.runs.keeper import Keeper, Routes, describe
+from edge_agent.runs.keeper import Keeper, Routes
 from edge_agent.runs.papers import Papers
+from edge_agent.runs.salvage import Salvage
 from edge_agent.runs.witness import Witnessing
 from edge_agent.seal.leaf import Boot, SpoolFree
-from edge_agent.spool.disk import DiskGuard, DiskLimits, DiskReport, DiskState
+from edge_agent.spool.disk import DiskGuard, DiskLimits, DiskReport, DiskState, Space
 from edge_agent.spool.ledger import StreamTotals
+from edge_agent.spool.outbox_reads import Backlog
 from edge_agent.spool.spool import Spool
 from edge_agent.storage import DISK, Storage
 
@@ -54,13 +58,28 @@ FREE_EVERY = 2.0
 NO_TOTALS = StreamTotals(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    totals: Mapping[str, StreamTotals]
+    backlog: Mapping[str, Backlog]
+    entries: Sequence[RunEntry]
+    past: Sequence[RunEntry]
+
+
 class Agent:
     """One running daemon. Lives on one event loop."""
 
-    def __init__(self, config: Config, *, storage: Storage = DISK) -> None:
-        """Keep the configuration; nothing is opened yet."""
+    def __init__(self, config: Config, *, storage: Storage = DISK, space: Callable[[Path], Space] | None = None) -> None:
+        """Keep the configuration; nothing is opened yet.
+
+        Args:
+            config: the whole configuration.
+            storage: the file system of the record path.
+            space: reads how full the spool's disk is; default: asks the system.
+        """
         self.config = config
         self.storage = storage
+        self._space = space
         self.started = time.time()
         self.recovered = ""
         self.disk: DiskReport | None = None
@@ -86,30 +105,30 @@ class Agent:
         self.describer = Describer(config, self.instruments)
         self.keeper = Keeper(
             config.site, config.zone, self.spool, self.storage, session, self.recorder, self.agent_log,
-            routes=self._routes, record=self.describer.record, kick=lambda: self.engine.wake(),
+            routes=self._routes, record=self.describer.record, kick=lambda: self.engine.wake(), disk=self._disk_state,
         )  # fmt: skip
         targets = build_targets(config, self.identity, session)
-        self.engine = Engine(self.spool.outbox, list(targets.values()), PolicyGate(destinations(config)), proved=self._proved)
+        self.engine = Engine(self.spool.outbox, list(targets.values()), Gate(config), proved=self._proved)
         papers = Papers(self.keeper, self.describer.record, self.describer.crate, self.describer.preview)
         witnesses = {name: target for name, target in targets.items() if isinstance(target, Witnesses)}
         self.witnessing = Witnessing(self.keeper, papers, witnesses, lambda: self.identity.receipt_certificates)
         self.desk = Desk(self.keeper, papers, self.witnessing, self._plans())
         self.desk.facts = {name: state.facts for name, state in self.instruments.items()}
         self.desk.groups = self._groups()
+        self.desk.graces = {name: self._grace(name) for name in self.desk.groups}
         await self._recover()
         await self.engine.start()
         self.engine.wake()
         limits = await asyncio.to_thread(self._limits)
-        guard = DiskGuard(self.spool.folder, limits)
+        guard = DiskGuard(self.spool.folder, limits, space=self._space)
         self.disk = await asyncio.to_thread(guard.poll)
-        self._tasks = [
-            asyncio.create_task(guard.watch(self._disk_seen), name="disk"),
-            asyncio.create_task(self.desk.tick_forever(), name="desk"),
-            asyncio.create_task(self.witnessing.run(), name="witness"),
-            asyncio.create_task(self._free_forever(), name="free"),
-        ]
-        for task in self._tasks:
-            task.add_done_callback(_report)
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
+            "disk": lambda: guard.watch(self._disk_seen),
+            "desk": self.desk.tick_forever,
+            "witness": self.witnessing.run,
+            "free": self._free_forever,
+        }
+        self._tasks = [asyncio.create_task(keep_going(name, work), name=name) for name, work in parts.items()]
         self._start_adapters()
         log.info(
             "edge-agent %s at %s: %d instruments, %d targets; %s",
@@ -122,41 +141,47 @@ class Agent:
 
     async def stop(self) -> None:
         """Stop capturing, close the runs, give the targets a moment, let go of everything."""
-        await _cancel(self._adapters)
+        await _cancel(self._adapters, 2.5)
         await self.desk.shutdown()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.witnessing.round(), 2.0)
-        await _cancel(self._tasks)
+        await _cancel(self._tasks, 0.5)
+        try:
+            async with asyncio.timeout(1.0):
+                await self.witnessing.round()
+        except (EdgeAgentError, OSError, sqlite3.Error) as error:
+            log.info("not witnessed before the stop: %s", error)
         await self.engine.stop()
-        await asyncio.to_thread(self.recorder.stop)
+        await asyncio.to_thread(self.recorder.stop, 0.5)
         self.agent_log.close()
         self.spool.close()
 
-    def status(self) -> Status:
+    async def status(self) -> Status:
         """What the daemon knows of itself now."""
-        totals = self.spool.ledger.totals(self.keeper.open_counts())
-        backlog = {b.target: b for b in self.spool.outbox.backlog()}
+        lanes, disk, latencies = self.engine.status(), self.disk, sorted(self.recorder.latencies)
+        kept = await asyncio.to_thread(self._kept)
         targets = []
-        for lane in self.engine.status():
-            waits = backlog.get(lane.target)
+        for lane in lanes:
+            waits = kept.backlog.get(lane.target)
             numbers = (0, 0, 0, 0) if waits is None else (waits.waiting, waits.parked, waits.quarantined, waits.bytes)
             targets.append(TargetStatus(lane.target, lane.state, *numbers, lane.last_error, self.witnessing.errors.get(lane.target, "")))
-        latencies = sorted(self.recorder.latencies)
-        disk = self.disk
         return Status(
             self.config.site, __version__, self.identity.agent_id.hex(), self.identity.enrolled, self.started, self.recovered,
             DiskState.OK.value if disk is None else disk.state.value, 0 if disk is None else disk.free,
             None if disk is None else disk.seconds_left,
             latencies[int(len(latencies) * 0.99)] if latencies else None,
-            tuple(self._instrument_status(name, totals) for name in self.instruments),
-            tuple(_run_status(entry) for entry in self.keeper.book.entries()),
-            tuple(_run_status(entry) for entry in self.keeper.book.past()),
+            tuple(self._instrument_status(name, kept.totals) for name in self.instruments),
+            tuple(_run_status(entry) for entry in kept.entries),
+            tuple(_run_status(entry) for entry in kept.past),
             tuple(targets),
         )  # fmt: skip
 
+    def _kept(self) -> _Kept:
+        """What the spool's database says; worker thread."""
+        book = self.keeper.book
+        return _Kept(self.keeper.totals(), {b.target: b for b in self.spool.outbox.backlog()}, book.entries(), book.past())
+
     async def _recover(self) -> None:
-        found, entries = await asyncio.to_thread(self.keeper.recover)
-        self.recovered = describe(found)
+        found, entries = await asyncio.to_thread(Salvage(self.keeper).recover)
+        self.recovered = found.sentence()
         if found.segments or found.damaged:
             log.warning("after an interruption: %s", self.recovered, extra={"code": "RECOVERED"})
         await self.desk.resume(entries)
@@ -165,15 +190,14 @@ class Agent:
         for name, instrument in self.config.instruments.items():
             state = self.instruments[name]
             group = self.desk.groups[self.config.group_of(name)]
-            sink = AgentSink(state, group, self.keeper, self._disk_state, instrument.codec, lambda: None)
+            sink = AgentSink(state, group, self.keeper, instrument.codec)
             self._adapters.append(asyncio.create_task(supervise(_maker(name, instrument), sink, state), name=f"instrument {name}"))
         for group_name, member in self._triggered().items():
             condition = self.config.instruments[member].run_while
             assert condition is not None  # noqa: S101 - by _triggered
-            work = follow(group_name, condition, self.config.instruments[member], self.desk)
-            self._adapters.append(asyncio.create_task(work, name=f"trigger {group_name}"))
-        for task in self._adapters:
-            task.add_done_callback(_report)
+            work = partial(follow, group_name, condition, self.config.instruments[member], self.desk)
+            name = f"trigger of {group_name}"
+            self._adapters.append(asyncio.create_task(keep_going(name, work), name=name))
 
     def _triggered(self) -> dict[str, str]:
         """Group to the member whose ``run_while`` opens its runs."""
@@ -191,6 +215,10 @@ class Agent:
             look_back = max(self.config.instruments[m].look_back for m in members) if name in triggered else 0.0
             groups[name] = Group(name, rules, partial(self.desk.background, name), look_back)
         return groups
+
+    def _grace(self, group: str) -> float:
+        """How long a session's data may be on its way: what is read at once, and files until they have settled."""
+        return SESSION_GRACE + max(float(getattr(self.config.instruments[m].settings, "settle", 0.0)) for m in self._members(group))
 
     def _plans(self) -> dict[str, GroupPlan]:
         plans = {}
@@ -226,13 +254,17 @@ class Agent:
         self.witnessing.wake.set()
 
     async def _free_forever(self) -> None:
-        """Free what every required target holds; runs that are open or wait for their papers keep their files."""
+        """Free what every required target holds. Runs that are not complete keep their files, for the preview and the papers.
+
+        When the disk fills, only runs whose papers are being made keep them: a run of a day must not fill a disk with what is
+        already landed.
+        """
         while True:
             await asyncio.sleep(FREE_EVERY)
-            hold = [entry.run.run_id for entry in self.keeper.book.entries()]
-            await asyncio.to_thread(
-                self.spool.retention.release, self._before_free, pressure=self._disk_state() is not DiskState.OK, hold=hold
-            )
+            pressure = self._disk_state() is not DiskState.OK
+            entries = await asyncio.to_thread(self.keeper.book.entries)
+            hold = [entry.run.run_id for entry in entries if entry.stage is Stage.CLOSING or not pressure]
+            await asyncio.to_thread(self.spool.retention.release, self._before_free, pressure=pressure, hold=hold)
 
     def _before_free(self, item: OutboxItem, receipts: Sequence[Receipt]) -> None:
         proofs = tuple(hashlib.sha256(r.cose or r.sha256).digest() for r in receipts)
@@ -263,17 +295,14 @@ def _run_status(entry: RunEntry) -> RunStatus:
     return RunStatus(run.name, run.folder, run.group, run.project, entry.stage.value, entry.kind, entry.outcome)
 
 
-async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+async def _cancel(tasks: Sequence[asyncio.Task[None]], within: float) -> None:
+    """Cancel and wait, in s; what does not end in time is left behind."""
     for task in tasks:
         task.cancel()
     if tasks:
-        await asyncio.wait(tasks, timeout=5.0)
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    """A part of the daemon that ends by itself is a bug that must be seen."""
-    if not task.cancelled() and task.exception() is not None:
-        log.error("%s ended: %s", task.get_name(), task.exception(), exc_info=task.exception(), extra={"code": "AGENT_PART"})
+        _, late = await asyncio.wait(tasks, timeout=within)
+        for task in late:
+            log.warning("%s did not stop in time and is left behind", task.get_name(), extra={"code": "AGENT_PART"})
 
 
 def status_json(status: Status) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from edge_agent.adapter import Inlet
-from edge_agent.model import Block, Cause, FileItem, Frame, Gap, Reset, Stream
+from edge_agent.model import Block, FileItem, Frame, Gap, Reset, Stream
 from edge_agent.runs.group import Group
+from edge_agent.runs.intake import FULL
 from edge_agent.runs.keeper import Keeper
+from edge_agent.runs.rows import size_of
 from edge_agent.spool.disk import DiskState
 
 log = logging.getLogger(__name__)
+
+DISK_POLL = 1.0
 
 
 @dataclass(slots=True)
@@ -41,28 +46,28 @@ class InstrumentState:
 class RoutedInlet:
     """One stream of one instrument; see `edge_agent.adapter.Inlet`."""
 
-    def __init__(self, stream: Stream, group: Group, disk: Callable[[], DiskState]) -> None:
-        """Route into ``group``; ``disk`` tells how full the disk is."""
+    def __init__(self, stream: Stream, group: Group, keeper: Keeper) -> None:
+        """Route into ``group``."""
         self.stream = stream
         self._group = group
-        self._disk = disk
-        self._held: Gap | None = None
+        self._room = keeper.recorder.room
+        self._disk = keeper.disk
 
     async def put(self, block: Block) -> None:
-        """See `Inlet`. While the disk is paused rows are refused and declared."""
-        if self._disk() is DiskState.PAUSED:
-            self._hold(int(block.t_arrival[0]), int(block.t_arrival[-1]), None, None, len(block))
+        """See `Inlet`. Waits for room first: which run the rows belong to is decided when they are handed over, in one step."""
+        if not len(block):
             return
-        self._release()
-        for channel, rows in self._group.route(self.stream, block):
-            await channel.put(rows)
+        size = size_of(block) if self._disk() is not DiskState.PAUSED else 0
+        if size:
+            await self._room.enter(size)
+        try:
+            self._group.take(self.stream, block)
+        finally:
+            if size:
+                self._room.leave(size)
 
     def offer(self, frame: Frame) -> bool:
-        """See `Inlet`. While the disk is hard or paused frames are refused and declared."""
-        if self._disk() in (DiskState.HARD, DiskState.PAUSED):
-            self._hold(frame.t_arrival, frame.t_arrival, frame.number, frame.number, None)
-            return False
-        self._release()
+        """See `Inlet`."""
         return self._group.offer(self.stream, frame)
 
     def gap(self, gap: Gap) -> None:
@@ -73,52 +78,34 @@ class RoutedInlet:
         """See `Inlet`."""
         self._group.reset(self.stream, reset)
 
-    def _hold(self, t_from: int, t_to: int, first: int | None, last: int | None, rows: int | None) -> None:
-        held = self._held
-        if held is None:
-            log.warning("%s: the disk is full, data is refused and declared as a gap", self.stream.key, extra={"code": "DISK_FULL"})
-            self._held = Gap(Cause.DISK, first, last, rows, t_from, t_to, "the disk is full")
-        else:
-            count = None if held.count is None or rows is None else held.count + rows
-            self._held = replace(held, last=last, count=count, t_to=t_to)
-
-    def _release(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            self._group.gap(self.stream, held)
-
 
 class AgentSink:
     """The sink of one instrument; see `edge_agent.adapter.Sink`."""
 
-    def __init__(
-        self,
-        state: InstrumentState,
-        group: Group,
-        keeper: Keeper,
-        disk: Callable[[], DiskState],
-        codec: str | None,
-        changed: Callable[[], None],
-    ) -> None:
-        """Deliver into ``group``; ``codec`` is the configured one; ``changed`` is called when facts or connections changed."""
+    def __init__(self, state: InstrumentState, group: Group, keeper: Keeper, codec: str | None) -> None:
+        """Deliver into ``group``; ``codec`` is the configured one."""
         self._state = state
         self._group = group
         self._keeper = keeper
-        self._disk = disk
         self._codec = codec
-        self._changed = changed
 
     def open(self, stream: Stream) -> Inlet:
         """See `Sink`."""
         described = replace(stream, codec=self._codec or stream.codec)
         self._state.streams[described.key] = described
-        self._changed()
-        return RoutedInlet(described, self._group, self._disk)
+        return RoutedInlet(described, self._group, self._keeper)
 
     async def adopt(self, stream: Stream, item: FileItem) -> None:
-        """See `Sink`."""
+        """See `Sink`. While the disk is full the file waits where it is.
+
+        Raises:
+            EdgeAgentError: the agent is stopping; the file is taken at the next start.
+            OSError: it could not be read, or changed meanwhile.
+        """
         self._state.streams[stream.key] = stream
-        live = self._group.run_for_file(stream, item.t_arrival)
+        while self._keeper.disk() in FULL:  # noqa: ASYNC110 - a state that is read, and nobody announces it
+            await asyncio.sleep(DISK_POLL)
+        live = self._group.run_for_file(stream, item)
         if live is None:
             await asyncio.to_thread(self._keeper.spool.state.remember_adopted, stream.key, item.name, item.size, item.mtime_ns)
             return
@@ -126,7 +113,9 @@ class AgentSink:
         durable = loop.create_future()
 
         def done() -> None:
-            loop.call_soon_threadsafe(_resolve, durable)
+            # A loop that is closed has nobody who waits.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_resolve, durable)
 
         await asyncio.to_thread(self._keeper.adopt, live, stream, item, done)
         await durable
@@ -142,7 +131,7 @@ class AgentSink:
         if known is None or not known.up:
             log.info("%s: %s answers %s", self._state.name, source, detail)
             self._state.connections[source] = Connection(True, time.time_ns(), detail)
-            self._changed()
+            self._state.error = ""
 
     def disconnected(self, source: str, *, why: str) -> None:
         """See `Sink`."""
@@ -150,12 +139,10 @@ class AgentSink:
         if known is None or known.up:
             log.warning("%s: %s does not answer: %s", self._state.name, source, why, extra={"code": "INSTRUMENT"})
             self._state.connections[source] = Connection(False, time.time_ns(), why)
-            self._changed()
 
     def describe(self, facts: Mapping[str, str | int | float]) -> None:
         """See `Sink`."""
         self._state.facts.update(facts)
-        self._changed()
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -12,7 +12,8 @@ from edge_agent.config.models import Config
 from edge_agent.deliver.landing_keys import LandingKeys
 from edge_agent.deliver.target import Target
 from edge_agent.errors import ConfigError
-from edge_agent.provenance.policy import Destination, DestinationKind
+from edge_agent.model import ItemKind, Label
+from edge_agent.provenance.policy import ITEM_OBJECTS, Decision, Destination, DestinationKind, may_send
 from edge_agent.record.session import Session
 from edge_agent.wire.broker import Broker
 
@@ -26,9 +27,19 @@ def build_targets(config: Config, identity: Identity, session: Session) -> dict[
     return {name: _build(name, table, config, identity, session) for name, table in config.targets.items()}
 
 
-def destinations(config: Config) -> dict[str, Destination]:
-    """What the policy knows of each target: all of them are stores that hold project spaces."""
-    return {name: Destination(name, DestinationKind.STORE, project_space=True) for name in config.targets}
+class Gate:
+    """`may_send` for outbox items. Every configured target holds project spaces; a label that names targets means those and no others."""
+
+    def __init__(self, config: Config) -> None:
+        """Take the targets of the configuration."""
+        self._targets = frozenset(config.targets)
+
+    def __call__(self, label: Label, kind: ItemKind, target: str) -> Decision:
+        """Whether an item of this kind and label may go to ``target``."""
+        if target not in self._targets:
+            return may_send(label, None, ITEM_OBJECTS[kind])
+        mine = not label.allowed or target in label.allowed
+        return may_send(label, Destination(target, DestinationKind.STORE, project_space=mine), ITEM_OBJECTS[kind])
 
 
 def _build(name: str, table: tables.Target, config: Config, identity: Identity, session: Session) -> Target:

@@ -120,6 +120,10 @@ class Book:
         for key in self._state.under(f"segment/{entry.run.name}/"):
             self._state.delete(key)
 
+    def is_done(self, entry: RunEntry) -> bool:
+        """Whether the run is complete."""
+        return self._state.get(f"past/{entry.run.name}") is not None
+
     def past(self, most: int = 50) -> list[RunEntry]:
         """The last runs that are done, newest first."""
         return [entry_of(data) for data in list(self._state.under("past/").values())[-most:]][::-1]
@@ -131,3 +135,7 @@ class Book:
     def segments(self, run: RunContext, folder: Path) -> list[Closed]:
         """The closed segments of a run by ordinal."""
         return [_closed(folder, data) for data in self._state.under(f"segment/{run.name}/").values()]
+
+    def has_segment(self, run: RunContext, name: str) -> bool:
+        """Whether a segment of this file name is in the book."""
+        return any(closed.path.name == name for closed in self.segments(run, Path()))

@@ -1,7 +1,8 @@
 """The desk where runs begin and end: sessions by people, triggers by a value, days by the calendar. Lives on the event loop.
 
-A run that ends stays open for a grace time, so that data which is still on its way arrives in it; then its segments close and its
-papers are made in a worker thread. One group never waits for another.
+A run that ends takes what belongs to it for a grace time, so that data which is still on its way arrives in it; then its segments
+close and its papers are made in a worker thread. The next run of the group may begin meanwhile; one group never waits for another.
+Papers that cannot be made (a full disk) are tried again, here and at the next start; a run is never given up.
 """
 
 from __future__ import annotations
@@ -9,18 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping
+import unicodedata
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any
 
-from edge_agent.errors import UsageError
-from edge_agent.model import Label, Outcome, RunContext
+from edge_agent.errors import DiskError, EdgeAgentError, UsageError
+from edge_agent.model import NAME, Label, Outcome, RunContext
 from edge_agent.runs.book import RunEntry, Stage
 from edge_agent.runs.group import Group
 from edge_agent.runs.keeper import Keeper, NewRun
 from edge_agent.runs.live import LiveRun
-from edge_agent.runs.papers import Papers
+from edge_agent.runs.papers import Interrupted, Papers
+from edge_agent.runs.salvage import Salvage
 from edge_agent.runs.witness import Witnessing
 from edge_agent.spool.ledger import Counts
 
@@ -29,6 +33,10 @@ log = logging.getLogger(__name__)
 SESSION_GRACE = 1.0
 TICK = 0.25
 IGNORED = "ignored"
+RETRY_FIRST, RETRY_MOST = 1.0, 60.0
+SHUTDOWN = 4.5
+"""Seconds for closing all runs when the daemon stops; papers that are not made by then are made by the next start."""
+MOST_TEXT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +50,20 @@ class GroupPlan:
 
 @dataclass(slots=True)
 class Desk:
-    """See the module."""
+    """See the module. ``graces``: seconds by group that a session's data may take to arrive."""
 
     keeper: Keeper
     papers: Papers
     witnessing: Witnessing
     plans: Mapping[str, GroupPlan]
     groups: dict[str, Group] = field(default_factory=dict)
-    _daily: dict[str, tuple[date, LiveRun]] = field(default_factory=dict)
-    _ignored: dict[str, int] = field(default_factory=dict)
-    _ending: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    graces: Mapping[str, float] = field(default_factory=dict)
     facts: dict[str, dict[str, str | int | float]] = field(default_factory=dict)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _daily: dict[str, tuple[date, LiveRun]] = field(default_factory=dict)
+    _ignored: dict[str, int] = field(default_factory=dict)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def background(self, group: str) -> LiveRun:
         """The daily run of a group; begins today's where there is none. From any thread, under the group's lock."""
@@ -64,9 +73,9 @@ class Desk:
             return known[1]
         plan = self.plans[group]
         live = self.keeper.open(NewRun(group, "daily", plan.project, plan.label, self.keeper.now_ns(), plan.title))
+        self._daily[group] = (today, live)
         if known is not None:
             self._retire(group, known[1])
-        self._daily[group] = (today, live)
         return live
 
     def start(
@@ -75,9 +84,12 @@ class Desk:
         """Begin a session.
 
         Raises:
-            UsageError: no such group, or it has a run open.
+            UsageError: no such group, it has a run open, no project, a text that cannot be kept, or the agent is stopping.
         """
         plan = self._plan(group)
+        _check_project(project)
+        for what, text in (("user", user), ("sample", sample), ("title", title)):
+            _check_text(what, text)
         open_run = self.groups[group].foreground
         if open_run is not None:
             raise UsageError(
@@ -95,121 +107,206 @@ class Desk:
 
         Raises:
             UsageError: no such group, or no run is open.
+            EdgeAgentError: the run is closed and safe, but its papers cannot be made now; they are tried again.
         """
         self._plan(group)
-        live = self.groups[group].foreground
+        live = self.groups[group].end(self.keeper.now_ns())
         if live is None:
-            raise UsageError(f"{group} has no run open", try_=f"edge-agent session start --group {group} --project P", code="RUN_NONE")
-        self.groups[group].end(self.keeper.now_ns())
-        await asyncio.sleep(SESSION_GRACE)
-        self.groups[group].close()
-        await self._finish(live, outcome)
+            try_ = f"edge-agent session start --group {group} --project P"
+            raise UsageError(f"{group} has no run open", try_=try_, code="RUN_NONE")
+        told: asyncio.Future[None] = self.loop.create_future()
+        self._begin(self._end(live, outcome, self.graces.get(group, SESSION_GRACE), told))
+        await told
         return live.entry.run
 
     def trigger(self, group: str, on: bool, t_ns: int, what: str) -> None:
-        """A trigger changed at ``t_ns`` (source time, UTC ns)."""
+        """A trigger changed at ``t_ns`` (source time, UTC ns). While a session is open it changes nothing."""
         target, plan = self.groups[group], self.plans[group]
         live = target.foreground
+        if self._stopping.is_set():
+            return
         if on and live is None:
             run = NewRun(group, "trigger", plan.project, plan.label, t_ns, plan.title, trigger=what)
             target.open(self.keeper.open(run))
-        elif on and live is not None and live.end_ns is not None and group in self._ending:
-            # It closed and opened again within the grace time: the next run begins when the first one is closed.
-            self._background(self._reopen(group, t_ns, what))
-        elif not on and live is not None and live.entry.kind == "trigger" and live.end_ns is None:
+        elif not on and live is not None and live.entry.kind == "trigger":
             target.end(t_ns)
-            self._ending[group] = asyncio.create_task(self._end_later(group, live))
-
-    async def _end_later(self, group: str, live: LiveRun) -> None:
-        await asyncio.sleep(self.groups[group].look_back)
-        self.groups[group].close()
-        self._ending.pop(group, None)
-        await self._finish(live, Outcome.COMPLETE)
-
-    async def _reopen(self, group: str, t_ns: int, what: str) -> None:
-        ending = self._ending.get(group)
-        if ending is not None:
-            await asyncio.shield(ending)
-        self.trigger(group, True, t_ns, what)
+            self._begin(self._end(live, Outcome.COMPLETE, target.look_back))
 
     async def resume(self, entries: list[RunEntry]) -> None:
-        """Go on where a crash or a stop left off."""
+        """Go on where a crash or a stop left off. A run that cannot be finished now is said, and stays for the next start."""
         for entry in entries:
-            name = entry.run.group
-            if entry.stage is Stage.OPEN and name in self.groups and (entry.kind != "daily" or self._is_today(entry)):
-                live = self.keeper.resume(entry)
-                if entry.kind == "daily":
-                    self._daily[name] = (self._date(), live)
-                else:
-                    self.groups[name].open(live)
-                log.info("run %s goes on", entry.run.name)
-            elif entry.stage is Stage.OPEN:
-                await self._finish(self.keeper.resume(entry), Outcome.COMPLETE if entry.kind == "daily" else Outcome.ABORTED)
-            elif entry.stage is Stage.CLOSING:
-                await asyncio.to_thread(self.papers.make, entry, None)
+            try:
+                await self._resume(entry)
+            except (EdgeAgentError, OSError, ValueError, LookupError) as error:
+                log.error("run %s cannot be finished now: %s", entry.run.name, error, extra={"code": "RUN_STUCK"})
         self.witnessing.wake.set()
 
+    async def _resume(self, entry: RunEntry) -> None:
+        name = entry.run.group
+        if entry.stage is Stage.OPEN and name in self.groups and (entry.kind != "daily" or self._is_today(entry)):
+            live = self.keeper.resume(entry)
+            if entry.kind == "daily":
+                self._daily[name] = (self._date(), live)
+            else:
+                self.groups[name].open(live)
+            log.info("run %s goes on", entry.run.name)
+        elif entry.stage is Stage.OPEN:
+            await self._finish(self.keeper.resume(entry), Outcome.COMPLETE if entry.kind == "daily" else Outcome.ABORTED)
+        elif entry.stage is Stage.CLOSING:
+            await asyncio.to_thread(self.papers.make, entry, None)
+
     async def tick_forever(self) -> None:
-        """Look-back, days and the ledger of ignored items, a few times a second."""
+        """Look-back, days, files that wait for the database and the ledger of ignored items, a few times a second."""
         while True:
             await asyncio.sleep(TICK)
-            for group in self.groups.values():
-                for channel, rows in group.expire():
-                    await channel.put(rows)
-                self._count_ignored(group)
-            for name, (day, live) in list(self._daily.items()):
-                if day != self._date():
-                    del self._daily[name]
-                    self._retire(name, live)
+            for name, group in self.groups.items():
+                group.expire()
+                self._roll_day(name, group)
+                await asyncio.to_thread(self._count_ignored, group)
+            await asyncio.to_thread(self.keeper.settle)
 
     async def shutdown(self) -> None:
-        """Close every run cleanly; triggers and sessions that were open are marked aborted."""
-        for task in list(self._ending.values()):
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        for group in self.groups.values():
-            live = group.close()
+        """Close every run cleanly, within `SHUTDOWN` s; triggers and sessions that were open are marked aborted."""
+        self._stopping.set()
+        for name, group in self.groups.items():
+            group.shut()
+            live = group.end(self.keeper.now_ns())
             if live is not None:
-                await self._finish(live, Outcome.ABORTED)
-        for name, (_, live) in list(self._daily.items()):
-            self.groups[name].forget(live)
-            await self._finish(live, Outcome.COMPLETE)
-        self._daily.clear()
+                self._begin(self._end(live, Outcome.ABORTED, 0.0))
+            with group.lock:
+                daily = self._daily.pop(name, None)
+                if daily is not None:
+                    self._retire(name, daily[1])
+            await asyncio.to_thread(self._count_ignored, group)
+        await asyncio.sleep(0)  # what `_retire` called comes first
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            _, late = await asyncio.wait(self._tasks, timeout=SHUTDOWN)
+            if late:
+                log.warning("%d runs could not be finished in time; the next start does it", len(late), extra={"code": "RUN_LATE"})
+                self.papers.stopping.set()
+                for task in late:
+                    task.cancel()
+                await asyncio.wait(late, timeout=1.0)
 
-    async def _finish(self, live: LiveRun, outcome: Outcome) -> None:
+    async def _end(self, live: LiveRun, outcome: Outcome, grace: float, told: asyncio.Future[None] | None = None) -> None:
+        group = self.groups[live.entry.run.group]
+        await self._pause(grace)
+        while live.intake.busy and not self._stopping.is_set():
+            group.expire()
+            await self._pause(0.02)
+        group.close(live)
+        await self._finish(live, outcome, told)
+
+    async def _finish(self, live: LiveRun, outcome: Outcome, told: asyncio.Future[None] | None = None) -> None:
+        """Close the segments, then make the papers, again and again if need be. ``told`` hears of success or the first failure."""
         facts = {instrument: dict(values) for instrument, values in self.facts.items() if values}
         live.entry = replace(
             live.entry, stage=Stage.CLOSING, outcome=outcome.value, ended_ns=live.end_ns or self.keeper.now_ns(), facts=facts
         )
-        await asyncio.to_thread(self.keeper.book.put, live.entry)
-        await asyncio.wrap_future(live.recording.close(outcome.value))
-        live.entry = await asyncio.to_thread(self.papers.make, live.entry, live)
+        await self._until_done(live, partial(self.keeper.book.put, live.entry), told)
+        await self._files_are_in(live)
+        try:
+            await asyncio.wrap_future(live.recording.close(outcome.value))
+        except (EdgeAgentError, OSError, ValueError, RuntimeError) as error:
+            # Its journals stand: `Salvage.finish` makes segments of them before the papers are made.
+            log.error("run %s: a segment could not be closed: %s", live.entry.run.name, error, extra={"code": "SEGMENT_OPEN"})
+        await self._until_done(live, partial(self._make, live), told)
         self.keeper.forget(live)
         log.info("run %s is closed: %s", live.entry.run.name, outcome.value)
+        if told is not None and not told.done():
+            told.set_result(None)
         self.witnessing.wake.set()
 
-    def _retire(self, group: str, live: LiveRun) -> None:
-        """Close yesterday's run; may be called from an adapter's thread."""
-        self.groups[group].forget(live)
-        self.loop.call_soon_threadsafe(self._background, self._finish(live, Outcome.COMPLETE))
+    def _make(self, live: LiveRun) -> None:
+        self.keeper.settle()
+        Salvage(self.keeper).finish(live.entry)
+        live.entry = self.papers.make(live.entry, live)
 
-    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _until_done(self, live: LiveRun, work: Callable[[], None], told: asyncio.Future[None] | None) -> None:
+        """Do ``work`` in a worker thread until it succeeds.
+
+        Raises:
+            Interrupted: the daemon stops.
+        """
+        name, pause = live.entry.run.name, RETRY_FIRST
+        while True:
+            try:
+                await asyncio.to_thread(work)
+                return
+            except Interrupted:
+                raise
+            except Exception as error:
+                # Whatever it is, the run is safe as it stands, and giving up would need a restart to try again.
+                shown = error if isinstance(error, EdgeAgentError) else f"{type(error).__name__}: {error}"
+                level = logging.WARNING if isinstance(error, DiskError) else logging.ERROR
+                if pause == RETRY_FIRST:
+                    log.log(level, "run %s cannot be finished now, it is tried again: %s", name, shown, extra={"code": "RUN_STUCK"})
+                if told is not None and not told.done():
+                    told.set_exception(_safe(name, shown))
+                if self._stopping.is_set():
+                    raise Interrupted("The agent stops", why=str(shown)) from error
+                await self._pause(pause)
+                pause = min(2 * pause, RETRY_MOST)
+
+    async def _files_are_in(self, live: LiveRun) -> None:
+        """Wait for vendor files that are being copied into the run; a stop does not wait for a long copy, which is begun again then."""
+        copied = asyncio.Event()
+        live.adopting.close(lambda: self._call(copied.set))
+        waiting = [asyncio.create_task(event.wait()) for event in (copied, self._stopping)]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SESSION_GRACE):
+                    await copied.wait()
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep; a stop ends it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    def _retire(self, group: str, live: LiveRun) -> None:
+        """Close a daily run; may be called from an adapter's thread, under the group's lock."""
+        self.groups[group].close(live)
+        self._call(lambda: self._begin(self._finish(live, Outcome.COMPLETE)))
+
+    def _call(self, what: Callable[[], object]) -> None:
+        """Call on the loop, from any thread; a loop that is closed does nothing any more."""
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(what)
+
+    def _roll_day(self, name: str, group: Group) -> None:
+        with group.lock:
+            known = self._daily.get(name)
+            if known is not None and known[0] != self._date():
+                del self._daily[name]
+                self._retire(name, known[1])
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, Interrupted):
+            log.error("ending a run failed; the next start finishes it", exc_info=error, extra={"code": "RUN_STUCK"})
 
     def _count_ignored(self, group: Group) -> None:
         new = group.take_ignored()
         for key, n in new.items():
             self._ignored[key] = self._ignored.get(key, 0) + n
         if new:
-            self.keeper.spool.ledger.tally(
-                f"{IGNORED}-{self.keeper.session.boot_id.hex()}", {key: Counts(ignored=n) for key, n in self._ignored.items()}
-            )
+            key = f"{IGNORED}-{self.keeper.session.boot_id.hex()}"
+            self.keeper.spool.ledger.tally(key, {stream: Counts(ignored=n) for stream, n in self._ignored.items()})
 
     def _plan(self, group: str) -> GroupPlan:
+        if self._stopping.is_set():
+            raise UsageError("the agent is stopping", why="runs that are open are being closed", try_="start it again", code="STOPPING")
         if group not in self.plans:
             raise UsageError(f"there is no group {group!r}", why=f"groups: {', '.join(sorted(self.plans))}", code="GROUP_UNKNOWN")
         return self.plans[group]
@@ -219,3 +316,28 @@ class Desk:
 
     def _is_today(self, entry: RunEntry) -> bool:
         return datetime.fromtimestamp(entry.run.started_ns / 1e9, UTC).astimezone(self.keeper.timezone).date() == self._date()
+
+
+def _check_project(project: str) -> None:
+    if not NAME.fullmatch(project):
+        what = "a session needs a project" if not project else f"{project[:80]!r} is no project name"
+        why = "1 to 63 of A-Z a-z 0-9 _ . -, beginning with a letter or digit: it is a folder in the project space"
+        raise UsageError(what, why=why, try_="edge-agent session start --project P", code="PROJECT_NAME")
+
+
+def _check_text(what: str, text: str) -> None:
+    """What is written into files and JSON: no control characters, nothing that is no text, not without end."""
+    bad = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs")), None)
+    if bad is not None:
+        why = f"{bad!r} at {text.index(bad)}"
+        raise UsageError(f"the {what} has a character that cannot be kept", why=why, try_="leave it out", code="TEXT")
+    if len(text) > MOST_TEXT:
+        why = f"{len(text)} characters, at most {MOST_TEXT}"
+        raise UsageError(f"the {what} is too long", why=why, try_="put the rest into a file of the run", code="TEXT")
+
+
+def _safe(name: str, error: object) -> EdgeAgentError:
+    return EdgeAgentError(
+        f"Run {name} is closed and safe here, but its papers cannot be made now.", why=str(error),
+        try_="nothing is lost; it is tried again by itself, edge-agent status shows when it is done", code="RUN_STUCK",
+    )  # fmt: skip

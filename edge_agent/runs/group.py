@@ -1,34 +1,32 @@
-"""One run group: decides by source time to which run each item belongs, and keeps a look-back so that no race loses data.
+"""One run group: decides by time to which run each item belongs, and keeps a look-back so that no race loses data.
 
-A group has at most one foreground run (a session or a trigger) and one background run (daily, for what is kept between runs). An
-item belongs to the foreground run whose span [start, end] holds its source time (arrival time where the source gives none).
+A group has at most one foreground run (a session or a trigger), runs that ended a moment ago and still take what belongs to them,
+and one background run (daily, for what is kept between runs). An item goes to the run whose span holds its time (`LiveRun.holds`).
 Otherwise its instrument's idle rule says: ``keep`` (background run), ``ignore`` (counted, not lost) or ``ring`` (kept in memory for
-so long; a run that starts takes all of it).
+so long; a run that begins takes all of it).
 
 Look-back: with a trigger, an item that no run holds waits `look_back` seconds before the idle rule applies, and a run that ended
-stays open as long, so the race between shutter and frame is decided by their times and not by who came first. Thread-safe: `take`
-may be called from any thread.
+stays as long, so the race between shutter and frame is decided by their times and not by who came first. Frames that arrive after
+the shutter closed, but before the message says so, are in the run: nothing is held back while a run is open. Thread-safe:
+everything may be called from any thread; what a method hands to the recorder it hands over before it returns.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from edge_agent.model import NO_TIME, Block, Frame, Gap, Kind, Reset, Stream, Valid
-from edge_agent.record.recording import FrameChannel, RowChannel
+from edge_agent.errors import EdgeAgentError
+from edge_agent.model import Block, FileItem, Frame, Gap, Kind, Reset, Stream
 from edge_agent.runs.live import LiveRun
+from edge_agent.runs.look_back import LookBack
+from edge_agent.runs.rows import as_initial, events, initial_rows, masked
 
-LOOK_BACK_BYTES = 256 << 20
-FOREVER = 2**63 - 1
 WAITING_GAPS = 1000
 
 
@@ -48,269 +46,260 @@ class Rule:
     ring: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """An item in the look-back: what, when it came (monotonic), its time (UTC ns), and its size."""
-
-    stream: Stream
-    item: Block | Frame
-    came: float
-    t_ns: int
-    size: int
-
-
 @dataclass(slots=True)
 class Group:
-    """See the module. ``background`` gives the open background run, beginning one where there is none."""
+    """See the module. ``background`` gives the open background run, beginning one where there is none; it is called under ``lock``."""
 
     name: str
     rules: dict[str, Rule]
     background: Callable[[], LiveRun]
     look_back: float = 0.0
     foreground: LiveRun | None = None
+    ending: list[LiveRun] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
     arrivals: dict[str, tuple[float, int]] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     _known_background: LiveRun | None = None
-    _gaps: deque[tuple[Stream, Gap]] = field(default_factory=lambda: deque(maxlen=WAITING_GAPS))
-    _waiting: deque[_Waiting] = field(default_factory=deque)
-    _waiting_bytes: int = 0
+    _waiting: LookBack = field(default_factory=LookBack)
     _last: dict[str, tuple[Stream, Block]] = field(default_factory=dict)
-    _channels: dict[tuple[int, str], FrameChannel | RowChannel] = field(default_factory=dict)
-    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _gaps: deque[tuple[Stream, Gap]] = field(default_factory=lambda: deque(maxlen=WAITING_GAPS))
+    _shut: bool = False
 
     def open(self, live: LiveRun) -> None:
         """Make ``live`` the foreground run: the last known value of each row stream first, then what waits and belongs to it."""
-        start = live.entry.run.started_ns
-        with self._lock:
+        with self.lock:
             self.foreground = live
-            self._last_known(live)
-            keep: deque[_Waiting] = deque()
-            for waiting in self._waiting:
-                ring = self._rule(waiting.stream).idle is Idle.RING
-                if not ring and waiting.t_ns < start:
-                    keep.append(waiting)
-                elif isinstance(waiting.item, Frame):
-                    self._frames(live, waiting.stream).offer(waiting.item)
+            taken = self._waiting.take(live, lambda stream: self._rule(stream).idle is Idle.RING)
+            self._give_last_known(live, self._last | self._waiting.last_rows())
+            for stream, gap in self._waiting.squeezed(live):
+                live.intake.gap(stream, gap)
+            for waiting in taken:
+                if isinstance(waiting.item, Frame):
+                    live.intake.frame_later(waiting.stream, waiting.item)
+                elif isinstance(waiting.item, Block):
+                    live.intake.rows(waiting.stream, waiting.item)
+                    self._remember(waiting.stream, waiting.item, len(waiting.item) - 1)
                 else:
-                    self._rows(live, waiting.stream).put_now(waiting.item)
-            self._waiting = keep
-            self._waiting_bytes = sum(w.size for w in keep)
+                    live.intake.gap(waiting.stream, waiting.item)
+            live.intake.drain()
 
-    def end(self, end_ns: int) -> None:
-        """The foreground run ends at this time; data up to it may still come."""
-        with self._lock:
-            if self.foreground is not None:
-                self.foreground.end_ns = end_ns
-
-    def close(self) -> LiveRun | None:
-        """The foreground run takes nothing more; returns it."""
-        with self._lock:
+    def end(self, end_ns: int) -> LiveRun | None:
+        """The foreground run ends at this time (UTC ns); data up to it may still come until `close`."""
+        with self.lock:
             live, self.foreground = self.foreground, None
-            self._forget(live)
+            if live is not None:
+                live.end_ns = end_ns
+                self.ending.append(live)
             return live
 
-    def forget(self, live: LiveRun) -> None:
-        """A background run is closing: drop its channels."""
-        with self._lock:
-            self._forget(live)
+    def close(self, live: LiveRun) -> None:
+        """A run takes nothing more."""
+        with self.lock:
+            live.intake.finish()
+            if live in self.ending:
+                self.ending.remove(live)
+            if self.foreground is live:
+                self.foreground = None
             if self._known_background is live:
                 self._known_background = None
 
-    def _forget(self, live: LiveRun | None) -> None:
-        self._channels = {key: channel for key, channel in self._channels.items() if key[0] != id(live)}
+    def shut(self) -> None:
+        """The daemon stops: nothing that comes from now on is taken."""
+        with self.lock:
+            self._shut = True
 
     def offer(self, stream: Stream, frame: Frame) -> bool:
-        """Route one frame; never blocks. False: refused, and declared."""
-        t_ns = frame.t_source if frame.t_source != NO_TIME else frame.t_arrival
-        with self._lock:
+        """Route one frame; never blocks. False: refused, and declared.
+
+        Raises:
+            ValueError: it is not what the stream says.
+        """
+        if frame.data.shape != stream.shape or frame.data.dtype.str != stream.dtype:
+            found = f"{frame.data.shape} {frame.data.dtype.str}"
+            raise ValueError(f"{stream.key}: a frame {found}, the stream says {stream.shape} {stream.dtype}")
+        with self.lock:
+            if self._shut:
+                return False
             self._seen(stream, 1, frame.t_arrival)
-            if self._holds(t_ns) and self.foreground is not None:
-                return self._frames(self.foreground, stream).offer(frame)
+            for live in self._runs():
+                if live.holds(frame.t_source, frame.t_arrival):
+                    return live.intake.frame(stream, frame)
             if self._waits(stream):
-                self._wait(_Waiting(stream, frame, time.monotonic(), t_ns, frame.data.nbytes))
+                self._waiting.add(stream, frame)
                 return True
             return self._idle_frame(stream, frame)
 
-    def route(self, stream: Stream, block: Block) -> list[tuple[RowChannel, Block]]:
-        """Where the rows of a block go; what waits or is ignored is not among them."""
+    def take(self, stream: Stream, block: Block) -> None:
+        """Route rows and hand them over; the caller waited for room.
+
+        Raises:
+            ValueError: they are not what the stream says.
+        """
         if not len(block):
-            return []
-        times = np.where(block.t_source == NO_TIME, block.t_arrival, block.t_source)
-        initial = np.zeros(len(block), bool) if block.valid is None else block.valid == Valid.INITIAL
-        with self._lock:
-            self._seen(stream, int(np.count_nonzero(~initial)), int(block.t_arrival[-1]))
-            live = self.foreground
-            inside = self._inside(times)
-            routed: list[tuple[RowChannel, Block]] = []
-            if live is not None:
-                inside |= initial  # a last known value belongs to the open run, whatever its time
+            return
+        if block.values.shape[1:] != stream.shape or (stream.counted and block.seq is None):
+            found = f"{block.values.shape[1:]}, {'no ' if block.seq is None else ''}seq"
+            raise ValueError(f"{stream.key}: values of shape {found}; the stream says {stream.shape}, counted: {stream.counted}")
+        with self.lock:
+            if self._shut:
+                return
+            self._seen(stream, events(block), int(block.t_arrival[-1]))
+            left = np.ones(len(block), bool)
+            initial = initial_rows(block)
+            for live in self._runs():
+                inside = left & live.inside(block)
+                if live is self.foreground:
+                    inside |= left & initial  # a last known value belongs to the open run, whatever its time
                 if inside.any():
-                    routed.append((self._rows(live, stream), block if inside.all() else take_rows(block, np.flatnonzero(inside))))
-            elif self._known_background is None:
-                inside |= initial  # alone it begins no run: it is remembered for the next one
-            outside = np.flatnonzero(~inside)
-            if outside.size and self._waits(stream):
-                self._wait_rows(stream, block, outside, times)
-            elif outside.size:
-                routed += self._idle_rows(stream, take_rows(block, outside))
-            self._last[stream.key] = (stream, take_rows(block, np.array([len(block) - 1])))
-            return routed
+                    live.intake.rows(stream, masked(block, inside))
+                    left &= ~inside
+            if self.foreground is None and self._known_background is None:
+                left &= ~initial  # alone it begins no run: it is remembered for the next one
+            if left.any() and self._waits(stream):
+                self._waiting.add(stream, masked(block, left))
+            elif left.any():
+                self._idle_rows(stream, masked(block, left))
+                left[:] = False
+            settled = np.flatnonzero(~left)
+            if settled.size:
+                self._remember(stream, block, int(settled[-1]))
 
-    def _inside(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Which of these times the foreground run holds."""
-        live = self.foreground
-        if live is None:
-            return np.zeros(len(times), bool)
-        return (times >= live.entry.run.started_ns) & (times <= (live.end_ns if live.end_ns is not None else FOREVER))
-
-    def _wait_rows(self, stream: Stream, block: Block, rows: npt.NDArray[np.intp], times: npt.NDArray[np.int64]) -> None:
-        """Put rows into the look-back, one by one, because a run may begin between two of them."""
-        now = time.monotonic()
-        for row in rows:
-            one = take_rows(block, np.array([row]))
-            self._wait(_Waiting(stream, one, now, int(times[row]), one.values.nbytes + 64))
-
-    def expire(self) -> list[tuple[RowChannel, Block]]:
-        """Apply the idle rule to what waited long enough; returns rows to put. Called a few times a second."""
-        now = time.monotonic()
-        routed: list[tuple[RowChannel, Block]] = []
-        with self._lock:
-            kept: deque[_Waiting] = deque()
-            for waiting in self._waiting:
-                rule = self._rule(waiting.stream)
-                limit = max(self.look_back, rule.ring if rule.idle is Idle.RING else 0.0)
-                if now - waiting.came <= limit and self._waiting_bytes <= LOOK_BACK_BYTES:
-                    kept.append(waiting)
-                    continue
-                self._waiting_bytes -= waiting.size
-                if isinstance(waiting.item, Frame):
-                    self._idle_frame(waiting.stream, waiting.item)
-                else:
-                    routed += self._idle_rows(waiting.stream, waiting.item)
-            self._waiting = kept
-        return routed
+    def expire(self) -> None:
+        """Apply the idle rule to what waited long enough, and go on with what waits for room. Called a few times a second."""
+        with self.lock:
+            due = self._waiting.overdue(self._patience)
+            done = 0
+            try:
+                for waiting in due:
+                    if isinstance(waiting.item, Frame):
+                        self._idle_frame(waiting.stream, waiting.item)
+                    elif isinstance(waiting.item, Block):
+                        self._idle_rows(waiting.stream, waiting.item)
+                        self._remember(waiting.stream, waiting.item, len(waiting.item) - 1)
+                    else:
+                        self._idle_gap(waiting.stream, waiting.item)
+                    done += 1
+            finally:
+                self._waiting.restore(due[done:])
+            for live in [*self._runs(), *([self._known_background] if self._known_background is not None else [])]:
+                live.intake.drain()
 
     def gap(self, stream: Stream, gap: Gap) -> None:
-        """A declared gap goes to the run that is open, else to the background where the instrument's data is kept.
-
-        A gap alone begins no run: it waits for the background run that the next data begins.
-        """
-        with self._lock:
-            if self.foreground is not None:
-                self._declare(self.foreground, stream, gap)
-            elif self._rule(stream).idle is Idle.KEEP and self._known_background is not None:
-                self._declare(self._background(), stream, gap)
-            elif self._rule(stream).idle is Idle.KEEP:
-                self._gaps.append((stream, gap))
-
-    def _declare(self, live: LiveRun, stream: Stream, gap: Gap) -> None:
-        if stream.kind is Kind.FILES:
-            live.recording.file_gap(stream, gap)
-        else:
-            self._channel(live, stream).gap(gap)
+        """A declared gap goes to the run over whose span it reaches, else it waits or goes where the instrument's data goes."""
+        with self.lock:
+            for live in self._runs():
+                if live.touches(gap):
+                    live.intake.gap(stream, gap)
+                    return
+            if self._waits(stream) and stream.kind is not Kind.FILES:
+                self._waiting.add(stream, gap)
+            else:
+                self._idle_gap(stream, gap)
 
     def reset(self, stream: Stream, reset: Reset) -> None:
-        """A counter began again; rows have no counters to reset."""
-        with self._lock:
-            if self.foreground is not None and stream.kind is Kind.FRAMES:
-                self._frames(self.foreground, stream).reset(reset)
+        """A counter began again; rows have no counters to reset. What waits in the look-back shows it by its numbers."""
+        with self.lock:
+            live = self.foreground
+            if live is None and self._rule(stream).idle is Idle.KEEP:
+                live = self._known_background
+            if live is not None and stream.kind is Kind.FRAMES:
+                live.intake.reset(stream, reset)
 
-    def run_for_file(self, stream: Stream, t_ns: int) -> LiveRun | None:
-        """The run that a finished file belongs to; None: ignored."""
-        with self._lock:
-            self._seen(stream, 1, t_ns)
-            if self.foreground is not None:
-                return self.foreground
-            if self._rule(stream).idle is Idle.IGNORE:
+    def run_for_file(self, stream: Stream, item: FileItem) -> LiveRun | None:
+        """The run that a finished file belongs to, which waits for it until ``adopting.leave()``; None: ignored.
+
+        It belongs to a run when it was written or first seen in its span.
+
+        Raises:
+            EdgeAgentError: the daemon stops.
+        """
+        with self.lock:
+            if self._shut:
+                raise EdgeAgentError("The agent is stopping", try_="the file is taken at the next start", code="STOPPING")
+            self._seen(stream, 1, item.t_arrival)
+            found = next((live for live in self._runs() if _covers(live, item)), None)
+            if found is None and self._rule(stream).idle is Idle.IGNORE:
                 self._ignore(stream, 1)
                 return None
-            return self._background()
+            found = found or self._background()
+            found.adopting.enter()
+            return found
 
     def take_ignored(self) -> dict[str, int]:
         """What was ignored since the last call, per stream."""
-        with self._lock:
+        with self.lock:
             counted, self.ignored = self.ignored, {}
             return counted
+
+    def _runs(self) -> list[LiveRun]:
+        """The runs that still take data, the open one first."""
+        return [*([self.foreground] if self.foreground is not None else []), *self.ending]
 
     def _background(self) -> LiveRun:
         """The background run; one that has just begun gets the last known values first."""
         live = self.background()
         if live is not self._known_background:
             self._known_background = live
-            self._last_known(live)
-            waiting, self._gaps = self._gaps, deque(maxlen=WAITING_GAPS)
-            for stream, gap in waiting:
-                self._declare(live, stream, gap)
+            self._give_last_known(live, self._last)
+            gaps, self._gaps = self._gaps, deque(maxlen=WAITING_GAPS)
+            for stream, gap in gaps:
+                live.intake.gap(stream, gap)
         return live
 
-    def _last_known(self, live: LiveRun) -> None:
-        for stream, block in self._last.values():
-            self._rows(live, stream).put_now(replace(block, valid=np.array([int(Valid.INITIAL)], "|u1")))
+    def _give_last_known(self, live: LiveRun, last: dict[str, tuple[Stream, Block]]) -> None:
+        for stream, block in last.values():
+            initial = as_initial(block, 0)
+            if initial is not None:
+                live.intake.rows(stream, initial)
 
-    def _holds(self, t_ns: int) -> bool:
-        live = self.foreground
-        return live is not None and t_ns >= live.entry.run.started_ns and (live.end_ns is None or t_ns <= live.end_ns)
+    def _remember(self, stream: Stream, block: Block, row: int) -> None:
+        """The last known value, for the run that begins next; an unusable one means that nothing is known."""
+        one = as_initial(block, row)
+        if one is None:
+            self._last.pop(stream.key, None)
+        else:
+            self._last[stream.key] = (stream, one)
 
     def _rule(self, stream: Stream) -> Rule:
         return self.rules.get(stream.instrument, Rule(Idle.IGNORE if stream.kind is Kind.FRAMES else Idle.KEEP))
 
+    def _patience(self, stream: Stream) -> float:
+        rule = self._rule(stream)
+        return max(self.look_back, rule.ring if rule.idle is Idle.RING else 0.0)
+
     def _waits(self, stream: Stream) -> bool:
         return self.look_back > 0 or self._rule(stream).idle is Idle.RING
 
-    def _wait(self, waiting: _Waiting) -> None:
-        self._waiting.append(waiting)
-        self._waiting_bytes += waiting.size
-
     def _idle_frame(self, stream: Stream, frame: Frame) -> bool:
         if self._rule(stream).idle is Idle.KEEP:
-            return self._frames(self._background(), stream).offer(frame)
+            return self._background().intake.frame(stream, frame)
         self._ignore(stream, 1)
         return True
 
-    def _idle_rows(self, stream: Stream, block: Block) -> list[tuple[RowChannel, Block]]:
+    def _idle_rows(self, stream: Stream, block: Block) -> None:
         if self._rule(stream).idle is Idle.KEEP:
-            return [(self._rows(self._background(), stream), block)]
-        self._ignore(stream, len(block))
-        return []
+            self._background().intake.rows(stream, block)
+        else:
+            self._ignore(stream, events(block))
+
+    def _idle_gap(self, stream: Stream, gap: Gap) -> None:
+        """A gap alone begins no run: it waits for the background run that the next data begins."""
+        if self._rule(stream).idle is not Idle.KEEP:
+            return
+        if self._known_background is None:
+            self._gaps.append((stream, gap))
+        else:
+            self._background().intake.gap(stream, gap)
 
     def _ignore(self, stream: Stream, n: int) -> None:
-        self.ignored[stream.key] = self.ignored.get(stream.key, 0) + n
+        if n:
+            self.ignored[stream.key] = self.ignored.get(stream.key, 0) + n
 
     def _seen(self, stream: Stream, n: int, t_arrival: int) -> None:
         count = self.arrivals.get(stream.key, (0.0, 0))[1]
         self.arrivals[stream.key] = (t_arrival / 1e9, count + n)
 
-    def _channel(self, live: LiveRun, stream: Stream) -> FrameChannel | RowChannel:
-        key = (id(live), stream.key)
-        channel = self._channels.get(key)
-        if channel is None or channel.stream != stream:
-            channel = live.recording.frames(stream) if stream.kind is Kind.FRAMES else live.recording.rows(stream)
-            self._channels[key] = channel
-        return channel
 
-    def _frames(self, live: LiveRun, stream: Stream) -> FrameChannel:
-        channel = self._channel(live, stream)
-        assert isinstance(channel, FrameChannel)  # noqa: S101 - by the stream's kind
-        return channel
-
-    def _rows(self, live: LiveRun, stream: Stream) -> RowChannel:
-        channel = self._channel(live, stream)
-        assert isinstance(channel, RowChannel)  # noqa: S101 - by the stream's kind
-        return channel
-
-
-def take_rows(block: Block, rows: npt.NDArray[Any]) -> Block:
-    """The given rows of a block, in order."""
-
-    def part(column: npt.NDArray[Any] | None) -> Any:
-        return None if column is None else column[rows]
-
-    return Block(
-        block.values[rows],
-        block.t_source[rows],
-        block.t_arrival[rows],
-        part(block.t_server),
-        part(block.valid),
-        part(block.status),
-        part(block.seq),
-    )
+def _covers(live: LiveRun, item: FileItem) -> bool:
+    first, last = min(item.mtime_ns, item.t_arrival), item.t_arrival
+    return last >= live.entry.run.started_ns and (live.end_ns is None or first <= live.end_ns)

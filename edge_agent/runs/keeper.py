@@ -1,24 +1,27 @@
 """Opens, resumes and closes runs, and hands every closed segment to the agent log, the book and the outbox, in that order.
 
 Order for a closed segment, each step durable before the next: SEGMENT_CLOSE in the agent log, the segment in the book, the outbox
-row (or, at the end of a run, the naming step), then the journal is removed. A crash in between is found by `Keeper.recover`: a
-journal beside a final file is finished again, idempotently.
+row (or, at the end of a run, the naming step), then the journal is removed. A crash in between is found by `Salvage`: a journal
+beside a final file is finished again, idempotently. A disk, a log or a database that refuses a step makes the writer wait and do it
+again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
+import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
-from edge_agent.model import FileItem, ItemKind, Label, OutboxItem, RunContext, Stream
+from edge_agent.errors import DiskError, EdgeAgentError
+from edge_agent.model import Cause, FileItem, ItemKind, Label, OutboxItem, RunContext, Stream
 from edge_agent.record.agent_log import AgentLog
 from edge_agent.record.journal import Opening, scan
 from edge_agent.record.recorder import Recorder
@@ -27,18 +30,23 @@ from edge_agent.record.recovery import Damaged, NothingDurable, recover
 from edge_agent.record.segment_writer import JOURNAL, PART, Closed, SegmentWriter
 from edge_agent.record.series import FRAME_LIMITS, ROW_LIMITS, Limits, RunState
 from edge_agent.record.session import Session
-from edge_agent.runs.book import Book, RunEntry, Stage, entry_of
+from edge_agent.runs.book import Book, RunEntry, Stage
+from edge_agent.runs.intake import Intake
 from edge_agent.runs.live import LiveRun, counts_of
 from edge_agent.seal import cose
-from edge_agent.seal.cbor import dumps, loads
+from edge_agent.seal.cbor import SealError, dumps, loads
 from edge_agent.seal.keys import KeyChain, key_chain, parse_session
-from edge_agent.seal.leaf import FileLeaf, RunOpen, SegmentClose, parse
+from edge_agent.seal.leaf import RunOpen, SegmentClose
 from edge_agent.seal.policy import policy_digest
-from edge_agent.spool.ledger import Counts
+from edge_agent.spool.disk import DiskState
+from edge_agent.spool.ledger import Counts, StreamTotals
 from edge_agent.spool.spool import Spool
 from edge_agent.storage import Storage
 
 log = logging.getLogger(__name__)
+
+TOTALS_WAIT = 1.0
+"""Seconds that the conservation table waits for the writer thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +73,6 @@ class NewRun:
 
 
 @dataclass(slots=True)
-class Recovered:
-    """What a start found of the run before."""
-
-    segments: int = 0
-    items: dict[str, int] = field(default_factory=dict)
-    damaged: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
 class Keeper:
     """See the module. Its callbacks run on the writer thread; everything they touch is thread-safe."""
 
@@ -91,9 +90,12 @@ class Keeper:
     row_limits: Limits = ROW_LIMITS
     preallocate: int = 0
     now_ns: Callable[[], int] = time.time_ns
+    disk: Callable[[], DiskState] = lambda: DiskState.OK
     book: Book = field(init=False)
     live: list[LiveRun] = field(init=False, default_factory=list)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+    _counting: threading.RLock = field(init=False, default_factory=threading.RLock)
+    _unsettled: deque[Callable[[], None]] = field(init=False, default_factory=deque)
 
     def __post_init__(self) -> None:
         """Open the book."""
@@ -142,7 +144,7 @@ class Keeper:
         recording = Recording(
             self.recorder, state, frame_limits=self.frame_limits, row_limits=self.row_limits, preallocate=self.preallocate
         )
-        live = LiveRun(entry, recording)
+        live = LiveRun(entry, recording, Intake(recording, self.disk))
         with self._lock:
             self.live.append(live)
         return live
@@ -152,58 +154,158 @@ class Keeper:
         with self._lock:
             self.live.remove(live)
 
-    def open_counts(self) -> dict[str, Counts]:
-        """What is durable in open runs and not yet in the outbox, per stream."""
+    def totals(self) -> dict[str, StreamTotals]:
+        """The conservation table, taken on the writer thread between two items: there a segment is open or handed over, never both.
+
+        When the writer is busy for long (a disk that refuses), the table is taken all the same and may be off for a moment.
+        """
+        asked = self.recorder.call(self._totals)
+        try:
+            return asked.result(TOTALS_WAIT)
+        except TimeoutError:
+            asked.cancel()
+            return self._totals()
+
+    def _totals(self) -> dict[str, StreamTotals]:
         with self._lock:
             lives = list(self.live)
-        totals: dict[str, Counts] = {}
-        for live in lives:
-            for key, counts in live.open_counts().items():
-                totals[key] = totals.get(key, Counts()) + counts
-        return totals
+        with self._counting:
+            opened: dict[str, Counts] = {}
+            for live in lives:
+                for key, counts in live.open_counts().items():
+                    opened[key] = opened.get(key, Counts()) + counts
+            return self.spool.ledger.totals(opened)
 
     def adopt(self, live: LiveRun, stream: Stream, item: FileItem, durable: Callable[[], None]) -> None:
-        """Take a vendor's file into a run (worker thread); in the outbox and in the catalogue when ``durable`` is called."""
+        """Take a vendor's file into a run (worker thread), leave ``live.adopting``; ``durable`` is called once it is in the outbox."""
 
-        def done(path: str) -> None:
+        def settle(path: str) -> None:
             self._add_file(live.entry, stream, item, path)
             durable()
 
-        live.recording.file(stream, item, done).result()
+        def done(path: str) -> None:
+            self._unsettled.append(lambda: settle(path))
+            self.settle()
+
+        try:
+            live.recording.file(stream, item, done).result()
+        finally:
+            live.adopting.leave()
+
+    def settle(self) -> None:
+        """Put durable files into the outbox; what the database refuses now is tried again by the next call (a few times a second)."""
+        with self._counting:
+            while self._unsettled:
+                try:
+                    self._unsettled[0]()
+                except (sqlite3.Error, OSError, DiskError) as error:
+                    log.warning("a file waits for the spool's database: %s", error, extra={"code": "SPOOL_WRITE"})
+                    return
+                except EdgeAgentError as error:
+                    # Not a passing fault: the file is signed in its run, and this says what is wrong with its delivery.
+                    log.error("a file cannot be delivered: %s", error, extra={"code": error.code})
+                self._unsettled.popleft()
 
     def _add_file(self, entry: RunEntry, stream: Stream, item: FileItem, path: str) -> None:
         with self.spool.transaction():
-            self._add(entry, ItemKind.FILE, path, counts={stream.key: Counts(items=1)})
+            self.add_file(entry, stream.key, path)
             self.spool.state.remember_adopted(stream.key, item.name, item.size, item.mtime_ns)
         self.kick()
 
+    def add_file(self, entry: RunEntry, key: str, path: str) -> None:
+        """Put a vendor's file that stands in the run's folder into the outbox."""
+        self._add(entry, ItemKind.FILE, path, counts={key: Counts(items=1)})
+
     def _closed(self, live: LiveRun, closed: Closed) -> None:
-        """A segment closed in the normal way (writer thread)."""
-        self._log(live.entry, closed)
+        """A segment closed in the normal way (writer thread); done again after a `DiskError`."""
+        try:
+            self._hand_over(live, closed)
+        except sqlite3.Error as error:
+            raise database_error(error) from error
+
+    def _hand_over(self, live: LiveRun, closed: Closed) -> None:
+        with live.lock:
+            live.held[closed.segment_id] = closed
+        self.log_segment(live.entry, closed)
         self.book.add_segment(live.entry.run, closed)
         if not closed.size:
-            self.spool.ledger.tally(f"tree-{closed.segment_id.hex()}", counts_of(closed))
-        elif self._alone(live, closed):
-            with live.lock:
-                live.held[closed.segment_id] = closed
-        else:
-            self.add_segment(live.entry, closed)
+            with self._counting:
+                self.spool.ledger.tally(f"tree-{closed.segment_id.hex()}", counts_of(closed))
+                self._let_go(live, closed)
+        elif not self._alone(live, closed):
+            self.release(live, closed)
         if closed.journal_path is not None:
             self.storage.unlink(closed.journal_path)
+
+    def release(self, live: LiveRun, closed: Closed) -> None:
+        """Put a held segment into the outbox; whoever counts sees it in one place at every moment."""
+        with self._counting:
+            self.add_segment(live.entry, closed)
+            self._let_go(live, closed)
+
+    def _let_go(self, live: LiveRun, closed: Closed) -> None:
+        with live.lock:
+            live.held.pop(closed.segment_id, None)
 
     def _alone(self, live: LiveRun, closed: Closed) -> bool:
         """Whether this may turn out to be the only segment of its run, which would then be called ``<run>.nxs``."""
         return closed.ordinal == 1 and live.entry.stage is Stage.CLOSING
 
     def _broken(self, live: LiveRun, segment: SegmentWriter) -> None:
-        """A segment whose disk failed: recover what it had made durable."""
-        closed = self._recover_one(live.entry, segment.folder, segment.name, None, segment.confirmed_position)
+        """A segment whose disk failed: recover what it had made durable (writer thread)."""
+        closed = self.recover_one(live.entry, segment.folder, segment.name, segment.confirmed_position, Cause.DISK)
         if closed is not None:
             live.recording.state.previous[closed.series] = (closed.segment_id, closed.head)
             live.recording.state.ordinal = max(live.recording.state.ordinal, closed.ordinal)
             self._closed(live, closed)
 
-    def _log(self, entry: RunEntry, closed: Closed) -> None:
+    def recover_one(
+        self, entry: RunEntry, folder: Path, name: str, limit: int | None = None, cause: Cause = Cause.CRASH,
+        damaged: list[str] | None = None,
+    ) -> Closed | None:  # fmt: skip
+        """Make a segment of one journal; None when there was nothing durable in it, or it is damaged and in quarantine now.
+
+        Raises:
+            DiskError: the disk refused; it can be tried again.
+        """
+        policy = policy_digest(entry.run.label.access.value, entry.run.label.allowed)
+        try:
+            chain = _chain_of(folder / (name + JOURNAL))
+            return recover(folder, name, self.session, self.storage, self.now_ns, policy, chain=chain, limit=limit, cause=cause)
+        except NothingDurable:
+            log.info("%s: nothing had been acknowledged", name)
+            self.storage.unlink(folder / (name + PART))
+            self.storage.unlink(folder / (name + JOURNAL))
+        except DiskError:
+            raise
+        except Damaged as error:
+            log.error("%s", error, extra={"code": error.code})
+            self.set_aside(folder, name, str(error))
+        except (EdgeAgentError, SealError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+            # What cannot be read must not keep the rest from being recovered, nor the agent from capturing.
+            log.exception("%s cannot be recovered; its files are in quarantine", name)
+            self.set_aside(folder, name, f"{type(error).__name__}: {error}")
+        if damaged is not None and not (folder / (name + JOURNAL)).exists() and self._aside(folder, name).exists():
+            damaged.append(name)
+        return None
+
+    def set_aside(self, folder: Path, name: str, why: str) -> None:
+        """Move what cannot be used to quarantine; nothing is deleted."""
+        home = self._aside(folder, name)
+        home.mkdir(parents=True, exist_ok=True)
+        for suffix in ("", PART, JOURNAL):
+            path = folder / (name + suffix)
+            if path.exists():
+                self.storage.rename(path, home / path.name)
+        (home / "reason.txt").write_text(why + "\n", encoding="utf-8")
+        self.storage.sync_folder(home)
+        self.storage.sync_folder(folder)
+
+    def _aside(self, folder: Path, name: str) -> Path:
+        return self.spool.folder / "quarantine" / f"{folder.name}-{name}"
+
+    def log_segment(self, entry: RunEntry, closed: Closed) -> None:
+        """SEGMENT_CLOSE in the agent log, once."""
         if self.agent_log.segment_close(closed.segment_id, closed.head) is None:
             self.agent_log.append(SegmentClose(closed.segment_id, closed.head, entry.run.run_id, closed.ordinal, self.now_ns()))
 
@@ -242,105 +344,26 @@ class Keeper:
         sessions = dict.fromkeys(record for chain in (*used, mine) for record in chain.sessions)
         return KeyChain(tuple(certificates), tuple(sessions))
 
-    def recover(self) -> tuple[Recovered, list[RunEntry]]:
-        """Finish what a crash left: every journal becomes a segment; returns what was found and the runs that are not done."""
-        found = Recovered()
-        known = {entry.run.name: entry for entry in self.book.entries()}
-        for journal_path in sorted((self.spool.folder / "runs").glob(f"*/*{JOURNAL}")):
-            folder, name = journal_path.parent, journal_path.name.removesuffix(JOURNAL)
-            entry = known.get(folder.name) or _entry_from(journal_path)
-            if entry is None:
-                self._set_aside(folder, name, "its run is not known")
-                continue
-            if entry.run.name not in known:
-                known[entry.run.name] = entry
-                self.book.put(entry)
-            closed = self._recover_one(entry, folder, name, found, None)
-            if closed is not None:
-                found.segments += 1
-                for key, n in closed.counts.items():
-                    found.items[key] = found.items.get(key, 0) + n
-                self._take_recovered(entry, closed)
-        return found, list(known.values())
 
-    def _take_recovered(self, entry: RunEntry, closed: Closed) -> None:
-        self._log(entry, closed)
-        self.book.add_segment(entry.run, closed)
-        if closed.size:
-            self.add_segment(entry, closed)
-        else:
-            self._files_of(entry, closed)
-            self.spool.ledger.tally(f"tree-{closed.segment_id.hex()}", counts_of(closed))
-        if closed.journal_path is not None:
-            self.storage.unlink(closed.journal_path)
+def database_error(error: sqlite3.Error) -> DiskError:
+    """What to tell when SQLite cannot write: the caller waits and tries again."""
+    return DiskError("The spool's database did not take it.", why=str(error), try_="free space on the spool's disk", code="SPOOL_WRITE")
 
-    def _files_of(self, entry: RunEntry, closed: Closed) -> None:
-        """Vendor files that were durable in the tree when the crash came, and perhaps not yet in the outbox."""
-        for payload in closed.leaves:
-            leaf = parse(payload)
-            if isinstance(leaf, FileLeaf) and (self.folder(entry.run) / leaf.path).exists():
-                _, instrument, name = leaf.path.split("/", 2)
-                key = f"{instrument}/files"
-                self._add(entry, ItemKind.FILE, leaf.path, counts={key: Counts(items=1)})
-                self.spool.state.remember_adopted(key, name, leaf.size, leaf.mtime_ns)
 
-    def _recover_one(self, entry: RunEntry, folder: Path, name: str, found: Recovered | None, limit: int | None) -> Closed | None:
-        policy = policy_digest(entry.run.label.access.value, entry.run.label.allowed)
-        try:
-            chain = _chain_from(folder / (name + JOURNAL))
-            return recover(folder, name, self.session, self.storage, self.now_ns, policy, chain=chain, limit=limit)
-        except NothingDurable:
-            log.info("%s: nothing had been acknowledged", name)
-            self.storage.unlink(folder / (name + PART))
-            self.storage.unlink(folder / (name + JOURNAL))
-        except Damaged as error:
-            log.error("%s", error, extra={"code": error.code})
-            self._set_aside(folder, name, str(error))
-            if found is not None:
-                found.damaged.append(name)
+def context_of_journal(journal_path: Path) -> tuple[bytes, KeyChain] | None:
+    """The encoded run entry and the key chain that a journal begins with; None when it does not begin with anything."""
+    first = next(scan(journal_path.read_bytes()), None)
+    if not isinstance(first, Opening):
         return None
+    entry, chain = loads(first.context, "journal context")
+    return bytes(entry), key_chain(chain)
 
-    def _set_aside(self, folder: Path, name: str, why: str) -> None:
-        """Move what cannot be used to quarantine; nothing is deleted."""
-        home = self.spool.folder / "quarantine" / f"{folder.name}-{name}"
-        home.mkdir(parents=True, exist_ok=True)
-        for suffix in ("", PART, JOURNAL):
-            path = folder / (name + suffix)
-            if path.exists():
-                self.storage.rename(path, home / path.name)
-        (home / "reason.txt").write_text(why + "\n", encoding="utf-8")
-        self.storage.sync_folder(home)
+
+def _chain_of(journal_path: Path) -> KeyChain | None:
+    context = context_of_journal(journal_path)
+    return None if context is None else context[1]
 
 
 def _item_id(run: RunContext, name: str) -> str:
     """A stable id of a file of a run: letters, digits, - and _."""
     return f"{run.run_id.hex()}-{hashlib.sha256(name.encode()).hexdigest()[:24]}"
-
-
-def _context(journal_path: Path) -> tuple[bytes, KeyChain] | None:
-    first = next(scan(journal_path.read_bytes()), None)
-    if not isinstance(first, Opening):
-        return None
-    entry, chain = loads(first.context, "journal context")
-    return entry, key_chain(chain)
-
-
-def _chain_from(journal_path: Path) -> KeyChain | None:
-    context = _context(journal_path)
-    return None if context is None else context[1]
-
-
-def _entry_from(journal_path: Path) -> RunEntry | None:
-    context = _context(journal_path)
-    if context is None:
-        return None
-    return entry_of(context[0])
-
-
-def describe(found: Recovered) -> str:
-    """One sentence for the log and the status."""
-    if not found.segments and not found.damaged:
-        return "nothing to recover"
-    items = json.dumps(found.items, sort_keys=True)
-    damaged = f"; damaged and in quarantine: {', '.join(found.damaged)}" if found.damaged else ""
-    return f"recovered {found.segments} interrupted segments: {items}{damaged}"

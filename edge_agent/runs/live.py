@@ -1,28 +1,65 @@
-"""A run that is being recorded, and what happens when one of its segments closes."""
+"""A run that is being recorded: its span in time, what it takes, and what it holds that the outbox does not have yet."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from edge_agent.model import NO_TIME, Block, Gap
+from edge_agent.record.counts import losses
+from edge_agent.record.gate import Gate
 from edge_agent.record.recording import Recording
 from edge_agent.record.segment_writer import Closed
 from edge_agent.runs.book import RunEntry
+from edge_agent.runs.intake import Intake
+from edge_agent.runs.rows import Mask, source_times
+from edge_agent.seal.leaf import GapLeaf
 from edge_agent.spool.ledger import Counts
 
 
 @dataclass(slots=True, eq=False)
 class LiveRun:
-    """``end_ns`` set: data up to that source time still belongs here, and the run closes after a grace time."""
+    """``end_ns`` set: data of the time before it still belongs here, and the run closes after a grace time.
+
+    A trigger's run holds what its source dates within [start, end]: the clocks of a beamline are compared with each other, and the
+    message may be late. A session is a person's word at this machine: it holds what comes while it is open, and after its end what
+    was dated before it; a source whose clock is wrong is not left out.
+    """
 
     entry: RunEntry
     recording: Recording
+    intake: Intake
     end_ns: int | None = None
     held: dict[bytes, Closed] = field(default_factory=dict)
-    """Closed segments that are not in the outbox yet (their final name is given at the end of the run)."""
-    facts: dict[str, dict[str, str | int | float]] = field(default_factory=dict)
+    """Closed segments that are not in the outbox yet."""
+    adopting: Gate = field(default_factory=Gate)
+    """Vendor files that are being copied into the run."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def holds(self, source: int, arrival: int) -> bool:
+        """Whether an item of these times (UTC ns, ``source`` may be `NO_TIME`) belongs to this run."""
+        start = self.entry.run.started_ns
+        dated = arrival if source == NO_TIME else source
+        first, last = (min(dated, arrival), max(dated, arrival)) if self.entry.kind == "session" else (dated, dated)
+        return last >= start and (self.end_ns is None or first <= self.end_ns)
+
+    def inside(self, block: Block) -> Mask:
+        """Which rows belong to this run."""
+        dated = source_times(block)
+        first = last = dated
+        if self.entry.kind == "session":
+            first, last = np.minimum(dated, block.t_arrival), np.maximum(dated, block.t_arrival)
+        inside: Mask = last >= self.entry.run.started_ns
+        return inside if self.end_ns is None else inside & (first <= self.end_ns)
+
+    def touches(self, gap: Gap) -> bool:
+        """Whether something may be missing in this run; a gap without times belongs to a run that is open."""
+        if gap.t_to == NO_TIME or gap.t_from == NO_TIME:
+            return self.end_ns is None
+        return gap.t_to >= self.entry.run.started_ns and (self.end_ns is None or gap.t_from <= self.end_ns)
 
     def open_counts(self) -> dict[str, Counts]:
         """What is durable here and not yet in the outbox, per stream."""
@@ -34,7 +71,7 @@ class LiveRun:
             if series.with_data:
                 for key, n in dict(segment.live.arrived).items():
                     totals[key] = totals.get(key, Counts()) + Counts(items=n)
-            add_gaps(totals, dict(segment.gaps))
+            _add_gaps(totals, dict(segment.gaps))
         with self.lock:
             held = list(self.held.values())
         for closed in held:
@@ -46,14 +83,11 @@ class LiveRun:
 def counts_of(closed: Closed) -> dict[str, Counts]:
     """Items and gaps of a closed segment; the files of a file series are counted by their own outbox items."""
     totals = {key: Counts(items=n) for key, n in closed.counts.items()} if closed.size else {}
-    add_gaps(totals, closed.gaps)
+    _add_gaps(totals, closed.gaps)
     return totals
 
 
-def add_gaps(totals: dict[str, Counts], gaps: Mapping[str, object]) -> None:
-    """Add GAP leaves to counts."""
-    for key, leaves in gaps.items():
-        counts = totals.get(key, Counts())
-        for gap in leaves:  # type: ignore[attr-defined]
-            counts = counts.with_gap(gap)
-        totals[key] = counts
+def _add_gaps(totals: dict[str, Counts], gaps: Mapping[str, Sequence[GapLeaf]]) -> None:
+    for key, loss in losses({key: list(leaves) for key, leaves in gaps.items()}).items():
+        missing = Counts(lost=loss.known, gaps=loss.gaps, unknown=loss.unknown, unknown_ns=loss.unknown_ns)
+        totals[key] = totals.get(key, Counts()) + missing

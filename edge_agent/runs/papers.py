@@ -1,17 +1,20 @@
 """The papers of a finished run: final names, master, preview, crate, manifest, sidecar; then, with the witness's word, the receipts.
 
-Every step can be done again: papers are written beside their name and renamed, and ``<run>.hsc`` is fixed once it stands. The crate
-goes into the outbox last, because it is the mark that a run is complete at a target.
+Every step can be done again. Papers are written beside their name and renamed; the sidecar is the last of them and signs the
+others, so once ``<run>.hsc`` stands nothing is written anew, and before it stands nothing of them was sent. The crate goes into the
+outbox last, because it is the mark that a run is complete at a target.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from edge_agent.errors import EdgeAgentError
 from edge_agent.model import ItemKind
 from edge_agent.record.segment_writer import Closed
 from edge_agent.runs.book import RunEntry, Stage
@@ -47,10 +50,10 @@ RecordMaker = Callable[[RunEntry, Sequence[Closed]], str]
 PreviewMaker = Callable[[RunEntry, Sequence[Closed]], bytes | None]
 
 
-def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file, 32 bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+class Interrupted(EdgeAgentError):
+    """The daemon stops; the papers are made by the next start."""
+
+    default_code = "STOPPING"
 
 
 @dataclass(slots=True)
@@ -61,62 +64,106 @@ class Papers:
     record: RecordMaker
     crate: CrateMaker
     preview: PreviewMaker
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set: give up between two steps."""
 
     def make(self, entry: RunEntry, live: LiveRun | None) -> RunEntry:
-        """From the last closed segment to the signed sidecar in the outbox; returns the entry at stage closed."""
+        """From the last closed segment to the signed sidecar in the outbox; returns the entry at stage closed.
+
+        Raises:
+            Interrupted: the daemon stops.
+        """
         run, folder = entry.run, self.keeper.folder(entry.run)
         folder.mkdir(parents=True, exist_ok=True)
         self._name_segments(entry, live)
         segments = self.keeper.book.segments(run, folder)
+        sidecar = folder / f"{run.name}.hsc"
+        if not sidecar.exists():
+            self._write(entry, segments)
+        for kind, name in self._standing(entry, segments):
+            self.keeper.add_paper(entry, kind, name, self._digest(folder / name))
+        self.keeper.agent_log.append(RunClose(run.run_no, run.run_id, self._digest(sidecar), self.keeper.now_ns()))
+        done = entry.at(Stage.CLOSED)
+        self.keeper.book.put(done)
+        return done
+
+    def complete(
+        self, entry: RunEntry, certificates: Sequence[bytes], witnesses: Sequence[bytes], inclusions: Sequence[Inclusion], *,
+        final: bool = True,
+    ) -> None:  # fmt: skip
+        """With the witness's word (or without one, when no target witnesses): receipts, then the crate.
+
+        Args:
+            entry: the run, at stage closed.
+            certificates: DER of the receipt certificates.
+            witnesses: COSE of the witness receipts that cover the run.
+            inclusions: proofs that its segments are in the witnessed logs.
+            final: no more receipts will come; else the receipts are written again when they do.
+        """
+        run, outbox = entry.run, self.keeper.spool.outbox
+        if witnesses:
+            custody = []
+            for item in outbox.items_of_run(run.run_id):
+                # Not of the receipts themselves: that would change them.
+                if item.kind is not ItemKind.RECEIPTS:
+                    custody += [d.receipt.cose for d in outbox.deliveries(item.item_id) if d.receipt is not None and d.receipt.cose]
+            receipts = Receipts(tuple(certificates), (*witnesses, *custody), tuple(inclusions)).encode()
+            with self.keeper.spool.transaction():
+                paper = self._paper(entry, f"{run.name}.receipts", ItemKind.RECEIPTS, receipts)
+                self.keeper.add_paper(entry, ItemKind.RECEIPTS, paper.name, paper.sha256)
+        crate = self.keeper.folder(run) / CRATE
+        if crate.exists():
+            self.keeper.add_paper(entry, ItemKind.CRATE, CRATE, self._digest(crate))
+        if final:
+            self.keeper.book.done(entry)
+
+    def _write(self, entry: RunEntry, segments: Sequence[Closed]) -> None:
+        """Everything that the sidecar signs, then the sidecar."""
         record = self.record(entry, segments)
         listed = [self._listed(entry, c.path.name, ItemKind.SEGMENT, c.segment_id.hex()) for c in segments if c.size]
         listed += self._vendor_files(segments)
         master = self._master(entry, segments, record)
         if master is not None:
             listed.append(master)
+        self._check()
         picture = self.preview(entry, segments)
+        self._check()
         if picture is not None:
             listed.append(self._paper(entry, PREVIEW, ItemKind.PREVIEW, picture))
         crate = self._paper(entry, CRATE, ItemKind.CRATE, self.crate(entry, segments, listed))
         listed.append(crate)
         lines = "".join(f"{each.sha256.hex()}  {each.name}\n" for each in sorted(listed, key=lambda each: each.name))
         manifest = self._paper(entry, MANIFEST, ItemKind.MANIFEST, lines.encode())
-        others = {
-            each.name: each.sha256 for each in (*listed, manifest) if each.kind in (ItemKind.PREVIEW, ItemKind.CRATE, ItemKind.MANIFEST)
-        }
-        sidecar = self._sidecar(entry, segments, listed, master, others)
-        for paper in (*listed, manifest, sidecar):
-            if paper.kind not in (ItemKind.SEGMENT, ItemKind.FILE, ItemKind.CRATE):
-                self.keeper.add_paper(entry, paper.kind, paper.name, paper.sha256)
-        self.keeper.agent_log.append(RunClose(run.run_no, run.run_id, sidecar.sha256, self.keeper.now_ns()))
-        done = entry.at(Stage.CLOSED)
-        self.keeper.book.put(done)
-        return done
+        named = (ItemKind.PREVIEW, ItemKind.CRATE, ItemKind.MANIFEST)
+        others = {each.name: each.sha256 for each in (*listed, manifest) if each.kind in named}
+        self._sidecar(entry, segments, listed, master, others)
 
-    def complete(self, entry: RunEntry, certificates: Sequence[bytes], witnesses: Sequence[bytes], inclusions: Sequence[Inclusion]) -> None:
-        """With the witness's word (or without one, when no target witnesses): receipts, then the crate."""
-        run = entry.run
-        if witnesses:
-            custody = []
-            for item in self.keeper.spool.outbox.items_of_run(run.run_id):
-                custody += [
-                    d.receipt.cose for d in self.keeper.spool.outbox.deliveries(item.item_id) if d.receipt is not None and d.receipt.cose
-                ]
-            receipts = Receipts(tuple(certificates), (*witnesses, *custody), tuple(inclusions))
-            paper = self._paper(entry, f"{run.name}.receipts", ItemKind.RECEIPTS, receipts.encode())
-            self.keeper.add_paper(entry, ItemKind.RECEIPTS, paper.name, paper.sha256)
-        crate = self.keeper.folder(run) / CRATE
-        self.keeper.add_paper(entry, ItemKind.CRATE, CRATE, file_digest(crate))
-        self.keeper.book.done(entry)
+    def _standing(self, entry: RunEntry, segments: Sequence[Closed]) -> list[tuple[ItemKind, str]]:
+        """The papers that are sent before the run is complete."""
+        run, folder = entry.run, self.keeper.folder(entry.run)
+        papers = [(ItemKind.PREVIEW, PREVIEW), (ItemKind.MANIFEST, MANIFEST), (ItemKind.SIDECAR, f"{run.name}.hsc")]
+        master = f"{run.name}.nxs"
+        if all(c.path.name != master for c in segments):
+            papers.insert(0, (ItemKind.MASTER, master))
+        return [(kind, name) for kind, name in papers if (folder / name).exists()]
+
+    def _check(self) -> None:
+        if self.stopping.is_set():
+            raise Interrupted("The agent stops", try_="the papers of the run are made at the next start")
+
+    def _digest(self, path: Path) -> bytes:
+        """SHA-256 of a file, 32 bytes."""
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while piece := file.read(PIECE):
+                self._check()
+                digest.update(piece)
+        return digest.digest()
 
     def _name_segments(self, entry: RunEntry, live: LiveRun | None) -> None:
         """The only segment of a run is called ``<run>.nxs``; what was held back goes into the outbox under its final name."""
-        if live is None:
-            held = [c for c in self.keeper.book.segments(entry.run, self.keeper.folder(entry.run)) if c.size and not self._in_outbox(c)]
-        else:
-            held = list(live.held.values())
         segments = self.keeper.book.segments(entry.run, self.keeper.folder(entry.run))
-        for closed in held:
+        for closed in [c for c in segments if c.size and not self._in_outbox(c)]:
             named = closed
             if sum(1 for c in segments if c.size) == 1:
                 path = closed.path.with_name(f"{entry.run.name}.nxs")
@@ -125,10 +172,10 @@ class Papers:
                     self.keeper.storage.sync_folder(path.parent)
                 named = replace(closed, path=path)
                 self.keeper.book.add_segment(entry.run, named)
-            self.keeper.add_segment(entry, named)
-            if live is not None:
-                with live.lock:
-                    live.held.pop(closed.segment_id, None)
+            if live is None:
+                self.keeper.add_segment(entry, named)
+            else:
+                self.keeper.release(live, named)
 
     def _in_outbox(self, closed: Closed) -> bool:
         return self.keeper.spool.outbox.item(closed.segment_id.hex()) is not None
@@ -137,7 +184,7 @@ class Papers:
         """A file that is or was in the spool; its digest is known once it was sent, else it is computed now."""
         item = self.keeper.spool.outbox.item(item_id)
         path = self.keeper.folder(entry.run) / name
-        digest = item.sha256 if item is not None and item.sha256 is not None else file_digest(path)
+        digest = item.sha256 if item is not None and item.sha256 is not None else self._digest(path)
         return Listed(name, item.size if item is not None else path.stat().st_size, digest, kind)
 
     def _vendor_files(self, segments: Sequence[Closed]) -> list[Listed]:
@@ -154,7 +201,7 @@ class Papers:
         self.keeper.storage.unlink(partial)
         write_master(partial, entry.run, self.keeper.site, entry.outcome, record, parts)
         self._in_place(partial, path)
-        return Listed(name, path.stat().st_size, file_digest(path), ItemKind.MASTER)
+        return Listed(name, path.stat().st_size, self._digest(path), ItemKind.MASTER)
 
     def _sidecar(
         self, entry: RunEntry, segments: Sequence[Closed], listed: Sequence[Listed], master: Listed | None, others: dict[str, bytes]
@@ -176,15 +223,14 @@ class Papers:
         signed = cose.sign(session.key, cose.RUN, statement.payload())
         trees = {c.segment_id: c.leaves for c in segments if not c.size}
         sidecar = Sidecar(signed, tuple(c.head_cose for c in segments), self.keeper.chains(segments), trees)
-        return self._paper(entry, f"{run.name}.hsc", ItemKind.SIDECAR, sidecar.encode(), fixed=True)
+        return self._paper(entry, f"{run.name}.hsc", ItemKind.SIDECAR, sidecar.encode())
 
-    def _paper(self, entry: RunEntry, name: str, kind: ItemKind, data: bytes, *, fixed: bool = False) -> Listed:
+    def _paper(self, entry: RunEntry, name: str, kind: ItemKind, data: bytes) -> Listed:
         path = self.keeper.folder(entry.run) / name
-        if not (fixed and path.exists()):
-            partial = path.with_name(name + ".part")
-            partial.write_bytes(data)
-            self._in_place(partial, path)
-        return Listed(name, path.stat().st_size, file_digest(path), kind)
+        partial = path.with_name(name + ".part")
+        partial.write_bytes(data)
+        self._in_place(partial, path)
+        return Listed(name, len(data), hashlib.sha256(data).digest(), kind)
 
     def _in_place(self, partial: Path, path: Path) -> None:
         self.keeper.storage.sync_file(partial)

@@ -1,13 +1,16 @@
 """Has the agent log countersigned by every target that witnesses, and completes the runs that are covered.
 
-The last receipt of each target is kept; a proof of consistency always begins there. An unreachable witness delays only the
-receipts, never the data.
+The last receipt of each target is kept; a proof of consistency always begins there. An unreachable witness delays only its own
+receipts, never the data and never another target's: a run that one target covers is completed, and its receipts are written again
+when the others follow.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -37,16 +40,18 @@ class Witnessing:
     certificates: Callable[[], Sequence[bytes]]
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     errors: dict[str, str] = field(default_factory=dict)
+    _completing: threading.Lock = field(default_factory=threading.Lock)
+    _covered: dict[bytes, frozenset[str]] = field(default_factory=dict)
 
     async def run(self) -> None:
         """For ever: on wake, and every minute while the log grows."""
         while True:
             self.wake.clear()
             complete = await self.round()
-            try:
-                await asyncio.wait_for(self.wake.wait(), EVERY if complete else RETRY)
-            except TimeoutError:
-                continue
+            # Not wait_for: until Python 3.12 it swallows a cancellation that meets the wake-up.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY if complete else RETRY):
+                    await self.wake.wait()
 
     async def round(self) -> bool:
         """Witness what is new, complete what is covered; whether every target agreed."""
@@ -95,17 +100,27 @@ class Witnessing:
 
     def _complete(self) -> None:
         """Runs at stage closed whose segments are all in a witnessed log; without witnesses, all of them."""
-        receipts = [found for name in self.targets if (found := self.witnessed(name)) is not None]
-        for entry in self.keeper.book.entries():
-            if entry.stage is not Stage.CLOSED:
-                continue
-            if not self.targets:
-                self.papers.complete(entry, (), (), ())
-                continue
-            covered = [(w, r, proofs) for w, r in receipts if (proofs := self._proofs(entry, w)) is not None]
-            if covered:
-                inclusions = dict.fromkeys(proof for _, _, proofs in covered for proof in proofs)
-                self.papers.complete(entry, self.certificates(), [receipt for _, receipt, _ in covered], list(inclusions))
+        with self._completing:
+            receipts = {name: found for name in self.targets if (found := self.witnessed(name)) is not None}
+            for entry in self.keeper.book.entries():
+                if entry.stage is Stage.CLOSED:
+                    self._complete_one(entry, receipts)
+
+    def _complete_one(self, entry: RunEntry, receipts: Mapping[str, tuple[Witness, bytes]]) -> None:
+        wanted = [name for name in self.keeper.routes(entry.run.group).targets if name in self.targets] or list(self.targets)
+        if not wanted:
+            self.papers.complete(entry, (), (), ())
+            return
+        proofs = {name: found for name in wanted if name in receipts and (found := self._proofs(entry, receipts[name][0])) is not None}
+        if not proofs or self._covered.get(entry.run.run_id) == frozenset(proofs):
+            return
+        inclusions = dict.fromkeys(proof for found in proofs.values() for proof in found)
+        final = len(proofs) == len(wanted)
+        self.papers.complete(entry, self.certificates(), [receipts[name][1] for name in proofs], list(inclusions), final=final)
+        if final:
+            self._covered.pop(entry.run.run_id, None)
+        else:
+            self._covered[entry.run.run_id] = frozenset(proofs)
 
     def _proofs(self, entry: RunEntry, witness: Witness) -> list[Inclusion] | None:
         proofs = []

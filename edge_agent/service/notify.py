@@ -37,5 +37,6 @@ class Notifier:
         wanted = int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6
         while True:
             if agent.recorder.alive():
-                self._systemd.notify(f"WATCHDOG=1\nSTATUS={len(agent.keeper.live)} runs open, disk {agent.status().disk}")
+                disk = "ok" if agent.disk is None else agent.disk.state.value
+                self._systemd.notify(f"WATCHDOG=1\nSTATUS={len(agent.keeper.live)} runs open, disk {disk}")
             await asyncio.sleep(min(wanted or STATUS_EVERY, STATUS_EVERY))

@@ -1,0 +1,187 @@
+"""What one run takes: channels by stream, frames that wait for room, and what a full disk made it refuse.
+
+A run that begins takes what the look-back held, which may be more than the recorder has room for: those frames queue here, and what
+comes after them queues behind, so that the order of a stream is kept. What is refused because the disk is full is remembered and
+declared as one gap before the next item that is taken, or at the end of the run. Not thread-safe: used under the group's lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from edge_agent.model import Block, Cause, Frame, Gap, Kind, Reset, Stream
+from edge_agent.record.recording import FrameChannel, Recording, RowChannel
+from edge_agent.runs.rows import events
+from edge_agent.spool.disk import DiskState
+
+log = logging.getLogger(__name__)
+
+QUEUE_BYTES = 512 << 20
+FULL = (DiskState.HARD, DiskState.PAUSED)
+"""Frames are refused: their sources cannot wait."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Queued:
+    stream: Stream
+    item: Frame | Gap | Reset
+
+
+class Intake:
+    """See the module. ``disk`` tells how full the disk is."""
+
+    def __init__(self, recording: Recording, disk: Callable[[], DiskState]) -> None:
+        self._recording = recording
+        self._disk = disk
+        self._channels: dict[str, FrameChannel | RowChannel] = {}
+        self._queue: deque[_Queued] = deque()
+        self._queued: Counter[str] = Counter()
+        self._queued_bytes = 0
+        self._refused: dict[str, tuple[Stream, Gap]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether frames still wait for room."""
+        return bool(self._queue)
+
+    def frame(self, stream: Stream, frame: Frame) -> bool:
+        """Take one frame; never blocks. False: refused, and it is or will be declared.
+
+        Raises:
+            ValueError: it is not what the stream says.
+        """
+        if self._disk() in FULL:
+            self._refuse(stream, _one(Cause.DISK, frame, "the disk is full"))
+            return False
+        self._declare(stream.key)
+        if not self._queued[stream.key]:
+            return self._frames(stream).offer(frame)
+        if self._queued_bytes + frame.data.nbytes > QUEUE_BYTES:
+            self._later(stream, _one(Cause.OVERLOAD, frame, "no room"))
+            return False
+        self.frame_later(stream, frame)
+        return True
+
+    def frame_later(self, stream: Stream, frame: Frame) -> None:
+        """Take a frame of the look-back as soon as there is room."""
+        self._later(stream, frame)
+        self._queued_bytes += frame.data.nbytes
+
+    def rows(self, stream: Stream, block: Block) -> None:
+        """Take rows at once; the caller waited for room.
+
+        Raises:
+            ValueError: they are not what the stream says.
+        """
+        if self._disk() is DiskState.PAUSED:
+            if n := events(block):
+                gap = Gap(Cause.DISK, None, None, n, int(block.t_arrival[0]), int(block.t_arrival[-1]), "the disk is full")
+                self._refuse(stream, gap)
+            return
+        self._declare(stream.key)
+        channel = self._channel(stream)
+        assert isinstance(channel, RowChannel)  # noqa: S101 - by the stream's kind
+        channel.put_now(block)
+
+    def gap(self, stream: Stream, gap: Gap) -> None:
+        """Declare that something is missing."""
+        if stream.kind is Kind.FILES:
+            self._recording.file_gap(stream, gap)
+            return
+        self._declare(stream.key)
+        if self._queued[stream.key]:
+            self._later(stream, gap)
+        else:
+            self._channel(stream).gap(gap)
+
+    def reset(self, stream: Stream, reset: Reset) -> None:
+        """Declare that a frame counter began again."""
+        self._declare(stream.key)
+        if self._queued[stream.key]:
+            self._later(stream, reset)
+        else:
+            self._frames(stream).reset(reset)
+
+    def drain(self) -> bool:
+        """Hand over what there is room for; whether nothing is left."""
+        room = self._recording.recorder.room
+        while self._queue:
+            queued = self._queue[0]
+            if isinstance(queued.item, Frame) and room.used and room.used + 2 * queued.item.data.nbytes > room.limit:
+                return False
+            self._pop()
+            self._hand_over(queued)
+        return True
+
+    def finish(self) -> None:
+        """The end of the run: whatever still waits is declared as missing, and so is what was refused."""
+        while self._queue:
+            queued = self._pop()
+            if isinstance(queued.item, Frame):
+                frame = queued.item
+                queued = _Queued(queued.stream, _one(Cause.OVERLOAD, frame, "no room"))
+            self._hand_over(queued)
+        for key in list(self._refused):
+            self._declare(key)
+
+    def _hand_over(self, queued: _Queued) -> None:
+        try:
+            if isinstance(queued.item, Frame):
+                self._frames(queued.stream).offer(queued.item)
+            elif isinstance(queued.item, Gap):
+                self._channel(queued.stream).gap(queued.item)
+            else:
+                self._frames(queued.stream).reset(queued.item)
+        except ValueError:
+            # Its adapter cannot be told any more; the others must go on.
+            log.exception("%s: an item of the look-back cannot be recorded", queued.stream.key)
+
+    def _later(self, stream: Stream, item: Frame | Gap | Reset) -> None:
+        self._queue.append(_Queued(stream, item))
+        self._queued[stream.key] += 1
+
+    def _pop(self) -> _Queued:
+        queued = self._queue.popleft()
+        self._queued[queued.stream.key] -= 1
+        if isinstance(queued.item, Frame):
+            self._queued_bytes -= queued.item.data.nbytes
+        return queued
+
+    def _refuse(self, stream: Stream, gap: Gap) -> None:
+        held = self._refused.get(stream.key)
+        if held is None:
+            log.warning("%s: the disk is full, data is refused and declared as a gap", stream.key, extra={"code": "DISK_FULL"})
+            self._refused[stream.key] = (stream, gap)
+            return
+        before = held[1]
+        if before.last is not None and gap.last is not None and gap.last < before.last:
+            # The counter began again meanwhile: two ranges.
+            self._declare(stream.key)
+            self._refused[stream.key] = (stream, gap)
+            return
+        count = None if before.count is None or gap.count is None else before.count + gap.count
+        self._refused[stream.key] = (stream, replace(before, last=gap.last, count=count, t_to=gap.t_to))
+
+    def _declare(self, key: str) -> None:
+        refused = self._refused.pop(key, None)
+        if refused is not None:
+            self.gap(*refused)
+
+    def _channel(self, stream: Stream) -> FrameChannel | RowChannel:
+        channel = self._channels.get(stream.key)
+        if channel is None or channel.stream != stream:
+            channel = self._recording.frames(stream) if stream.kind is Kind.FRAMES else self._recording.rows(stream)
+            self._channels[stream.key] = channel
+        return channel
+
+    def _frames(self, stream: Stream) -> FrameChannel:
+        channel = self._channel(stream)
+        assert isinstance(channel, FrameChannel)  # noqa: S101 - by the stream's kind
+        return channel
+
+
+def _one(cause: Cause, frame: Frame, why: str) -> Gap:
+    return Gap(cause, frame.number, frame.number, None, frame.t_arrival, frame.t_arrival, why)

@@ -1,0 +1,134 @@
+"""What a crash left: every journal becomes a segment again, and every vendor file that was durable goes on its way.
+
+Idempotent: a crash while salvaging is found by the next start. A journal whose run is signed already belongs to nobody: what it
+holds was never acknowledged, so it is set aside and nothing is added to a run whose list is closed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_agent.record.segment_writer import JOURNAL, Closed
+from edge_agent.runs.book import RunEntry, Stage, entry_of
+from edge_agent.runs.keeper import Keeper, context_of_journal
+from edge_agent.runs.live import counts_of
+from edge_agent.seal.cbor import SealError
+from edge_agent.seal.leaf import FileLeaf, parse
+
+log = logging.getLogger(__name__)
+
+VERSION = re.compile(r"~\d+$")
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a start found of the run before: segments, items by stream, names of damaged segments."""
+
+    segments: int = 0
+    items: dict[str, int] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
+
+    def sentence(self) -> str:
+        """For the log and the status."""
+        if not self.segments and not self.damaged:
+            return "nothing to recover"
+        items = json.dumps(self.items, sort_keys=True)
+        damaged = f"; damaged and in quarantine: {', '.join(self.damaged)}" if self.damaged else ""
+        return f"recovered {self.segments} interrupted segments: {items}{damaged}"
+
+
+@dataclass(slots=True)
+class Salvage:
+    """See the module. Worker thread."""
+
+    keeper: Keeper
+
+    def recover(self) -> tuple[Recovered, list[RunEntry]]:
+        """Finish what a crash left; what was found, and the runs that are not done.
+
+        Raises:
+            DiskError: the disk refused.
+        """
+        found = Recovered()
+        known = {entry.run.name: entry for entry in self.keeper.book.entries()}
+        for journal_path in sorted((self.keeper.spool.folder / "runs").glob(f"*/*{JOURNAL}")):
+            folder, name = journal_path.parent, journal_path.name.removesuffix(JOURNAL)
+            entry = known.get(folder.name) or self._entry_from(journal_path)
+            if entry is None:
+                self.keeper.set_aside(folder, name, "its run is not known")
+                found.damaged.append(name)
+                continue
+            known.setdefault(entry.run.name, entry)
+            self._one(entry, folder, name, found)
+        return found, [entry for entry in known.values() if not self.keeper.book.is_done(entry)]
+
+    def finish(self, entry: RunEntry) -> None:
+        """Journals that a closed recording left behind, because something failed meanwhile; before the papers of the run are made.
+
+        Raises:
+            DiskError: the disk refused.
+        """
+        folder = self.keeper.folder(entry.run)
+        for journal_path in sorted(folder.glob(f"*{JOURNAL}")):
+            self._one(entry, folder, journal_path.name.removesuffix(JOURNAL), Recovered())
+
+    def _one(self, entry: RunEntry, folder: Path, name: str, found: Recovered) -> None:
+        keeper = self.keeper
+        if entry.stage is Stage.CLOSED or keeper.book.is_done(entry):
+            self._too_late(entry, folder, name, found)
+            return
+        closed = keeper.recover_one(entry, folder, name, damaged=found.damaged)
+        if closed is None:
+            return
+        found.segments += 1
+        for key, n in closed.counts.items():
+            found.items[key] = found.items.get(key, 0) + n
+        self._take(entry, closed)
+
+    def _take(self, entry: RunEntry, closed: Closed) -> None:
+        keeper = self.keeper
+        keeper.book.put(entry)
+        keeper.log_segment(entry, closed)
+        keeper.book.add_segment(entry.run, closed)
+        if closed.size:
+            keeper.add_segment(entry, closed)
+        else:
+            self._files_of(entry, closed)
+            keeper.spool.ledger.tally(f"tree-{closed.segment_id.hex()}", counts_of(closed))
+        if closed.journal_path is not None:
+            keeper.storage.unlink(closed.journal_path)
+
+    def _files_of(self, entry: RunEntry, closed: Closed) -> None:
+        """Vendor files that were durable in the tree when the crash came, and perhaps not yet in the outbox."""
+        keeper = self.keeper
+        for payload in closed.leaves:
+            leaf = parse(payload)
+            if isinstance(leaf, FileLeaf) and (keeper.folder(entry.run) / leaf.path).exists():
+                _, instrument, name = leaf.path.split("/", 2)
+                key = f"{instrument}/files"
+                with keeper.spool.transaction():
+                    keeper.add_file(entry, key, leaf.path)
+                    # A second version stands here as "name~2": at its source it has the name alone.
+                    for original in {name, VERSION.sub("", name)}:
+                        keeper.spool.state.remember_adopted(key, original, leaf.size, leaf.mtime_ns)
+
+    def _too_late(self, entry: RunEntry, folder: Path, name: str, found: Recovered) -> None:
+        if self.keeper.book.has_segment(entry.run, name):
+            self.keeper.storage.unlink(folder / (name + JOURNAL))
+            return
+        log.error("%s: its run was already signed; it is in quarantine", name, extra={"code": "SEGMENT_LATE"})
+        self.keeper.set_aside(folder, name, "its run was already signed when this was written; nothing of it was acknowledged")
+        found.damaged.append(name)
+
+    def _entry_from(self, journal_path: Path) -> RunEntry | None:
+        """The run as its journal tells it, for a spool whose database was lost."""
+        try:
+            context = context_of_journal(journal_path)
+            return None if context is None else entry_of(context[0])
+        except (SealError, ValueError, TypeError, LookupError) as error:
+            log.warning("%s does not say which run it belongs to: %s", journal_path.name, error)
+            return None
