@@ -159,7 +159,7 @@ async def test_one_item_that_always_fails_does_not_stop_the_others(
     async with running(Engine(spool.outbox, [target], open_gate, in_flight=1, backoff=FAST)):
         await until(lambda: all(spool.outbox.is_landed(f"i{n}") for n in range(5)))
         await until(lambda: target.sent.count("poison") > 2)
-    assert state(spool, "poison") == "sealed"
+    assert state(spool, "poison") in ("sealed", "sending")  # stopped while it was waiting or trying
     (delivery,) = spool.outbox.deliveries("poison")
     assert delivery.attempts > 1
     assert delivery.reason == "500 for this one"
