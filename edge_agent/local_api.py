@@ -7,6 +7,7 @@ Errors are the project's own, as JSON ``{"code", "what", "why", "try"}`` with st
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -18,7 +19,16 @@ import aiohttp
 from aiohttp import web
 
 from edge_agent.agent.agent import Agent, status_json
-from edge_agent.errors import EdgeAgentError, UsageError
+from edge_agent.errors import (
+    ConfigError,
+    DiskError,
+    EdgeAgentError,
+    InstrumentUnreachable,
+    IntegrityError,
+    PermissionRefused,
+    TargetUnreachable,
+    UsageError,
+)
 from edge_agent.metrics import exposition
 from edge_agent.model import Outcome
 
@@ -26,18 +36,28 @@ log = logging.getLogger(__name__)
 
 SOCKET = "agent.sock"
 AGENT: web.AppKey[Agent] = web.AppKey("agent", Agent)
+CLASSES = (UsageError, ConfigError, InstrumentUnreachable, TargetUnreachable, PermissionRefused, IntegrityError, DiskError)
 
 
 @web.middleware
 async def _errors(request: web.Request, handler: Any) -> web.StreamResponse:
     try:
+        if request.app[AGENT].stopping:
+            raise EdgeAgentError("The agent is stopping", why="runs that are open are being closed", try_="start it again", code="STOPPING")
         answer: web.StreamResponse = await handler(request)
+    except web.HTTPException as error:
+        return _told(UsageError(f"there is no {request.method} {request.path}", why=str(error.reason)), error.status)
     except EdgeAgentError as error:
-        body = {"code": error.code, "what": error.what, "why": error.why, "try": error.try_, "exit": error.exit_code}
-        return web.json_response(body, status=400)
-    except (ValueError, KeyError, TypeError) as error:
-        return web.json_response({"code": "USAGE", "what": f"the request is off: {error}", "why": "", "try": "", "exit": 2}, status=400)
+        return _told(error, 400)
+    except Exception as error:
+        log.exception("%s %s failed", request.method, request.path, extra={"code": "API"})
+        return _told(EdgeAgentError("The agent could not answer", why=f"{type(error).__name__}: {error}", code="API"), 500)
     return answer
+
+
+def _told(error: EdgeAgentError, status: int) -> web.Response:
+    body = {"code": error.code, "what": error.what, "why": error.why, "try": error.try_, "exit": error.exit_code}
+    return web.json_response(body, status=status)
 
 
 async def _status(request: web.Request) -> web.Response:
@@ -53,10 +73,8 @@ async def _start(request: web.Request) -> web.Response:
     body = await _body(request, {"group", "project", "user", "sample", "title"})
     agent = request.app[AGENT]
     group = body.get("group") or _only(list(agent.desk.groups))
-    if not body.get("project"):
-        raise UsageError("a session needs a project", try_="edge-agent session start --project P")
     run = agent.desk.start(
-        group, project=body["project"], user=body.get("user", ""), sample=body.get("sample", ""), title=body.get("title", "")
+        group, project=body.get("project", ""), user=body.get("user", ""), sample=body.get("sample", ""), title=body.get("title", "")
     )
     return web.json_response({"run": run.name, "folder": run.folder, "group": group})
 
@@ -67,8 +85,16 @@ async def _stop(request: web.Request) -> web.Response:
     group = body.get("group") or _only(
         [name for name, g in agent.desk.groups.items() if g.foreground is not None] or list(agent.desk.groups)
     )
-    run = await agent.desk.stop(group, Outcome(body.get("outcome") or "complete"))
+    run = await agent.desk.stop(group, _outcome(body.get("outcome") or Outcome.COMPLETE.value))
     return web.json_response({"run": run.name, "folder": run.folder, "group": group})
+
+
+def _outcome(text: str) -> Outcome:
+    try:
+        return Outcome(text)
+    except ValueError as error:
+        known = ", ".join(outcome.value for outcome in Outcome)
+        raise UsageError(f"{text!r} is no outcome", why=f"outcomes: {known}", try_="--outcome complete", code="OUTCOME") from error
 
 
 async def _kick(request: web.Request) -> web.Response:
@@ -132,13 +158,13 @@ async def ask(spool: Path, method: str, path: str, body: Mapping[str, str] | Non
     """Call a running daemon.
 
     Raises:
-        UsageError: the daemon said that the request is wrong (with its words).
-        EdgeAgentError: nothing answers.
+        EdgeAgentError: what the daemon said, in its words and class (`UsageError`: the request is wrong); or nothing answers.
+        PermissionRefused: this user may not talk to it.
     """
-    folder = _open_folder(spool)
-    where = spool / SOCKET
-    address = f"/proc/self/fd/{folder}/{SOCKET}" if len(str(where)) > 90 else str(where)
+    where, folder = spool / SOCKET, -1
     try:
+        folder = _open_folder(spool)
+        address = f"/proc/self/fd/{folder}/{SOCKET}" if len(str(where)) > 90 else str(where)
         connector = aiohttp.UnixConnector(address)
         timeout = aiohttp.ClientTimeout(total=120, connect=5)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session:
@@ -148,12 +174,26 @@ async def ask(spool: Path, method: str, path: str, body: Mapping[str, str] | Non
                 else:
                     value = await answer.text()
                 if answer.status >= 400:
-                    raise UsageError(value["what"], why=value["why"], try_=value["try"], code=value["code"])
+                    raise _said(value)
                 return value
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
+            raise PermissionRefused(
+                "You may not talk to the agent.", why=f"{where}: {error}", try_="ask for membership of the service's group, or use sudo",
+                code="AGENT_PERMISSION",
+            ) from error  # fmt: skip
         raise EdgeAgentError(
             "No edge-agent answers here.", why=f"{where}: {error}", try_="is it running? edge-agent run --config FILE", code="AGENT_DOWN"
         ) from error
     finally:
         if folder >= 0:
             os.close(folder)
+
+
+def _said(value: Any) -> EdgeAgentError:
+    """The daemon's error in its class."""
+    if not isinstance(value, dict):
+        return EdgeAgentError("The agent could not answer", why=str(value)[:500], code="API")
+    made = next((cls for cls in CLASSES if cls.exit_code == value.get("exit")), EdgeAgentError)
+    what, why, try_, code = (str(value.get(key, "")) for key in ("what", "why", "try", "code"))
+    return made(what, why=why, try_=try_, code=code)

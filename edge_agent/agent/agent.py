@@ -82,6 +82,7 @@ class Agent:
         self._space = space
         self.started = time.time()
         self.recovered = ""
+        self.stopping = False
         self.disk: DiskReport | None = None
         self.instruments = {name: InstrumentState(name, i.adapter) for name, i in config.instruments.items()}
         self._tasks: list[asyncio.Task[None]] = []
@@ -141,6 +142,7 @@ class Agent:
 
     async def stop(self) -> None:
         """Stop capturing, close the runs, give the targets a moment, let go of everything."""
+        self.stopping = True
         await _cancel(self._adapters, 2.5)
         await self.desk.shutdown()
         await _cancel(self._tasks, 0.5)

@@ -32,7 +32,7 @@ def install(
 
     file = config_path(config)
     loaded = load(file)
-    path = unit.install(unit.unit_text(file, loaded.spool.dir, user), folder or unit.UNIT_FOLDER)
+    path = unit.install(unit.unit_text(file, loaded, user), folder or unit.UNIT_FOLDER)
     if as_json:
         output.emit({"ok": True, "unit": str(path)})
     else:
