@@ -22,7 +22,7 @@ from pathlib import Path
 from edge_agent import __version__
 from edge_agent.adapter import Adapter
 from edge_agent.agent.crates import Describer
-from edge_agent.agent.identity import Identity, load_identity
+from edge_agent.agent.identity import Identity, load_identity, renew_forever
 from edge_agent.agent.sink import AgentSink, InstrumentState
 from edge_agent.agent.status import InstrumentStatus, RunStatus, Status, StreamStatus, TargetStatus
 from edge_agent.agent.supervisor import keep_going, supervise
@@ -128,6 +128,7 @@ class Agent:
             "desk": self.desk.tick_forever,
             "witness": self.witnessing.run,
             "free": self._free_forever,
+            "renewal": lambda: renew_forever(config.keys_dir),
         }
         self._tasks = [asyncio.create_task(keep_going(name, work), name=name) for name, work in parts.items()]
         self._start_adapters()

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from edge_agent.config.models import Config
-from edge_agent.enrolment import Enrolment, load_enrolment, open_identity
+from edge_agent.enrolment import Enrolment, load_enrolment, open_identity, renew
+from edge_agent.errors import EdgeAgentError
+
+log = logging.getLogger(__name__)
+
+RENEWAL_LOOK = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +56,19 @@ def load_identity(config: Config) -> Identity:
     """
     own = open_identity(config.keys_dir)
     return Identity(own.agent_id, own.key, (own.certificate,), load_enrolment(config.keys_dir))
+
+
+async def renew_forever(folder: Path, every: float = RENEWAL_LOOK) -> None:
+    """Renew the TLS certificate once two thirds of its life are over.
+
+    A renewal that fails stops nothing: capture goes on, uploads go on while the old certificate lives, and it is tried again.
+    """
+    while True:
+        enrolment = await asyncio.to_thread(load_enrolment, folder)
+        if enrolment is not None and await asyncio.to_thread(enrolment.due, dt.datetime.now(dt.UTC)):
+            try:
+                await renew(folder)
+                log.info("the certificate for %s is renewed", enrolment.url)
+            except EdgeAgentError as error:
+                log.warning("the certificate for %s is not renewed: %s", enrolment.url, error, extra={"code": error.code})
+        await asyncio.sleep(every)

@@ -58,7 +58,7 @@ async def test_hdf5_files_of_another_package_land_byte_for_byte(tmp_path: Path) 
         for path in originals:
             shutil.copy2(path, watched / path.name)
         async with asyncio.timeout(60):
-            while agent.status().instruments[0].streams == () or agent.status().instruments[0].streams[0].totals.arrived < len(originals):
+            while sum(stream.totals.arrived for stream in (await agent.status()).instruments[0].streams) < len(originals):
                 await asyncio.sleep(0.1)
         await agent.desk.stop("microscope")
         run = await until_landed(agent, share, len(originals))
