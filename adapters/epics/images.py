@@ -136,7 +136,8 @@ class ImageStream:
             self._inlet.reset(Reset(Cause.RESTART, last, number))
         elif outage is not None and number > last + 1:
             count = number - last - 1
-            self._inlet.gap(Gap(Cause.DISCONNECT, last + 1, number - 1, count, self._last_arrival, arrival, outage))
+            detail = f"{outage}; counted as if the counter had not begun again meanwhile"
+            self._inlet.gap(Gap(Cause.DISCONNECT, last + 1, number - 1, count, self._last_arrival, arrival, detail))
 
     def _refuse(self, why: str, number: int | None, arrival: int) -> None:
         if why != self._refusal:

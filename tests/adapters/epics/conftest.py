@@ -99,6 +99,14 @@ def ioc(device: Callable[..., Device], ca_port: int) -> Callable[..., Device]:
     return start
 
 
+@pytest.fixture(scope="module")
+def idle_ioc(ca_ports: Iterator[int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    """One IOC, with a prefix of its own, that never changes a value by itself, for the tests that only look at it."""
+    truth = tmp_path_factory.mktemp("idle") / "ioc.jsonl"
+    with Device("ioc", "--port", str(next(ca_ports)), "--prefix", "IDLE", truth=truth, hold=True) as device:
+        yield device
+
+
 @pytest.fixture
 def recording() -> Callable[..., Any]:
     """`async with recording(pvs=..., ...) as sink`: the adapter runs inside, is cancelled after, and must not have ended before."""

@@ -29,6 +29,10 @@ def pvs(*names: str) -> list[dict[str, str]]:
     return [{"pv": f"ca://SIM:{name}", "name": name} for name in names]
 
 
+def idle(*names: str) -> list[dict[str, str]]:
+    return [{"pv": f"ca://IDLE:{name}", "name": name} for name in names]
+
+
 def rows(sink: RecordingSink, name: str) -> list[tuple[Any, int, int]]:
     """(value, source time, valid) of each row."""
     found: list[tuple[Any, int, int]] = []
@@ -57,14 +61,13 @@ async def test_every_value_arrives_with_its_source_time_to_the_nanosecond(ioc: S
         assert not sink.gaps(name)
 
 
-async def test_streams_carry_unit_type_and_states(ioc: StartIoc, recording: Callable[..., Any]) -> None:
-    ioc()
-    async with recording(pvs=[*pvs("TEMP", "SHUTTER", "PROPOSAL"), {"pv": "ca://SIM:MOTOR", "name": "MOTOR", "unit": "um"}]) as sink:
+async def test_streams_carry_unit_type_and_states(idle_ioc: Device, recording: Callable[..., Any]) -> None:
+    async with recording(pvs=[*idle("TEMP", "SHUTTER", "PROPOSAL"), {"pv": "ca://IDLE:MOTOR", "name": "MOTOR", "unit": "um"}]) as sink:
         await sink.until(lambda s: len(s.of(Opened)) == 4)
     streams = {event.stream.name: event.stream for event in sink.of(Opened)}
     assert (streams["TEMP"].dtype, streams["TEMP"].unit, streams["TEMP"].source_type) == ("<f8", "K", "ca DOUBLE")
     assert streams["TEMP"].attributes["precision"] == 4
-    assert streams["TEMP"].source_uri == "ca://SIM:TEMP"
+    assert streams["TEMP"].source_uri == "ca://IDLE:TEMP"
     assert (streams["SHUTTER"].dtype, streams["SHUTTER"].attributes["state_1"]) == ("<u2", "open")
     assert streams["PROPOSAL"].dtype == "|S256"
     assert streams["MOTOR"].unit == "um", "what the configuration states wins"
@@ -104,11 +107,10 @@ async def test_an_ioc_killed_and_restarted_leaves_one_declared_gap(ioc: StartIoc
 
 
 async def test_a_pv_that_nobody_has_is_reported_and_the_others_go_on(
-    ioc: StartIoc, recording: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    idle_ioc: Device, recording: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("adapters.epics.ca.CONNECT_SECONDS", 0.5)
-    ioc()
-    async with recording(pvs=[*pvs("TEMP"), "ca://NOBODY:HAS:THIS"]) as sink:
+    async with recording(pvs=[*idle("TEMP"), "ca://NOBODY:HAS:THIS"]) as sink:
         await sink.until(lambda s: s.of(Disconnected) and len(s.values("TEMP")))
     (event,) = sink.of(Disconnected)
     assert event.source == "ca://NOBODY:HAS:THIS"
@@ -125,24 +127,22 @@ async def test_preview_of_an_absent_ioc_says_where_was_looked(monkeypatch: pytes
     assert "addresses = " in caught.value.try_
 
 
-async def test_preview_lists_what_answers(ioc: StartIoc, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_preview_lists_what_answers(idle_ioc: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adapters.epics.ca.CONNECT_SECONDS", 1.0)
-    ioc()
-    table = {"pvs": [*pvs("TEMP"), "ca://NOBODY:A"]}
+    table = {"pvs": [*idle("TEMP"), "ca://NOBODY:A"]}
     (stream,) = await EpicsAdapter("line", EpicsConfig.model_validate(table)).preview()
     assert (stream.name, stream.dtype, stream.unit) == ("TEMP", "<f8", "K")
 
 
-async def test_a_watched_pv_gives_its_value_and_each_change(ioc: StartIoc) -> None:
-    device = ioc()
-    watching = EpicsAdapter.watch("ca://SIM:SHUTTER")
+async def test_a_watched_pv_gives_its_value_and_each_change(idle_ioc: Device) -> None:
+    watching = EpicsAdapter.watch("ca://IDLE:SHUTTER")
     async with asyncio.timeout(20):
         assert (await anext(watching))[0] == 0.0
-        await asyncio.to_thread(device.command, "shutter open")
+        await asyncio.to_thread(idle_ioc.command, "shutter open")
         value, t = await anext(watching)
     await watching.aclose()  # type: ignore[attr-defined]
-    assert device.truth is not None
-    assert (value, t) == [(item.v, item.t) for item in read_truth(device.truth).items][-1]
+    assert idle_ioc.truth is not None
+    assert (value, t) == [(item.v, item.t) for item in read_truth(idle_ioc.truth).items][-1]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ async def test_an_ioc_that_is_killed_and_comes_back_leaves_a_gap(
 
 def detector(start: Start, command: Path, *options: str) -> subprocess.Popen[bytes]:
     """Frames of 256 x 128 uint8 from a small cache, long enough for a test."""
-    sizes = ["-nx", "256", "-ny", "128", "-dt", "uint8", "-nf", "10", "-cs", "10", "-rt", "60", "-rp", "1000000"]
+    sizes = ["-nx", "256", "-ny", "128", "-dt", "uint8", "-nf", "10", "-cs", "10", "-rt", "60", "-rp", "1000000", "-std", "1"]
     return start(command, "-cn", "P:Pva1:Image", *sizes, *options)
 
 
@@ -97,14 +97,14 @@ async def test_a_foreign_detector_at_200_frames_per_second_arrives_whole(
 async def test_a_foreign_detector_killed_and_restarted_is_a_new_count(
     program: Start, detector_program: Path, recording: Callable[..., Any], pva_port: int
 ) -> None:
-    first = detector(program, detector_program, "-fps", "100")
+    first = detector(program, detector_program, "-fps", "200")
     async with recording(image="pva://P:Pva1:Image", addresses=[f"pva://127.0.0.1:{pva_port}"]) as sink:
-        await sink.until(lambda s: len(s.frames("image")) > 200, timeout=60)
+        await sink.until(lambda s: len(s.frames("image")) > 400, timeout=60)
         os.killpg(first.pid, signal.SIGKILL)
         await sink.until(lambda s: s.of(Disconnected), timeout=40)
-        await asyncio.to_thread(detector, program, detector_program, "-fps", "20")
+        await asyncio.to_thread(detector, program, detector_program, "-fps", "10")
         before = len(sink.frames("image"))
-        await sink.until(lambda s: len(s.frames("image")) > before + 10, timeout=60)
+        await sink.until(lambda s: len(s.frames("image")) > before + 5, timeout=60)
     (restart,) = sink.of(Restarted)
     assert restart.reset.first < restart.reset.last
     assert [(gap.cause, gap.count) for gap in sink.gaps("image")] == [(Cause.DISCONNECT, None)]

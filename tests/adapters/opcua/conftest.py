@@ -64,6 +64,13 @@ def furnace(tmp_path: Path) -> Iterator[Callable[..., Device]]:
         device.quit()
 
 
+@pytest.fixture(scope="module")
+def idle_furnace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    """One furnace that never heats, for the tests that only look at it."""
+    with Device("furnace", truth=tmp_path_factory.mktemp("idle") / "furnace.jsonl", hold=True) as device:
+        yield device
+
+
 @pytest.fixture
 def config() -> Callable[..., OpcUaConfig]:
     """A configuration with short deadlines; names of furnace streams become node ids."""

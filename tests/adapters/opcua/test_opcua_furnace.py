@@ -55,9 +55,10 @@ async def test_every_value_arrives_with_its_source_time(furnace: Start, config: 
     assert not any(sink.gaps(name) for name in ALL)
 
 
-async def test_streams_carry_unit_limits_and_what_the_server_granted(furnace: Start, config: Make, recording: Callable[..., Any]) -> None:
-    device = furnace()
-    endpoint = device.ready["endpoint"]
+async def test_streams_carry_unit_limits_and_what_the_server_granted(
+    idle_furnace: Device, config: Make, recording: Callable[..., Any]
+) -> None:
+    endpoint = idle_furnace.ready["endpoint"]
     async with recording(config(endpoint, "Temperature", "Program", sampling="20 ms", queue=7)) as sink:
         await sink.until(lambda s: len(s.of(Opened)) == 2)
     temperature = next(event.stream for event in sink.of(Opened) if event.stream.name == "Temperature")
@@ -74,11 +75,10 @@ async def test_streams_carry_unit_limits_and_what_the_server_granted(furnace: St
 
 
 async def test_a_server_that_samples_slower_than_asked_is_reported_once(
-    furnace: Start, config: Make, recording: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    idle_furnace: Device, config: Make, recording: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    device = furnace()
     with caplog.at_level(logging.WARNING):
-        async with recording(config(device.ready["endpoint"], "Temperature", sampling="1 ms")) as sink:
+        async with recording(config(idle_furnace.ready["endpoint"], "Temperature", sampling="1 ms")) as sink:
             await sink.until(lambda s: s.of(Opened))
     warnings = [record.getMessage() for record in caplog.records if "asked for a look every 1 ms" in record.getMessage()]
     assert len(warnings) == 1
@@ -108,10 +108,9 @@ async def test_a_changed_type_opens_the_stream_anew_and_back(furnace: Start, con
     assert b"HOT" in [value for value, _, _ in rows(sink, "Temperature")]
 
 
-async def test_browse_paths_folders_and_tables_find_the_same_variables(furnace: Start, config: Make) -> None:
-    device = furnace()
-    endpoint = device.ready["endpoint"]
-    index = device.ready["nodes"]["Temperature"].partition(";")[0].removeprefix("ns=")
+async def test_browse_paths_folders_and_tables_find_the_same_variables(idle_furnace: Device, config: Make) -> None:
+    endpoint = idle_furnace.ready["endpoint"]
+    index = idle_furnace.ready["nodes"]["Temperature"].partition(";")[0].removeprefix("ns=")
     paths = [f"0:Objects/{index}:Furnace/{index}:Temperature", {"id": f"ns={index};s=Setpoint", "name": "wanted", "unit": "K"}]
     streams = await OpcUaAdapter("furnace", config(endpoint, nodes=paths)).preview()
     assert [(s.name, s.unit, s.dtype) for s in streams] == [("Temperature", "°C", "<f8"), ("wanted", "K", "<f8")]
@@ -122,9 +121,10 @@ async def test_browse_paths_folders_and_tables_find_the_same_variables(furnace: 
     assert len(few) == 2
 
 
-async def test_a_node_that_is_not_there_is_named_and_the_others_go_on(furnace: Start, config: Make, recording: Callable[..., Any]) -> None:
-    device = furnace()
-    endpoint = device.ready["endpoint"]
+async def test_a_node_that_is_not_there_is_named_and_the_others_go_on(
+    idle_furnace: Device, config: Make, recording: Callable[..., Any]
+) -> None:
+    endpoint = idle_furnace.ready["endpoint"]
     nodes = ["nsu=urn:nobody;s=X", "0:Objects/2:Nowhere", "i=85"]
     async with recording(config(endpoint, "Temperature", "Gone", nodes=nodes)) as sink:
         await sink.until(lambda s: len(s.of(Disconnected)) == 4 and len(s.values("Temperature")))
@@ -136,10 +136,9 @@ async def test_a_node_that_is_not_there_is_named_and_the_others_go_on(furnace: S
     assert [event.source for event in sink.of(Connected)] == [endpoint]
 
 
-async def test_preview_of_nothing_says_what_is_missing(furnace: Start, config: Make) -> None:
-    device = furnace()
+async def test_preview_of_nothing_says_what_is_missing(idle_furnace: Device, config: Make) -> None:
     with pytest.raises(InstrumentUnreachable) as caught:
-        await OpcUaAdapter("furnace", config(device.ready["endpoint"], "Gone")).preview()
+        await OpcUaAdapter("furnace", config(idle_furnace.ready["endpoint"], "Gone")).preview()
     assert "nothing to record at" in caught.value.what
     assert "Gone" in caught.value.why
     assert "OPC-UA browser" in caught.value.try_
@@ -157,17 +156,16 @@ async def test_the_recorder_can_be_slow_without_losing_a_value(furnace: Start, c
     assert sink.values("Step").tolist() == list(range(sent["Step"] + 1))
 
 
-async def test_a_watched_variable_gives_its_value_and_each_change(furnace: Start) -> None:
-    device = furnace()
-    uri = f"{device.ready['endpoint']}#nsu={NAMESPACE};s=Setpoint"
+async def test_a_watched_variable_gives_its_value_and_each_change(idle_furnace: Device) -> None:
+    uri = f"{idle_furnace.ready['endpoint']}#nsu={NAMESPACE};s=Setpoint"
     watching = OpcUaAdapter.watch(uri, {"timeout": "1 s", "publish": "50 ms"})
     async with asyncio.timeout(20):
         assert (await anext(watching))[0] == 650.0
-        await asyncio.to_thread(device.command, "set Setpoint 700")
+        await asyncio.to_thread(idle_furnace.command, "set Setpoint 700")
         value, t = await anext(watching)
     await watching.aclose()  # type: ignore[attr-defined]
-    assert device.truth is not None
-    assert (value, t) == [(item.v, item.t) for item in read_truth(device.truth).items][-1]
+    assert idle_furnace.truth is not None
+    assert (value, t) == [(item.v, item.t) for item in read_truth(idle_furnace.truth).items][-1]
 
 
 @pytest.mark.parametrize(("uri", "says"), [("opc.tcp://127.0.0.1:1", "names no variable"), ("http://x#i=1", "cannot be watched")])
