@@ -11,12 +11,13 @@ import errno
 import os
 import socket
 import sys
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import serial
 from serial.tools import list_ports
 
+from adapters.serial.com_port import ComPort
 from adapters.serial.config import USB, SerialConfig
 
 PATIENCE_SECONDS: Final = 0.1
@@ -24,6 +25,7 @@ CONNECT_SECONDS: Final = 3.0
 WRITE_SECONDS: Final = 1.0
 MOST_READ: Final = 65536
 
+_CLOSED = ("the device server closed the connection", "look whether another client took the port")
 _PARITIES = {"none": "N", "even": "E", "odd": "O", "mark": "M", "space": "S"}
 # TypeError is what pyserial raises when the port is closed by another thread meanwhile.
 _ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, TypeError, NotImplementedError)
@@ -81,24 +83,26 @@ class SerialPort:
     def __init__(self, name: str, config: SerialConfig) -> None:
         self._name = name
         try:
-            self._serial = serial.serial_for_url(
-                name,
-                do_not_open=True,
-                baudrate=config.baudrate,
-                bytesize=config.bytesize,
-                parity=_PARITIES[config.parity],
-                stopbits=config.stopbits,
-                xonxoff=config.xonxoff,
-                rtscts=config.rtscts,
-                timeout=PATIENCE_SECONDS,
-            )
-            if "://" not in name:  # neither is there in RFC 2217
-                self._serial.write_timeout = WRITE_SECONDS
-                if os.name == "posix":
-                    self._serial.exclusive = True
+            self._serial = self._make(name, config)
+            self._serial.port = name
             self._serial.open()
         except _ERRORS as e:
             raise explain(name, e) from e
+
+    @staticmethod
+    def _make(name: str, config: SerialConfig) -> Any:
+        settings: dict[str, Any] = {
+            "baudrate": config.baudrate,
+            "bytesize": config.bytesize,
+            "parity": _PARITIES[config.parity],
+            "stopbits": config.stopbits,
+            "xonxoff": config.xonxoff,
+            "rtscts": config.rtscts,
+            "timeout": PATIENCE_SECONDS,
+        }
+        if "://" in name:  # RFC 2217 has neither of the two below
+            return ComPort(None, **settings)
+        return serial.Serial(None, write_timeout=WRITE_SECONDS, exclusive=True if os.name == "posix" else None, **settings)
 
     def read(self) -> bytes:
         """See `Port`."""
@@ -147,7 +151,7 @@ class TcpPort:
         except OSError as e:
             raise explain(self._name, e) from e
         if not data:
-            raise PortDown("the device server closed the connection", "look whether another client took the port")
+            raise PortDown(*_CLOSED)
         return data
 
     def write(self, data: bytes) -> None:
@@ -174,12 +178,18 @@ def explain(name: str, error: Exception) -> PortDown:
         return PortDown(f"another program has {name} open", "close that program")
     if code == errno.ENOTTY:
         return PortDown(f"{name} is no serial port", "correct port")
+    if code in (errno.ECONNRESET, errno.EPIPE):
+        return PortDown(*_CLOSED)
     if code == errno.ECONNREFUSED:
         return PortDown("nobody listens there (connection refused)", "look whether the device server is on and the port number is right")
     if isinstance(error, serial.SerialTimeoutException):
         return PortDown("it takes no data (write timeout)", "look at the cable and at the flow control (xonxoff, rtscts)")
     if isinstance(error, ValueError | NotImplementedError):
         return PortDown(f"it does not take these settings: {error}", "correct baudrate, bytesize, parity or stopbits")
+    if "support RFC2217" in str(error):
+        return PortDown("it does not speak RFC 2217", "look at the settings of the device server, or use socket:// for raw TCP")
+    if "waiting for option" in str(error):
+        return PortDown(f"the device server does not confirm a setting ({error})", "append ?ign_set_control to port")
     if code == errno.EIO or "returned no data" in str(error):
         return PortDown("the port is gone (unplugged?)", "plug it in again")
     return PortDown(str(error) or type(error).__name__)

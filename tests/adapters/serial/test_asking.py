@@ -185,3 +185,26 @@ async def test_stopping_gives_the_port_back_at_once(meter: Meter) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert asyncio.get_running_loop().time() - began < 1.5
+
+
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")
+@pytest.mark.parametrize("nonsense", [b"\xff\xf0", b"\xff\xfa" + b"\xff\xf0" * 9, b"\xff" * 4096, b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+async def test_a_server_that_speaks_no_rfc_2217_is_told_and_dialled_again(run: Run, nonsense: bytes) -> None:
+    dialled = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dialled
+        dialled += 1
+        writer.write(nonsense)
+        while await reader.read(4096):
+            pass
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"rfc2217://127.0.0.1:{server.sockets[0].getsockname()[1]}?timeout=0.3"
+        one = await run(url, wait=False)
+        await one.sink.until(lambda s: s.of(Disconnected) and dialled >= 2, timeout=20)
+        await one.stop()
+    assert one.sink.of(Connected) == []
+    wanted = "it does not speak RFC 2217; look at the settings of the device server, or use socket:// for raw TCP"
+    assert wanted in [event.why for event in one.sink.of(Disconnected)]

@@ -86,8 +86,8 @@ async def test_noise_cut_lines_and_overload_cost_no_weight_around_them(balance: 
 
 
 async def test_a_balance_that_hangs_is_told_asked_on_and_its_outage_is_a_gap(balance: Callable[..., Device], run: Run) -> None:
-    device = balance("--count", "60", "--fault", "hang@0.5:2")
-    one = await run(port(device), profile="mettler-sics", every="20 ms", timeout="200 ms")
+    device = balance("--count", "60", "--fault", "hang@0.5:4")
+    one = await run(port(device), profile="mettler-sics", every="20 ms", timeout="500 ms")
     await one.sink.until(lambda s: s.of(Disconnected))
     assert one.sink.of(Disconnected)[0].why == "no answer to 'SI'; is it on, are cable, baudrate and parity right?"
     await one.sink.until(weighed(60))
@@ -97,16 +97,16 @@ async def test_a_balance_that_hangs_is_told_asked_on_and_its_outage_is_a_gap(bal
     assert len(one.sink.of(Disconnected)) == 1
     (gap,) = one.sink.gaps("mass")
     assert (gap.cause, gap.count) == (Cause.DISCONNECT, None)
-    assert 1.5e9 < gap.t_to - gap.t_from < 10e9
+    assert 3e9 < gap.t_to - gap.t_from < 20e9
 
 
 async def test_a_stream_that_falls_silent_is_told_and_begun_again(balance: Callable[..., Device], run: Run) -> None:
-    device = balance("--rate", "50", "--count", "60", "--fault", "hang@0.4:1.5")
-    one = await run(port(device), profile="mettler-sics", silence="500 ms", timeout="200 ms")
+    device = balance("--rate", "50", "--count", "60", "--fault", "hang@0.4:3")
+    one = await run(port(device), profile="mettler-sics", silence="1 s", timeout="200 ms")
     await one.sink.until(weighed(60), timeout=20)
     device.wait_stopped()
     assert_same(one.sink, device)
-    assert one.sink.of(Disconnected)[0].why == "nothing came for 0.5 s; is it on, is the cable right?"
+    assert one.sink.of(Disconnected)[0].why == "nothing came for 1 s; is it on, is the cable right?"
     assert [gap.cause for gap in one.sink.gaps("mass")] == [Cause.DISCONNECT]
 
 

@@ -106,12 +106,21 @@ async def test_text_channels_are_recorded_as_text(cable: Any, run: Run) -> None:
     assert one.sink.of(Opened)[0].stream.dtype == "|S256"
 
 
-async def test_a_line_that_may_have_lost_its_beginning_is_not_believed(cable: Any, run: Run) -> None:
+async def test_a_line_that_may_have_lost_its_beginning_is_not_believed(cable: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.serial.reader.QUIET_SECONDS", 3600.0)
     one = await run(cable.path, parse="{x:float} {unit:word}")
     cable.send(b"45.678 g\r\n12345.679 g\r\n")
     await one.sink.until(got(1))
     assert one.sink.values("x").tolist() == [12345.679]
     assert "may have begun before the port was opened" in one.sink.gaps("x")[0].detail
+
+
+async def test_a_line_that_came_after_a_silence_is_believed(cable: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.serial.reader.QUIET_SECONDS", 0.0)
+    one = await run(cable.path, parse="{x:float} {unit:word}")
+    cable.send(b"45.678 g\r\n")
+    await one.sink.until(got(1))
+    assert one.sink.gaps("x") == []
 
 
 async def test_an_endless_line_is_one_gap_and_the_line_after_it_is_good(cable: Any, run: Run) -> None:
