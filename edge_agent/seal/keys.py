@@ -107,12 +107,15 @@ def urns(certificate: x509.Certificate) -> list[str]:
 
 
 def issued_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
-    """Whether ``root`` signed ``certificate``."""
+    """Whether ``root`` is a CA that signed ``certificate``, or is that certificate itself (an agent that was never enrolled)."""
     try:
         certificate.verify_directly_issued_by(root)
+        authority = root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        authority = False
     except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
         return False
-    return True
+    return authority or certificate == root
 
 
 def ed25519_key(certificate: x509.Certificate) -> Ed25519PublicKey:

@@ -13,6 +13,8 @@ from edge_agent.seal import leaf
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.dsd import Counter, Dsd, dsd_digest, parse_dsd
 
+NO_META = bytes(32)
+"""What CLOSE says of the metadata of a series that has no HDF5 file."""
 REASONS = frozenset({"rolled", "run-end", "recovered", "failed"})
 
 
@@ -27,14 +29,18 @@ class GapCount:
 
 @dataclass(slots=True)
 class Account:
-    """The leaves, sorted by what they are about. ``chunks`` maps each DSD digest to its CHUNK leaves by element offset."""
+    """The leaves, sorted by what they are about.
+
+    ``chunks`` maps each DSD digest to its CHUNK leaves by element offset, ``files`` the FILE leaves by path; ``last_seq`` is the last
+    counter value that each counted source has accounted for.
+    """
 
     opening: leaf.Open
     closing: leaf.Close
     dsds: dict[bytes, Dsd]
     chunks: dict[bytes, dict[tuple[int, ...], leaf.Chunk]] = field(default_factory=dict)
     gaps: list[leaf.GapLeaf] = field(default_factory=list)
-    files: list[leaf.FileLeaf] = field(default_factory=list)
+    files: dict[str, leaf.FileLeaf] = field(default_factory=dict)
     metas: list[bytes] = field(default_factory=list)
     last_seq: dict[str, int] = field(default_factory=dict)
 
@@ -76,11 +82,13 @@ def account(payloads: Sequence[bytes], descriptors: Sequence[bytes], *, files: b
         raise SealError("leaf 0 is not OPEN")
     if not isinstance(closing, leaf.Close):
         raise SealError(f"leaf {len(leaves) - 1}, the last one, is not CLOSE")
-    if closing.reason not in REASONS:
-        raise SealError(f"CLOSE: reason {closing.reason!r} is unknown")
+    _check_close(opening, closing, files=files)
     known = {dsd_digest(encoded): parse_dsd(encoded) for encoded in descriptors}
     if len({dsd.path for dsd in known.values()}) != len(descriptors):
         raise SealError("descriptors: two for one dataset")
+    steps = {(dsd.source_id, dsd.step) for dsd in known.values() if dsd.counter is Counter.FRAME}
+    if len({source for source, _ in steps}) != len(steps):
+        raise SealError("descriptors: two steps for one source")
     result = Account(opening, closing, {})
     reader = _Reader(result, known, _Continuity(known, opening.last_seq), files)
     for number, item in enumerate(leaves[1:-1], 1):
@@ -90,8 +98,19 @@ def account(payloads: Sequence[bytes], descriptors: Sequence[bytes], *, files: b
             raise SealError(f"leaf {number}: {error}") from error
     if list(result.dsds) != list(known):
         raise SealError("descriptors: not those that the DATASET leaves introduce, in their order")
+    if [closing.meta] != (result.metas[-1:] or [NO_META] * files):
+        raise SealError("CLOSE: does not name the last META leaf")
     result.last_seq.update(reader.continuity.last)
     return result
+
+
+def _check_close(opening: leaf.Open, closing: leaf.Close, *, files: bool) -> None:
+    if closing.reason not in REASONS:
+        raise SealError(f"CLOSE: reason {closing.reason!r} is unknown")
+    if closing.policy != opening.policy:
+        raise SealError("CLOSE: names another policy than OPEN")
+    if files and closing.datasets:
+        raise SealError("CLOSE: names datasets in a series of vendor files")
 
 
 def _parsed(number: int, payload: bytes) -> leaf.Leaf:
@@ -114,7 +133,7 @@ class _Reader:
             self._chunk(item)
         elif isinstance(item, leaf.Dataset) and not self.files:
             self._dataset(item)
-        elif isinstance(item, leaf.Meta):
+        elif isinstance(item, leaf.Meta) and not self.files:
             self.account.metas.append(item.digest)
         elif isinstance(item, leaf.GapLeaf):
             self.account.gaps.append(item)
@@ -122,7 +141,9 @@ class _Reader:
         elif isinstance(item, leaf.SeqReset):
             self.continuity.reset(item)
         elif isinstance(item, leaf.FileLeaf) and self.files:
-            self.account.files.append(item)
+            if item.path in self.account.files:
+                raise SealError(f"{item.path}: a second leaf for one file")
+            self.account.files[item.path] = item
         else:
             raise SealError(f"a leaf of type {item.TYPE} does not belong here")
 
@@ -150,6 +171,8 @@ class _Reader:
         self.account.chunks[item.dsd][item.offset] = item
         if dsd.counter is Counter.FRAME:
             self.continuity.chunk(where, dsd, item)
+        elif (item.seq_first, item.seq_last) != (leaf.NO_COUNTER, leaf.NO_COUNTER):
+            raise SealError(f"{where}: a number, and its source does not count")
 
 
 class _Continuity:
@@ -166,12 +189,15 @@ class _Continuity:
         self.last[dsd.source_id] = item.seq_last
 
     def gap(self, item: leaf.GapLeaf) -> None:
-        if item.source_id not in self.steps or (item.first is None and item.last is None):
+        if item.first is None and item.last is None:
             return
-        if item.first is None or item.last is None or item.last < item.first:
-            raise SealError(f"gap of {item.source_id}: from {item.first} to {item.last} is no range")
-        self._expect(f"gap of {item.source_id}: it begins at", item.source_id, item.first)
-        self.last[item.source_id] = item.last
+        if item.first is None or item.last is None:
+            raise SealError(f"gap of {item.source_id}: has only one of its two numbers")
+        if item.source_id in self.steps:
+            if item.last < item.first:
+                raise SealError(f"gap of {item.source_id}: from {item.first} to {item.last} is no range")
+            self._expect(f"gap of {item.source_id}: it begins at", item.source_id, item.first)
+            self.last[item.source_id] = item.last
 
     def reset(self, item: leaf.SeqReset) -> None:
         if item.source_id in self.steps:

@@ -28,6 +28,8 @@ def signed_head(data: bytes, trusted: Trusted) -> tuple[Head, bytes]:
     head = parse_head(payload)
     if head.agent_id != trusted.agent_id:
         raise SealError("names another agent than its key chain")
+    if head.boot_id != record.boot_id:
+        raise SealError("names another boot than its session key")
     return head, head_hash(payload)
 
 

@@ -117,6 +117,8 @@ def _dataset(path: str, dataset: h5d.DatasetID, limit: int, contents: Contents) 
         values.used_bytes(kind)
         contents.chunked[path] = dataset
         return DatasetMeta(kind, values.attributes(dataset, limit))
+    if properties.fill_value_defined() != h5d.FILL_VALUE_DEFAULT:
+        raise SealError("a fill value, in what is not chunked")
     value = values.dataset_value(dataset, limit)
     return DatasetMeta(kind, values.attributes(dataset, limit), value)
 

@@ -19,8 +19,8 @@ class SegmentReport:
     """One segment. At level 0 only ``path`` and ``reason`` are sure; ids are empty when they could not be read.
 
     ``head`` is the hash of the close head's payload, ``identity`` the RFC 9679 thumbprint of the identity key, ``previous`` the
-    segment id and close head that OPEN names, ``last_seq`` the last counter value of each counted source. For the sources in
-    ``uncounted`` continuity is not promised. ``notes`` are sentences about what was not checked.
+    segment id and close head that OPEN names, ``start_seq`` the last counter value of each source before this segment, ``last_seq``
+    at its end. For the sources in ``uncounted`` continuity is not promised. ``notes`` are sentences about what was not checked.
     """
 
     path: str
@@ -39,6 +39,7 @@ class SegmentReport:
     identity: bytes = b""
     chunks: int = 0
     gaps: tuple[GapCount, ...] = ()
+    start_seq: Mapping[str, int] = field(default_factory=dict)
     last_seq: Mapping[str, int] = field(default_factory=dict)
     previous: tuple[bytes, bytes] | None = None
     uncounted: tuple[str, ...] = ()
@@ -93,7 +94,8 @@ def segment_from_json(value: Mapping[str, Any]) -> SegmentReport:
         for name in ("segment_id", "agent_id", "run_id", "head", "policy", "identity"):
             plain[name] = bytes.fromhex(plain[name])
         plain["gaps"] = tuple(GapCount(str(g["source_id"]), int(g["gaps"]), _optional(g["missing"])) for g in plain["gaps"])
-        plain["last_seq"] = {str(source): int(last) for source, last in plain["last_seq"].items()}
+        for name in ("start_seq", "last_seq"):
+            plain[name] = {str(source): int(last) for source, last in plain[name].items()}
         if plain["previous"] is not None:
             before, head = plain["previous"]
             plain["previous"] = (bytes.fromhex(before), bytes.fromhex(head))

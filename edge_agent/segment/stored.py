@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
+import math
 import os
 from typing import Any
 
@@ -39,6 +41,7 @@ def check_properties(dataset: h5d.DatasetID, dsd: Dsd) -> None:
         ("maximal shape", tuple(None if n == h5s.UNLIMITED else int(n) for n in limits), dsd.maxdims),
         ("filters", tuple((number, flags, tuple(int(v) for v in values)) for number, flags, values, _ in pipeline), dsd.filters),
         ("fill value", _fill(dataset, properties), dsd.fill),
+        ("fill time", properties.get_fill_time(), h5d.FILL_TIME_NEVER),
         ("chunk options", chunk_options(properties), 0),
     ):
         if real != signed:
@@ -106,3 +109,7 @@ def check_chunks(dataset: h5d.DatasetID, dsd: Dsd, leaves: Leaves, shape: tuple[
         mask, data = dataset.read_direct_chunk(offset)
         if mask != chunk.filter_mask or hashlib.sha256(data).digest() != chunk.digest:
             raise SealError(f"{where}: the stored bytes are not those that were signed")
+    grid = [range(0, n, c) for n, c in zip(shape, dsd.chunk, strict=True)]
+    if len(leaves) != math.prod(map(len, grid)):
+        hole = next(offset for offset in itertools.product(*grid) if offset not in leaves)
+        raise SealError(f"{dsd.path} at {hole}: no chunk was signed, and readers would see something there")

@@ -23,11 +23,16 @@ def grammar(tid: Any) -> list[Any]:
     """The grammar of a low-level HDF5 type.
 
     Raises:
-        SealError: a reference, a committed or variable-length type, anything else that the page does not list.
+        SealError: a reference, a committed or variable-length type, odd padding, anything else that the page does not list.
     """
     if tid.committed():
         raise SealError("a committed type")
     kind = tid.get_class()
+    # The grammar has no place for these, and readers obey them.
+    if kind in (h5t.INTEGER, h5t.FLOAT) and tid.get_pad() != (h5t.PAD_ZERO, h5t.PAD_ZERO):
+        raise SealError("a number whose unused bits are not zero")
+    if kind == h5t.FLOAT and (tid.get_norm(), tid.get_inpad(), tid.get_offset()) != (h5t.NORM_IMPLIED, h5t.PAD_ZERO, 0):
+        raise SealError("a float of another kind than those of IEEE 754")
     if kind == h5t.INTEGER:
         return ["int", tid.get_size(), tid.get_order(), tid.get_sign(), tid.get_precision(), tid.get_offset()]
     if kind == h5t.FLOAT:

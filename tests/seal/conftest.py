@@ -22,14 +22,18 @@ class Authority:
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
 
     def __post_init__(self) -> None:
-        self.root = self.certify(self.key.public_key(), [])
+        self.root = self.certify(self.key.public_key(), [], authority=True)
 
-    def certify(self, public: Any, names: list[x509.GeneralName], *, common_name: str = "facility") -> x509.Certificate:
+    def certify(
+        self, public: Any, names: list[x509.GeneralName], *, common_name: str = "facility", authority: bool = False
+    ) -> x509.Certificate:
         """A certificate over ``public`` with those alternative names."""
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "facility")])
         start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
         builder = x509.CertificateBuilder(issuer, subject, public, x509.random_serial_number(), start, start + datetime.timedelta(days=1))
+        if authority:
+            builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self.key, None)

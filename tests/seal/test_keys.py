@@ -244,6 +244,10 @@ def test_certificates_with_other_keys_or_names_raise_nothing_but_seal_errors(aut
     assert urns(authority.certify(public, [])) == []
     assert issued_by(unnamed, authority.root)
     assert not issued_by(unnamed, foreign.root)
+    # Whoever is not a CA issues nothing, but an agent that was never enrolled vouches for itself.
+    plain = authority.certify(authority.key.public_key(), [])
+    assert not issued_by(unnamed, plain)
+    assert issued_by(plain, plain)
     # A root of another kind of key cannot have issued it, nor one of another name.
     elsewhere = authority.certify(ec.generate_private_key(ec.SECP256R1()).public_key(), [], common_name="elsewhere")
     assert not issued_by(unnamed, elsewhere)

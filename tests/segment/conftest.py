@@ -312,9 +312,15 @@ class Forge:
             entries.append(entry)
         for name, data in others.items():
             (folder / name).write_bytes(data)
+        counted: dict[str, list[int | None]] = {}
+        for built in (*segments, *series):
+            for item in map(leaf.parse, built.leaves):
+                if isinstance(item, leaf.GapLeaf):
+                    counted.setdefault(item.source_id, []).append(item.count)
+        gaps = tuple((key, len(n), None if None in n else sum(c for c in n if c)) for key, n in sorted(counted.items()))
         statement = RunStatement(
             self.facility.agent_id, self.run.run_no, self.run.run_id, tuple(entries), tuple(files or []), None,
-            {name: hashlib.sha256(data).digest() for name, data in others.items()}, ((CAMERA.key, 1, 2),), "complete", POLICY,
+            {name: hashlib.sha256(data).digest() for name, data in others.items()}, gaps, "complete", POLICY,
         )  # fmt: skip
         signed = cose.sign(self.facility.session, cose.RUN, change(statement).payload())
         heads = tuple(b.heads[-1] for b in sorted([*segments, *series], key=lambda b: b.ordinal))

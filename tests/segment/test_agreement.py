@@ -58,10 +58,7 @@ def test_both_give_the_same_level_to_a_run(forge: Any, root_file: Path, tmp_path
     def levels() -> tuple[int, int]:
         return min(r.level for r in verify_path(folder, forge.facility.root, judge=verify_segment)), independent(folder, root_file)
 
-    gaps = (("camera/image", 2, 4),)
-    from dataclasses import replace
-
-    forge.sidecar(folder, [first, second], series=[series], files=files, change=lambda s: replace(s, gaps=gaps), **{"preview.png": b"x"})
+    forge.sidecar(folder, [first, second], series=[series], files=files, **{"preview.png": b"x"})
     assert levels() == (2, 2)
     forge.receipts(folder, [first, second, series])
     assert levels() == (3, 3)

@@ -144,6 +144,19 @@ def write(file: h5py.File, kind: Any, name: bytes = b"x") -> None:
     h5d.create(file.id, name, kind, h5s.create_simple((1,)))
 
 
+def padded(kind: Any) -> Any:
+    made = kind.copy()
+    made.set_precision(12)
+    made.set_pad(h5t.PAD_ZERO, h5t.PAD_ONE)
+    return made
+
+
+def unnormalised() -> Any:
+    made = h5t.IEEE_F32LE.copy()
+    made.set_norm(h5t.NORM_NONE)
+    return made
+
+
 HOSTILE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "an object reference": (lambda f: f.create_dataset("x", data=f["/"].ref, dtype=h5py.ref_dtype), "/x: a type of HDF5 class 7"),
     "a region reference": (
@@ -165,6 +178,9 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
         lambda f: f.create_dataset("x", data=["a"], chunks=(1,), dtype=h5py.string_dtype()),
         "/x: a variable-length string inside another type",
     ),
+    "a fill value": (lambda f: f.create_dataset("x", data=[1], fillvalue=3), "/x: a fill value, in what is not chunked"),
+    "an integer with padding of ones": (lambda f: write(f, padded(h5t.STD_I16LE)), "/x: a number whose unused bits are not zero"),
+    "a float without an implied one": (lambda f: write(f, unnormalised()), "/x: a float of another kind"),
     "an empty dataspace": (lambda f: f.create_dataset("x", dtype="i4", shape=None), "/x: an empty dataspace"),
     "an empty attribute": (lambda f: f.attrs.create("x", h5py.Empty("i4")), "/: attribute x: an empty dataspace"),
     "a file of sixteen terabytes": (lambda f: f.create_dataset("x", (1 << 44,), "u1"), "/x: 17592186044416 bytes declared where at most"),

@@ -97,6 +97,7 @@ def replaced(file: h5py.File, path: str, **other: Any) -> None:
     properties.set_chunk(other.get("chunk", old.get_create_plist().get_chunk()))
     for number, flags, values in other.get("filters", hdf5.filters_of(old)):
         properties.set_filter(number, flags, values)
+    properties.set_fill_time(other.get("time", h5d.FILL_TIME_NEVER))
     if "fill" in other:
         properties.set_fill_value(np.array(other["fill"], old.dtype))
     if "options" in other:
@@ -206,6 +207,7 @@ EDITS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "the maximal shape was changed": (lambda f: replaced(f, DATA, maxdims=(h5s.UNLIMITED, 12, 32)), f"{DATA}: maximal shape "),
     "a filter value was changed": (lambda f: replaced(f, DATA, filters=((32008, 1, (0, 4, 4, 0, 2)),)), f"{DATA}: filters "),
     "the fill value was changed": (lambda f: replaced(f, DATA, fill=7), f"{DATA}: fill value "),
+    "missing chunks are to be filled": (lambda f: replaced(f, DATA, time=h5d.FILL_TIME_IFSET), f"{DATA}: fill time 2, and 1 was signed"),
     "edge chunks are to be read without filters": (lambda f: replaced(f, DATA, options=2), f"{DATA}: chunk options 2, and 0 was signed"),
     "the tables were removed": (lambda f: f.__delitem__("/entry/integrity"), "the file has no /entry/integrity: it is not signed"),
     "something was added to the tables": (lambda f: f.__setitem__("/entry/integrity/more", 1), HOLDS),
@@ -374,6 +376,13 @@ LIES: dict[str, tuple[Callable[[Leaves], Iterable[Any]], str]] = {
         changed(lambda g: frames_of(g)[2], seq_first=leaf.NO_COUNTER, seq_last=leaf.NO_COUNTER),
         f"leaf 11: {DATA} at (2, 0, 0): does not carry one",
     ),
+    "a number whose source does not count": (
+        lambda g: [
+            replace(item, seq_first=1, seq_last=1) if isinstance(item, leaf.Chunk) and len(item.offset) == 1 else item for item in g
+        ],
+        "leaf 16: /entry/instrument/camera/image/frame_number at (0,): a number, and its source does not count",
+    ),
+    "another label": (lambda g: [*g[:-1], replace(close_of(g), policy=bytes(32))], "CLOSE: names another policy than OPEN"),
     "a chunk of two frames": (
         changed(lambda g: frames_of(g)[2], seq_last=13),
         f"leaf 11: {DATA} at (2, 0, 0): does not carry one frame number",
@@ -391,7 +400,7 @@ LIES: dict[str, tuple[Callable[[Leaves], Iterable[Any]], str]] = {
         changed(first(leaf.GapLeaf), first=14),
         "leaf 12: gap of camera/image: it begins at 14, and 13 must come next",
     ),
-    "a gap without an end": (changed(first(leaf.GapLeaf), last=None), "leaf 12: gap of camera/image: from 13 to None is no range"),
+    "a gap without an end": (changed(first(leaf.GapLeaf), last=None), "leaf 12: gap of camera/image: has only one of its two numbers"),
     "a gap that runs backwards": (changed(first(leaf.GapLeaf), last=12), "leaf 12: gap of camera/image: from 13 to 12 is no range"),
     "a reset to another number": (
         inserted(12, lambda _: leaf.SeqReset("camera/image", 12, 99, "restart")),
@@ -504,6 +513,7 @@ def test_a_head_that_was_left_out_doubled_or_turned_round_is_noticed(forge: Any,
         ({"tree_id": bytes(16)}, "head 2: of another tree"),
         ({"agent_id": bytes(16)}, "head 2: names another agent than its key chain"),
         ({"previous": None}, "head 2: does not follow the one before it"),
+        ({"boot_id": bytes(16)}, "head 2: names another boot than its session key"),
     ],
 )
 def test_a_signed_close_head_that_does_not_fit_is_damage(fields: dict[str, Any], reason: str, forge: Any, tmp_path: Path) -> None:
@@ -556,3 +566,20 @@ def test_descriptors_that_name_one_dataset_twice_are_refused(forge: Any, tmp_pat
 
     report = verify_segment(forge.frames(tmp_path / "a.h5").close(tables=doubled).path, forge.facility.root)
     assert (report.level, report.reason) == (0, "descriptors: two for one dataset")
+
+    def two_steps(tables: Any) -> Any:
+        again = replace(parse_dsd(tables.descriptors[0]), path="/entry/other", step=2).encode()
+        return replace(tables, descriptors=(*tables.descriptors, again))
+
+    report = verify_segment(forge.frames(tmp_path / "b.h5").close(tables=two_steps).path, forge.facility.root)
+    assert (report.level, report.reason) == (0, "descriptors: two steps for one source")
+
+
+def test_a_hole_between_chunks_is_damage_although_the_signer_made_it(forge: Any, tmp_path: Path) -> None:
+    builder = forge.rows(tmp_path / "a.h5", n=0)
+    path = "/entry/instrument/balance/weight/value"
+    dsd = builder.file.dsds[path]
+    for row, rows in ((0, 1024), (2048, 3072)):
+        builder._chunk(dsd, "shuffle-zstd", (row,), np.zeros(1024), rows, leaf.NO_COUNTER)
+    report = verify_segment(builder.close().path, forge.facility.root)
+    assert (report.level, report.reason) == (0, f"{path} at (1024,): no chunk was signed, and readers would see something there")

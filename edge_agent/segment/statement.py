@@ -1,0 +1,98 @@
+"""Reads ``<run>.hsc`` and checks what it can prove alone: who signed the run statement, and that each segment has its close head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+
+from edge_agent.seal import cose
+from edge_agent.seal.cbor import SealError
+from edge_agent.seal.keys import Trusted, check_chain
+from edge_agent.seal.sidecar import RunStatement, Sidecar, parse_run, parse_sidecar
+from edge_agent.segment.heads import signed_head
+
+MAX_SIDECAR = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A checked sidecar. ``heads`` maps the hash of each close head to its COSE; ``trusted`` is its checked key chain."""
+
+    folder: Path
+    sidecar: Sidecar
+    statement: RunStatement
+    trusted: Trusted
+    heads: dict[bytes, bytes]
+
+
+def sidecar_of(path: Path) -> Path:
+    """The ``.hsc`` file of a run, given as that or as its folder.
+
+    Raises:
+        SealError: there is none, or more than one.
+    """
+    if path.is_file():
+        return path
+    found = sorted(path.glob("*.hsc"))
+    if not found:
+        raise SealError("no .hsc file in this folder: no run, or one that is still open")
+    if len(found) > 1:
+        raise SealError(f"{len(found)} .hsc files in this folder, where one belongs")
+    return found[0]
+
+
+def read_small(path: Path) -> bytes:
+    """A file that is small by nature.
+
+    Raises:
+        SealError: it is not, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SIDECAR + 1)
+    except OSError as error:
+        raise SealError(f"{path.name}: cannot be read: {error}") from error
+    if len(data) > MAX_SIDECAR:
+        raise SealError(f"{path.name}: larger than {MAX_SIDECAR} bytes")
+    return data
+
+
+def open_sidecar(path: Path, root: x509.Certificate | None) -> Stated:
+    """The run statement and the close heads, each signed by a session key of the sidecar's own key chain.
+
+    Raises:
+        SealError: the first thing that does not hold.
+    """
+    sidecar = parse_sidecar(read_small(path))
+    trusted = check_chain(sidecar.chain, root)
+    signed = cose.parse(sidecar.statement)
+    record = trusted.sessions.get(signed.kid)
+    if record is None:
+        raise SealError("run statement: signed by a key that is not in the key chain")
+    statement = parse_run(signed.check(record.key, cose.RUN))
+    if statement.agent_id != trusted.agent_id:
+        raise SealError("run statement: names another agent than its key chain")
+    for number, entry in enumerate(statement.segments, 1):
+        if entry.ordinal != number:
+            raise SealError(f"run statement: segment {entry.ordinal} stands where segment {number} belongs")
+    return Stated(path.parent, sidecar, statement, trusted, _heads(sidecar, statement, trusted))
+
+
+def _heads(sidecar: Sidecar, statement: RunStatement, trusted: Trusted) -> dict[bytes, bytes]:
+    places = {}
+    heads = {}
+    for number, data in enumerate(sidecar.heads, 1):
+        try:
+            head, digest = signed_head(data, trusted)
+        except SealError as error:
+            raise SealError(f"close head {number}: {error}") from error
+        places[digest] = (head.tree_id, int(head.state))
+        heads[digest] = data
+    if not len(heads) == len(sidecar.heads) == len(statement.segments):
+        raise SealError(f"{len(heads)} close heads for {len(statement.segments)} segments")
+    for entry in statement.segments:
+        if places.get(entry.head) != (entry.segment_id, entry.state):
+            raise SealError(f"segment {entry.ordinal}: no close head for it")
+    return heads
