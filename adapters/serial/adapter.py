@@ -48,12 +48,12 @@ class SerialAdapter:
         """The streams that a few lines show. Raises InstrumentUnreachable when none comes in time."""
         watcher = Watcher()
         patience = PREVIEW_SECONDS + self._config.timeout + PREVIEW_LINES * self._plan.every
-        async with _running(self.converse(watcher)) as talk, _running(watcher.rows_came(PREVIEW_LINES)) as enough:
+        async with _running(self.converse(watcher)) as talk, _running(watcher.enough(PREVIEW_LINES)) as enough:
             await asyncio.wait([talk, enough], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if not watcher.streams:
             raise InstrumentUnreachable(
-                f"{self._config.port}: no value came within {patience:g} s.",
-                why=watcher.why or "the port is open, but nothing was sent",
+                f"{self._config.port} gives no value.",
+                why=watcher.why or f"the port is open, but nothing was sent within {patience:g} s",
                 try_=f"look at what it sends: edge-agent test serial {self._config.port}",
             )
         return watcher.streams

@@ -25,9 +25,9 @@ class Watcher:
         """The streams that gave values, as last described."""
         return [stream for name, stream in self._streams.items() if self._rows.get(name)]
 
-    async def rows_came(self, rows: int) -> None:
-        """Return when each stream has given so many rows."""
-        while not self._rows or min(self._rows.values()) < rows:
+    async def enough(self, rows: int) -> None:
+        """Return when each stream has given so many rows, or when it is known why none comes."""
+        while not self.why and (not self._rows or min(self._rows.values()) < rows):
             self._news.clear()
             await self._news.wait()
 
@@ -47,6 +47,7 @@ class Watcher:
     def disconnected(self, source: str, *, why: str) -> None:
         """See `Sink`."""
         self.why = why
+        self._news.set()
         if self._on_down is not None:
             self._on_down(why)
 

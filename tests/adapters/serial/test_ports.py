@@ -262,13 +262,21 @@ async def test_a_preview_shows_the_streams_that_the_lines_have(cable: Any) -> No
     assert [(s.name, s.unit, s.dtype) for s in streams] == [("x", "mm", "<f8"), ("note", "mm", "|S64")]
 
 
-async def test_a_preview_of_a_port_that_is_not_there_says_what_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adapters.serial.adapter.PREVIEW_SECONDS", 0.5)
+async def test_a_preview_of_a_port_that_is_not_there_says_so_at_once(tmp_path: Path) -> None:
+    began = asyncio.get_running_loop().time()
     with pytest.raises(InstrumentUnreachable) as refused:
-        await SerialAdapter("bench", SerialConfig(port=str(tmp_path / "none"), timeout="100 ms")).preview()
-    assert "no value came within 0.6 s" in refused.value.what
+        await SerialAdapter("bench", SerialConfig(port=str(tmp_path / "none"))).preview()
+    assert asyncio.get_running_loop().time() - began < 4
+    assert refused.value.what == f"{tmp_path / 'none'} gives no value."
     assert "there is no" in refused.value.why
     assert "edge-agent test serial" in refused.value.try_
+
+
+async def test_a_preview_of_a_silent_line_says_that_nothing_was_sent(cable: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.serial.adapter.PREVIEW_SECONDS", 0.5)
+    with pytest.raises(InstrumentUnreachable) as refused:
+        await SerialAdapter("bench", SerialConfig(port=str(cable.path), timeout="100 ms")).preview()
+    assert refused.value.why == "the port is open, but nothing was sent within 0.6 s"
 
 
 async def test_trying_shows_each_line_and_how_it_would_be_read(cable: Any) -> None:
