@@ -1,12 +1,11 @@
 """The file-system calls that durability rests on, behind one small interface, so that faults can be injected.
 
-`DISK` is the real one. An `fsync` that fails is reported as `DiskError` once and for all: the caller must treat the file as dead, because a second
-`fsync` may succeed without having written anything.
+`DISK` is the real one. Every refusal of the system is a `DiskError`. An `fsync` that fails is reported once and for all: the caller must
+treat the file as dead, because a second `fsync` may succeed without having written anything.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -42,6 +41,10 @@ class Storage(Protocol):
         """Reserve blocks without changing the size; does nothing where the file system cannot."""
         ...
 
+    def cut(self, fd: int, size: int) -> None:
+        """Shorten an open file: takes back what was appended and never acknowledged."""
+        ...
+
     def sync_file(self, path: Path) -> None:
         """``fsync`` of a whole file."""
         ...
@@ -63,7 +66,8 @@ class Storage(Protocol):
         ...
 
 
-def _disk_error(doing: str, error: OSError) -> DiskError:
+def disk_error(doing: str, error: OSError) -> DiskError:
+    """What to tell of a refusal: a full disk can be helped by the reader, anything else needs the kernel log."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return DiskError(
         f"The disk did not take it: {doing}",
@@ -81,11 +85,14 @@ class Disk:
         try:
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o640)
         except OSError as error:
-            raise _disk_error(f"creating {path.name}", error) from error
+            raise disk_error(f"creating {path.name}", error) from error
 
     def open_read(self, path: Path) -> int:
-        """See `Storage`. Opened for writing too where Windows needs that for syncing."""
-        return os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        """See `Storage`. Opened for writing too because Windows needs that for syncing."""
+        try:
+            return os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        except OSError as error:
+            raise disk_error(f"opening {path.name}", error) from error
 
     def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:
         """See `Storage`."""
@@ -94,14 +101,14 @@ class Disk:
             while view:
                 view = view[os.write(fd, view) :]
         except OSError as error:
-            raise _disk_error("writing the journal", error) from error
+            raise disk_error("writing", error) from error
 
     def sync_data(self, fd: int) -> None:
         """See `Storage`."""
         try:
             getattr(os, "fdatasync", os.fsync)(fd)
         except OSError as error:
-            raise _disk_error("making data durable", error) from error
+            raise disk_error("making data durable", error) from error
 
     def preallocate(self, fd: int, size: int) -> None:
         """See `Storage`. Linux ``fallocate(FALLOC_FL_KEEP_SIZE)``; ENOSPC is an error, "not supported" is not."""
@@ -109,7 +116,14 @@ class Disk:
             return
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.fallocate(fd, _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size)) != 0 and ctypes.get_errno() == errno.ENOSPC:
-            raise _disk_error(f"reserving {size} bytes", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            raise disk_error(f"reserving {size} bytes", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    def cut(self, fd: int, size: int) -> None:
+        """See `Storage`."""
+        try:
+            os.ftruncate(fd, size)
+        except OSError as error:
+            raise disk_error("shortening a file", error) from error
 
     def sync_file(self, path: Path) -> None:
         """See `Storage`."""
@@ -117,7 +131,7 @@ class Disk:
         try:
             os.fsync(fd)
         except OSError as error:
-            raise _disk_error(f"making {path.name} durable", error) from error
+            raise disk_error(f"making {path.name} durable", error) from error
         finally:
             os.close(fd)
 
@@ -125,29 +139,37 @@ class Disk:
         """See `Storage`. Windows has no such call; NTFS journals names."""
         if os.name == "nt":
             return
-        fd = os.open(path, os.O_RDONLY)
+        try:
+            fd = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise disk_error(f"opening the folder {path.name}", error) from error
         try:
             os.fsync(fd)
         except OSError as error:
-            raise _disk_error(f"making the folder {path.name} durable", error) from error
+            raise disk_error(f"making the folder {path.name} durable", error) from error
         finally:
             os.close(fd)
 
     def trim(self, path: Path) -> None:
         """See `Storage`."""
-        os.truncate(path, path.stat().st_size)
+        try:
+            os.truncate(path, path.stat().st_size)
+        except OSError as error:
+            raise disk_error(f"trimming {path.name}", error) from error
 
     def rename(self, source: Path, target: Path) -> None:
         """See `Storage`."""
         try:
             source.replace(target)
         except OSError as error:
-            raise _disk_error(f"renaming {source.name}", error) from error
+            raise disk_error(f"renaming {source.name}", error) from error
 
     def unlink(self, path: Path) -> None:
         """See `Storage`."""
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise disk_error(f"removing {path.name}", error) from error
 
 
 DISK: Storage = Disk()

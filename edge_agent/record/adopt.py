@@ -1,7 +1,7 @@
 """Takes a vendor's finished file into a run's folder: copied and hashed in one pass, byte for byte.
 
-A copy, not a hard link: a vendor's program that opens its file again would change bytes that are already signed. The file is refused if it changed between the
-first and the last look.
+A copy, not a hard link: a vendor's program that opens its file again would change bytes that are already signed. The file is refused if it
+changed between the first and the last look. Safe to call from several threads at once.
 """
 
 from __future__ import annotations
@@ -9,13 +9,19 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edge_agent.model import FileItem
 from edge_agent.seal.leaf import PIECE
 from edge_agent.seal.tree import Frontier
-from edge_agent.storage import Storage
+from edge_agent.storage import Storage, disk_error
+
+UNFINISHED = ".unfinished"
+"""Folder of the copies that are being made; a crash leaves them behind."""
+
+_naming = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,39 +38,73 @@ class ChangedWhileReading(OSError):
 
 
 def adopt(folder: Path, item: FileItem, storage: Storage) -> Adopted:
-    """Copy ``item`` below ``folder`` and hash it on the way.
+    """Copy ``item`` below ``folder`` and hash it on the way; durable with its name when this returns.
 
     Raises:
         ChangedWhileReading: size or time changed meanwhile.
         OSError: it cannot be read.
+        DiskError: the disk refused the copy.
+        ValueError: its name leads out of ``folder``.
     """
-    name = _free_name(folder, item.name)
-    target = folder / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
+    name = PurePosixPath(item.name)
+    if name.is_absolute() or not name.parts or {"..", UNFINISHED} & set(name.parts):
+        raise ValueError(f"file name {item.name!r}: must stay below its folder")
+    partial = folder / UNFINISHED / os.urandom(8).hex()
+    _make(partial.parent, storage)
+    try:
+        digest, root = _copy(item, partial, storage)
+        _make((folder / name).parent, storage)
+        with _naming:
+            free = _free_name(folder, item.name)
+            storage.rename(partial, folder / free)
+    finally:
+        storage.unlink(partial)
+    storage.sync_folder((folder / free).parent)
+    return Adopted(free, digest, root)
+
+
+def discard_unfinished(files: Path) -> None:
+    """Remove the copies that a crash left half-made below ``files``; their originals are still where they were."""
+    for left in files.glob(f"*/{UNFINISHED}"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _copy(item: FileItem, partial: Path, storage: Storage) -> tuple[bytes, bytes]:
+    """Copy the bytes and the times, durably; SHA-256 and the root over the pieces."""
     digest, pieces = hashlib.sha256(), Frontier()
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(item.path, flags), "rb") as source, partial.open("wb") as copy:
-        while piece := source.read(PIECE):
-            digest.update(piece)
-            pieces.append(piece)
-            copy.write(piece)
+    with os.fdopen(os.open(item.path, flags), "rb") as source:
+        copy = storage.open_append(partial)
+        try:
+            while piece := source.read(PIECE):
+                digest.update(piece)
+                pieces.append(piece)
+                storage.write(copy, piece)
+            storage.sync_data(copy)
+        finally:
+            os.close(copy)
         after = os.fstat(source.fileno())
-        copy.flush()
-        os.fsync(copy.fileno())
     if after.st_size != item.size or after.st_mtime_ns != item.mtime_ns:
-        storage.unlink(partial)
         raise ChangedWhileReading(f"{item.name} changed while it was read")
-    shutil.copystat(item.path, partial, follow_symlinks=False)
-    storage.rename(partial, target)
-    storage.sync_folder(target.parent)
-    return Adopted(name, digest.digest(), pieces.root())
+    os.utime(partial, ns=(after.st_atime_ns, after.st_mtime_ns))
+    return digest.digest(), pieces.root()
+
+
+def _make(folder: Path, storage: Storage) -> None:
+    """Create a folder and those above it, their names durable."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(f"creating the folder {folder.name}", error) from error
+    for each in missing:
+        storage.sync_folder(each.parent)
 
 
 def _free_name(folder: Path, name: str) -> str:
     """``name``, or ``name~2`` and so on when an earlier version of the file is already there."""
-    stem, version = name, 1
-    while (folder / name).exists():
+    free, version = name, 1
+    while (folder / free).exists():
         version += 1
-        name = f"{stem}~{version}"
-    return name
+        free = f"{name}~{version}"
+    return free

@@ -1,11 +1,13 @@
-"""The agent log: one append-only tree over the life of the agent, kept in one file and made durable leaf by leaf (docs/signed-chunks.md, Agent log).
+"""The agent log: one append-only tree over the life of the agent (docs/signed-chunks.md, Agent log), durable leaf by leaf.
 
-The file uses the journal's frames: OPEN with the nonce, then LEAF and HEAD. A torn tail (a crash while appending) was never acknowledged and is cut off at open.
-Thread-safe. A few leaves a minute at most: every `append` is one ``fdatasync``.
+The file uses the journal's frames: OPEN with the nonce, then LEAF and HEAD. A torn tail (a crash while appending) was never acknowledged
+and is cut off at open; a whole frame behind a damaged one was acknowledged, so then nothing is cut and the log is refused. Thread-safe.
+A few leaves a minute at most: every `append` is one ``fdatasync``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -13,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_agent.errors import IntegrityError
+from edge_agent.errors import DiskError, IntegrityError
 from edge_agent.record import journal
 from edge_agent.record.journal import Frame, LeafFrame, Opening
 from edge_agent.record.session import Session
@@ -34,41 +36,37 @@ class AgentLog:
         """Open or begin the log.
 
         Raises:
-            IntegrityError: the file is of another agent, or is not a log.
+            IntegrityError: the file is of another agent, is not a log, or is damaged before its end.
             DiskError: the disk refused.
         """
         self._storage = storage
         self._lock = threading.Lock()
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fd = storage.open_append(path)
-            storage.write(fd, Opening(session.agent_id.hex(), os.urandom(16)).frame())
-            storage.sync_data(fd)
-            os.close(fd)
-            storage.sync_folder(path.parent)
+            _begin(path, session, storage)
         data = path.read_bytes()
-        entries = list(journal.scan(data))
-        opening = entries[0] if entries else None
+        entries = list(journal.entries(data))
+        opening = entries[0][0] if entries else None
         if not isinstance(opening, Opening) or opening.final_name != session.agent_id.hex():
             raise IntegrityError(
                 f"{path.name} is not the log of this agent", why=f"it begins with {opening!r}"[:120],
                 try_="restore the spool that belongs to this identity, or enrol again", code="LOG_FOREIGN",
             )  # fmt: skip
+        self._size = entries[-1][1]
+        lost = next(journal.beyond(data, self._size), None)
+        if lost is not None:
+            raise IntegrityError(
+                f"{path.name} is damaged", why=f"byte {self._size} of {len(data)} cannot be read, and more was written behind it",
+                try_="restore the file from a copy; check the disk (smartctl, kernel log)", code="LOG_DAMAGED",
+            )  # fmt: skip
         self.log_id = hashlib.sha256(b"HSC1-log\0" + session.agent_id + opening.context).digest()[:16]
         self._tree = Tree(self.log_id, session, now_ns)
         self._hashes: list[bytes] = []
-        for entry in entries[1:]:
-            if isinstance(entry, LeafFrame):
-                self._hashes.append(leaf_hash(entry.payload))
-                self._tree.append(entry.payload)
-            elif isinstance(entry, tuple) and entry[0] is Frame.HEAD:
-                payload = parse_cose(entry[1]).payload
-                self._tree.anchors = [SignedHead(parse_head(payload), entry[1], head_hash(payload))]
-                self._tree.head_seq = self._tree.anchors[0].head.head_seq + 1
+        self._closes: dict[tuple[bytes, bytes], int] = {}
+        for entry, _ in entries[1:]:
+            self._take(entry)
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
-        good = sum(len(_again(entry)) for entry in entries)
-        if good < len(data):
-            os.ftruncate(self._fd, good)
+        if self._size < len(data):
+            storage.cut(self._fd, self._size)
             storage.sync_data(self._fd)
 
     @property
@@ -77,21 +75,32 @@ class AgentLog:
         return len(self._hashes)
 
     def append(self, leaf: Leaf) -> int:
-        """Add a leaf; durable when it returns; its index."""
+        """Add a leaf; durable when it returns; its index.
+
+        Raises:
+            DiskError: the disk refused; the log is as it was.
+        """
         payload = leaf.payload()
         with self._lock:
-            self._storage.write(self._fd, journal.leaf_frame(0, payload))
-            self._storage.sync_data(self._fd)
-            self._hashes.append(leaf_hash(payload))
-            return self._tree.append(payload)
+            self._write(journal.leaf_frame(0, payload))
+            return self._add(payload)
 
     def head(self) -> SignedHead:
-        """A signed head over all leaves; durable before it is returned."""
+        """A signed head over all leaves; durable before it is returned.
+
+        Raises:
+            DiskError: the disk refused; the log is as it was.
+        """
         with self._lock:
-            signed = self._tree.sign(self._tree.frontier, State.OPEN, anchor=True)
-            self._tree.anchors = self._tree.anchors[-1:]
-            self._storage.write(self._fd, journal.frame(Frame.HEAD, signed.cose))
-            self._storage.sync_data(self._fd)
+            tree = self._tree
+            anchors, number = list(tree.anchors), tree.head_seq
+            signed = tree.sign(tree.frontier, State.OPEN, anchor=True)
+            try:
+                self._write(journal.frame(Frame.HEAD, signed.cose))
+            except DiskError:
+                tree.anchors, tree.head_seq = anchors, number
+                raise
+            tree.anchors = [signed]
             return signed
 
     def consistency(self, first: int, size: int) -> list[bytes]:
@@ -108,13 +117,7 @@ class AgentLog:
     def segment_close(self, segment_id: bytes, head: bytes) -> int | None:
         """The index of the SEGMENT_CLOSE leaf of a segment with this close head."""
         with self._lock:
-            for index in range(len(self._tree.payloads) - 1, -1, -1):
-                payload = self._tree.payloads[index]
-                if payload[4] == SegmentClose.TYPE and segment_id in payload:
-                    leaf = parse_leaf(payload)
-                    if isinstance(leaf, SegmentClose) and (leaf.segment_id, leaf.head) == (segment_id, head):
-                        return index
-        return None
+            return self._closes.get((segment_id, head))
 
     def close(self) -> None:
         """Let go of the file; callable twice."""
@@ -123,12 +126,47 @@ class AgentLog:
                 os.close(self._fd)
                 self._fd = -1
 
+    def _take(self, entry: journal.Entry) -> None:
+        """One frame of the file, at open."""
+        if isinstance(entry, LeafFrame):
+            self._add(entry.payload)
+        elif isinstance(entry, tuple) and entry[0] is Frame.HEAD:
+            payload = parse_cose(entry[1]).payload
+            self._tree.anchors = [SignedHead(parse_head(payload), entry[1], head_hash(payload))]
+            self._tree.head_seq = self._tree.anchors[0].head.head_seq + 1
 
-def _again(entry: journal.Entry) -> bytes:
-    """The bytes of an entry in the file."""
-    if isinstance(entry, Opening):
-        return entry.frame()
-    if isinstance(entry, LeafFrame):
-        return journal.leaf_frame(entry.offset, entry.payload)
-    assert isinstance(entry, tuple)  # noqa: S101 - a log holds no tables and rows
-    return journal.frame(entry[0], entry[1])
+    def _add(self, payload: bytes) -> int:
+        self._hashes.append(leaf_hash(payload))
+        index = self._tree.append(payload)
+        leaf = parse_leaf(payload) if payload[4] == SegmentClose.TYPE else None
+        if isinstance(leaf, SegmentClose):
+            self._closes[leaf.segment_id, leaf.head] = index
+        return index
+
+    def _write(self, encoded: bytes) -> None:
+        """Append durably, or leave the file as it was: half a frame would hide everything that is written behind it."""
+        if os.fstat(self._fd).st_size > self._size:
+            self._storage.cut(self._fd, self._size)
+        try:
+            self._storage.write(self._fd, encoded)
+            self._storage.sync_data(self._fd)
+        except DiskError:
+            with contextlib.suppress(DiskError):
+                self._storage.cut(self._fd, self._size)
+            raise
+        self._size += len(encoded)
+
+
+def _begin(path: Path, session: Session, storage: Storage) -> None:
+    """Create the file with its first frame, in one step: a crash leaves no log or a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    storage.unlink(new)
+    fd = storage.open_append(new)
+    try:
+        storage.write(fd, Opening(session.agent_id.hex(), os.urandom(16)).frame())
+        storage.sync_data(fd)
+    finally:
+        os.close(fd)
+    storage.rename(new, path)
+    storage.sync_folder(path.parent)

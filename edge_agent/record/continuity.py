@@ -1,4 +1,8 @@
-"""The counter of one frame stream: turns numbers into GAP and SEQ_RESET leaves so that ranges and gaps leave no hole (docs/signed-chunks.md, Continuity)."""
+"""The counter of one frame stream: turns numbers into GAP and SEQ_RESET leaves so that ranges and gaps leave no hole.
+
+The rule is Continuity of docs/signed-chunks.md. Invariant: after every call, ``last`` is what the leaves returned so far account for, and
+the next number that needs no leaf is ``last + step``.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,9 @@ from dataclasses import dataclass
 
 from edge_agent.model import NO_TIME, Cause, Gap, Reset
 from edge_agent.seal.leaf import GapLeaf, SeqReset
+
+MAX_COUNT = 2**63 - 1
+"""What the ``gaps`` table of a segment can hold; a jump beyond it (a broken counter) has no count that means anything."""
 
 
 @dataclass(slots=True)
@@ -19,39 +26,74 @@ class Continuity:
 
     def before(self, number: int, t_arrival: int, cause: Cause = Cause.SOURCE) -> list[GapLeaf | SeqReset]:
         """Leaves that must stand before the frame ``number``: none when it is the next one."""
-        leaves: list[GapLeaf | SeqReset] = []
-        if self.last is not None and number <= self.last:
-            leaves.append(SeqReset(self.source_id, self.last, number, Cause.RESTART.value))
-        elif self.last is not None and number > self.last + self.step:
-            first = self.last + self.step
-            count = (number - first) // self.step
-            leaves.append(GapLeaf(self.source_id, first, number - self.step, cause.value, count, self.last_time, t_arrival))
+        leaves = self._up_to(number, t_arrival, cause)
         self.last, self.last_time = number, t_arrival
         return leaves
 
-    def declared(self, gap: Gap) -> list[GapLeaf]:
-        """Leaves for a gap that the adapter or the inlet declared; numbers already accounted for are not counted twice."""
-        if gap.first is None or gap.last is None:
-            return [gap_leaf(self.source_id, gap)]
-        first = gap.first if self.last is None else max(gap.first, self.last + self.step)
-        if gap.last < first:
-            return []
-        leaves: list[GapLeaf] = []
-        if self.last is not None and first > self.last + self.step:
-            between = self.last + self.step
-            count = (first - between) // self.step
-            leaves.append(GapLeaf(self.source_id, between, first - self.step, Cause.SOURCE.value, count, self.last_time, gap.t_from))
-        count = (gap.last - first) // self.step + 1
-        leaves.append(GapLeaf(self.source_id, first, gap.last, gap.cause.value, count, gap.t_from, gap.t_to, gap.detail))
-        self.last = gap.last
+    def refused(self, gap: Gap, cause: Cause = Cause.SOURCE) -> list[GapLeaf | SeqReset]:
+        """Leaves for frames ``gap.first`` to ``gap.last`` that came and could not be taken; what is missing before them has ``cause``."""
+        assert gap.first is not None  # noqa: S101 - refused frames have numbers
+        assert gap.last is not None  # noqa: S101
+        leaves = self._up_to(gap.first, gap.t_from, cause)
+        leaves.append(self._range(gap, gap.first, gap.last))
         return leaves
 
-    def reset(self, reset: Reset) -> list[SeqReset]:
+    def declared(self, gap: Gap, cause: Cause = Cause.SOURCE) -> list[GapLeaf | SeqReset]:
+        """Leaves for a gap that the adapter declared; numbers already accounted for are not counted twice."""
+        if gap.first is None or gap.last is None:
+            return [gap_leaf(self.source_id, gap)]
+        first = gap.first
+        if self.last is not None:
+            following = self.last + self.step
+            first = following if first <= following else following + -(-(first - following) // self.step) * self.step
+        if gap.last < first:
+            return []
+        leaves = self._up_to(first, gap.t_from, cause)
+        leaves.append(self._range(gap, first, gap.last))
+        return leaves
+
+    def reset(self, reset: Reset, cause: Cause = Cause.SOURCE) -> list[GapLeaf | SeqReset]:
         """The leaf for a reset that the adapter declared."""
-        last, self.last = self.last, reset.first - self.step
-        return [SeqReset(self.source_id, last, reset.first, reset.cause.value)]
+        leaves = self._interruption(NO_TIME, cause)
+        leaves.append(SeqReset(self.source_id, self.last, reset.first, reset.cause.value))
+        self.last = reset.first - self.step
+        return leaves
+
+    def _up_to(self, number: int, t_ns: int, cause: Cause) -> list[GapLeaf | SeqReset]:
+        """Leaves after which ``number`` may come: a gap over what it skips, and a reset when it is not on the way of the counter."""
+        if self.last is None:
+            return []
+        leaves: list[GapLeaf | SeqReset] = []
+        following = self.last + self.step
+        if number > following:
+            end = following + (number - following - 1) // self.step * self.step
+            leaves.append(GapLeaf(self.source_id, following, end, cause.value, self._count(following, end), self.last_time, t_ns))
+            following = end + self.step
+        if number != following:
+            leaves += self._interruption(t_ns, cause) if not leaves else []
+            leaves.append(SeqReset(self.source_id, following - self.step, number, Cause.RESTART.value))
+        return leaves
+
+    def _interruption(self, t_ns: int, cause: Cause) -> list[GapLeaf | SeqReset]:
+        """What a counter that began again while nobody was watching cannot tell: something is missing, nobody knows how much."""
+        if cause is not Cause.CRASH or self.last is None:
+            return []
+        return [GapLeaf(self.source_id, None, None, cause.value, None, self.last_time, t_ns)]
+
+    def _range(self, gap: Gap, first: int, last: int) -> GapLeaf:
+        """A gap from ``first`` to the last number of the counter that is not beyond ``last``; the counter goes on after it."""
+        self.last = max(first, first + (last - first) // self.step * self.step)
+        self.last_time = gap.t_to if gap.t_to != NO_TIME else self.last_time
+        count = self._count(first, self.last)
+        return GapLeaf(self.source_id, first, self.last, gap.cause.value, count, gap.t_from, gap.t_to, gap.detail)
+
+    def _count(self, first: int, last: int) -> int | None:
+        count = (last - first) // self.step + 1
+        return count if count <= MAX_COUNT else None
 
 
 def gap_leaf(source_id: str, gap: Gap) -> GapLeaf:
-    """A GAP leaf as the adapter declared it."""
-    return GapLeaf(source_id, gap.first, gap.last, gap.cause.value, gap.count, gap.t_from, gap.t_to, gap.detail)
+    """A GAP leaf as the adapter declared it; half a range of numbers is no range."""
+    whole = gap.first is not None and gap.last is not None
+    first, last = (gap.first, gap.last) if whole else (None, None)
+    return GapLeaf(source_id, first, last, gap.cause.value, gap.count, gap.t_from, gap.t_to, gap.detail)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.model import NO_TIME, Block, FileItem, Frame, Stream, Valid
+from edge_agent.model import NO_SEQ, NO_TIME, Block, FileItem, Frame, Gap, Reset, Stream, Valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,51 +26,74 @@ class Encoded:
 
 @dataclass(slots=True)
 class FrameItem:
-    """One frame on its way. ``encoded`` is the encoder thread's result; ``finished`` gives the room in the queue back."""
+    """One frame on its way. ``columns`` are the companions of the layout; ``encoded`` is the encoder thread's result."""
 
-    key: str
+    stream: Stream
     frame: Frame
+    columns: Sequence[npt.NDArray[Any]]
     encoded: Future[Encoded]
     finished: Callable[[], None]
     n: int = 1
     entered: float = field(default_factory=time.monotonic)
 
     @property
-    def seq(self) -> int:
-        """The source's frame number."""
-        return self.frame.number
+    def key(self) -> str:
+        """The stream's key."""
+        return self.stream.key
 
     @property
     def t_arrival(self) -> int:
         """UTC ns."""
         return self.frame.t_arrival
 
-    def columns(self) -> list[npt.NDArray[Any]]:
-        """The companion columns of the layout: number, three times, valid, status."""
-        f = self.frame
-        times = [np.array([t], "<i8") for t in (f.t_source, f.t_server, f.t_arrival)]
-        return [np.array([f.number], "<u8"), *times, np.array([int(f.valid)], "|u1"), np.array([f.status], "<u4")]
-
     def done(self) -> None:
-        """Durable."""
-        self.encoded.result().release()
+        """Durable: buffer and room may be used again."""
+        if self.encoded.exception() is None:
+            self.encoded.result().release()
         self.finished()
+
+    def drop(self) -> None:
+        """Not recorded: buffer and room may be used again all the same."""
+        self.done()
+
+
+def frame_columns(frame: Frame) -> list[npt.NDArray[Any]]:
+    """The companion columns of a frame: number, three times, valid, status; each of length 1.
+
+    Raises:
+        ValueError: a number or a time does not fit its column.
+    """
+    if not 0 <= frame.number < NO_SEQ:
+        raise ValueError(f"frame number {frame.number}: 0 to 2^64-2")
+    try:
+        times = [np.array([t], "<i8") for t in (frame.t_source, frame.t_server, frame.t_arrival)]
+        return [np.array([frame.number], "<u8"), *times, np.array([int(frame.valid)], "|u1"), np.array([frame.status], "<u4")]
+    except OverflowError as error:
+        raise ValueError(f"frame {frame.number}: {error}") from error
 
 
 @dataclass(slots=True)
 class RowsItem:
-    """Rows on their way."""
+    """Rows on their way; ``n`` of them are events."""
 
-    key: str
+    stream: Stream
     columns: Sequence[npt.NDArray[Any]]
     n: int
     t_arrival: int
     finished: Callable[[], None]
-    seq: int | None = None
     entered: float = field(default_factory=time.monotonic)
+
+    @property
+    def key(self) -> str:
+        """The stream's key."""
+        return self.stream.key
 
     def done(self) -> None:
         """Durable."""
+        self.finished()
+
+    def drop(self) -> None:
+        """Not recorded: the room may be used again all the same."""
         self.finished()
 
 
@@ -78,7 +101,7 @@ def rows_item(stream: Stream, block: Block, finished: Callable[[], None]) -> Row
     """The columns of the layout for a block.
 
     Raises:
-        ValueError: the values do not have the stream's shape.
+        ValueError: the values do not have the stream's shape, or a column is missing or of another type.
     """
     n = len(block)
     values = np.ascontiguousarray(block.values, np.dtype(stream.dtype))
@@ -87,14 +110,15 @@ def rows_item(stream: Stream, block: Block, finished: Callable[[], None]) -> Row
     server = np.full(n, NO_TIME, "<i8") if block.t_server is None else block.t_server
     valid = np.full(n, int(Valid.GOOD), "|u1") if block.valid is None else block.valid
     status = np.zeros(n, "<u4") if block.status is None else block.status
-    columns: list[npt.NDArray[Any]] = [values, block.t_source, server, block.t_arrival, valid, status]
+    times = [np.ascontiguousarray(t, "<i8") for t in (block.t_source, server, block.t_arrival)]
+    columns: list[npt.NDArray[Any]] = [values, *times, np.ascontiguousarray(valid, "|u1"), np.ascontiguousarray(status, "<u4")]
     if stream.counted:
         if block.seq is None:
             raise ValueError(f"{stream.key}: the stream is counted, the block has no seq")
-        columns.append(block.seq)
+        columns.append(np.ascontiguousarray(block.seq, "<u8"))
     # A last known value that is repeated at the start of a run is no event: it is written and not counted.
     events = int(np.count_nonzero(valid != Valid.INITIAL))
-    return RowsItem(stream.key, columns, events, int(block.t_arrival[0]) if n else NO_TIME, finished)
+    return RowsItem(stream, columns, events, int(block.t_arrival[0]) if n else NO_TIME, finished)
 
 
 @dataclass(slots=True)
@@ -106,9 +130,8 @@ class AdoptedItem:
     path: str
     digest: bytes
     root: bytes
-    finished: Callable[[], None]
+    durable: Callable[[], None]
     n: int = 1
-    seq: int | None = None
     entered: float = field(default_factory=time.monotonic)
 
     @property
@@ -118,4 +141,77 @@ class AdoptedItem:
 
     def done(self) -> None:
         """Durable."""
-        self.finished()
+        self.durable()
+
+    def drop(self) -> None:
+        """Not recorded: the caller was told, and tries again."""
+
+
+@dataclass(slots=True)
+class GapItem:
+    """A gap on its way. ``refused``: frames that came and could not be taken, so their numbers were seen; else it is declared."""
+
+    stream: Stream
+    gap: Gap
+    refused: bool = False
+    n: int = 0
+    entered: float = field(default_factory=time.monotonic)
+
+    @property
+    def key(self) -> str:
+        """The stream's key."""
+        return self.stream.key
+
+    @property
+    def t_arrival(self) -> int:
+        """UTC ns, where known."""
+        return self.gap.t_to
+
+    def done(self) -> None:
+        """Durable; it holds nothing."""
+
+    def drop(self) -> None:
+        """Not recorded; it holds nothing."""
+
+
+@dataclass(slots=True)
+class ResetItem:
+    """A reset of the counter on its way."""
+
+    stream: Stream
+    reset: Reset
+    n: int = 0
+    t_arrival: int = NO_TIME
+    entered: float = field(default_factory=time.monotonic)
+
+    @property
+    def key(self) -> str:
+        """The stream's key."""
+        return self.stream.key
+
+    def done(self) -> None:
+        """Durable; it holds nothing."""
+
+    def drop(self) -> None:
+        """Not recorded; it holds nothing."""
+
+
+def checked(gap: Gap) -> Gap:
+    """The gap, if the file can hold it.
+
+    Raises:
+        ValueError: a number, a count or a time that no counter or clock has.
+    """
+    for name, value, least, most in (
+        ("first", gap.first, 0, NO_SEQ - 1),
+        ("last", gap.last, 0, NO_SEQ - 1),
+        ("count", gap.count, 0, 2**63 - 1),
+        ("t_from", gap.t_from, NO_TIME, 2**63 - 1),
+        ("t_to", gap.t_to, NO_TIME, 2**63 - 1),
+    ):
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"gap: {name} is {value}, and must be {least} to {most}")
+    return gap
+
+
+Item = FrameItem | RowsItem | AdoptedItem | GapItem | ResetItem

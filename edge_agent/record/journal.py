@@ -1,8 +1,8 @@
 """The journal of one segment: what recovery rebuilds the segment from.
 
-A frame is ``"HSCJ" | type u8 | length u32 | body | CRC32C u32`` (big-endian; the checksum covers type, length and body; Castagnoli, RFC 3720 B.4). Frames are
-only ever appended. Invariants: a dataset's DSD precedes its first LEAF; a TABLE precedes its ROWS; `scan` stops at the first frame that is torn or
-damaged, so what it yields is a prefix of what was written.
+A frame is ``"HSCJ" | type u8 | length u32 | body | CRC32C u32`` (big-endian; the checksum covers type, length and body; Castagnoli,
+RFC 3720 B.4). Frames are only ever appended. Invariants: a dataset's DSD precedes its first LEAF; a TABLE precedes its ROWS; `scan` stops
+at the first frame that is torn or damaged, so what it yields is a prefix of what was written.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ class Frame(IntEnum):
     HEAD = 6
     CLOSE = 7
     TABLE = 8
+
+
+_KINDS = frozenset(Frame)
 
 
 def frame(kind: Frame, *parts: bytes | memoryview) -> bytes:
@@ -110,20 +113,45 @@ def scan(data: bytes) -> Iterator[Entry]:
 
     DSD, SKELETON, HEAD and CLOSE come as ``(type, body)``.
     """
+    return (entry for entry, _ in entries(data))
+
+
+def entries(data: bytes) -> Iterator[tuple[Entry, int]]:
+    """Like `scan`, each frame with the position at which it ends."""
     position = 0
-    view = memoryview(data)
-    while position + _HEAD.size + _CRC.size <= len(data):
-        magic, kind, length = _HEAD.unpack_from(data, position)
-        end = position + _HEAD.size + length
-        if magic != MAGIC or end + _CRC.size > len(data) or kind not in set(Frame):
-            return
-        if _CRC.unpack_from(data, end)[0] != google_crc32c.value(bytes(view[position + 4 : end])):
-            return
-        try:
-            yield _decode(Frame(kind), bytes(view[position + _HEAD.size : end]))
-        except (SealError, ValueError, TypeError, struct.error):
-            return
-        position = end + _CRC.size
+    while (found := _at(data, position)) is not None:
+        yield found
+        position = found[1]
+
+
+def beyond(data: bytes, position: int) -> Iterator[Entry]:
+    """The whole frames that stand anywhere behind ``position``, where a frame is torn or damaged.
+
+    A crash leaves none but those that were never acknowledged; frames that were tell that the medium lost something.
+    """
+    while (position := data.find(MAGIC, position)) >= 0:
+        found = _at(data, position)
+        if found is None:
+            position += 1
+            continue
+        yield found[0]
+        position = found[1]
+
+
+def _at(data: bytes, position: int) -> tuple[Entry, int] | None:
+    """The frame at ``position`` and where it ends, if a whole one is there."""
+    if position + _HEAD.size + _CRC.size > len(data):
+        return None
+    magic, kind, length = _HEAD.unpack_from(data, position)
+    end = position + _HEAD.size + length
+    if magic != MAGIC or kind not in _KINDS or end + _CRC.size > len(data):
+        return None
+    if _CRC.unpack_from(data, end)[0] != google_crc32c.value(data[position + 4 : end]):
+        return None
+    try:
+        return _decode(Frame(kind), data[position + _HEAD.size : end]), end + _CRC.size
+    except (SealError, LookupError, ValueError, TypeError, struct.error):
+        return None
 
 
 def _decode(kind: Frame, body: bytes) -> Entry:
@@ -134,7 +162,8 @@ def _decode(kind: Frame, body: bytes) -> Entry:
         value = loads(body, "journal TABLE")
         columns = value[2]
         shapes = tuple(tuple(int(n) for n in c[2]) for c in columns)
-        return TableFrame(int(value[1]), tuple(c[0] for c in columns), tuple(c[1] for c in columns), shapes, int(value[3]), value[4], value[5])
+        paths, dtypes = tuple(c[0] for c in columns), tuple(c[1] for c in columns)
+        return TableFrame(int(value[1]), paths, dtypes, shapes, int(value[3]), value[4], value[5])
     if kind is Frame.ROWS:
         number, first, n = _ROWS.unpack_from(body)
         return RowsFrame(number, first, n, body[_ROWS.size :])

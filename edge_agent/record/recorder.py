@@ -1,13 +1,13 @@
 """The recorder: encoder threads, one writer thread, one commit thread (docs/recording.md).
 
-Frames are encoded and hashed in encoder threads, in parallel; the writer thread takes everything in the order in which it was offered and owns HDF5; the commit thread
-makes it durable: both syncs of a segment run in parallel, and the next commit begins 5 ms after the last one ended. Room is bounded by bytes that are not
-durable yet: `try_enter` refuses, so a slow disk is felt at the inlets and nowhere else.
+Frames are encoded and hashed in encoder threads, in parallel; the writer thread takes everything in the order in which it was offered and
+owns HDF5; the commit thread makes it durable: both syncs of a segment run in parallel, and the next commit begins 5 ms after the last one
+ended. Room is bounded by bytes that are not durable yet: `try_enter` refuses, so a slow disk is felt at the inlets and nowhere else.
+Invariant: neither thread ends before `stop`, whatever an item, a callback or the disk does.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import queue
@@ -21,8 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.codec import Buffers, encoder
+from edge_agent.codec.buffers import rounded
 from edge_agent.errors import DiskError
 from edge_agent.record.items import Encoded
+from edge_agent.record.room import Room
 from edge_agent.record.segment_writer import SegmentWriter
 from edge_agent.record.series import Series
 
@@ -32,58 +34,9 @@ T = TypeVar("T")
 
 COMMIT_PAUSE = 0.005
 TICK = 0.5
-
-
-class Room:
-    """Bytes on their way; bounded. Threads ask with `try_enter`, coroutines wait in `enter`."""
-
-    def __init__(self, limit: int) -> None:
-        """``limit`` in bytes; one item larger than it passes when nothing else is on its way."""
-        self.limit = limit
-        self.used = 0
-        self._lock = threading.Lock()
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-
-    def try_enter(self, size: int) -> bool:
-        """Take ``size`` bytes, or say no."""
-        with self._lock:
-            if self.used and self.used + size > self.limit:
-                return False
-            self.used += size
-            return True
-
-    def force(self, size: int) -> None:
-        """Take ``size`` bytes whether there is room or not (small things that must not wait)."""
-        with self._lock:
-            self.used += size
-
-    async def enter(self, size: int) -> None:
-        """Wait for ``size`` bytes."""
-        while not self.try_enter(size):
-            loop = asyncio.get_running_loop()
-            waiter = loop.create_future()
-            with self._lock:
-                self._waiters.append((loop, waiter))
-            if self.used == 0:
-                self._wake()
-            await waiter
-
-    def leave(self, size: int) -> None:
-        """Give ``size`` bytes back."""
-        with self._lock:
-            self.used -= size
-        self._wake()
-
-    def _wake(self) -> None:
-        with self._lock:
-            waiters, self._waiters = self._waiters, []
-        for loop, waiter in waiters:
-            loop.call_soon_threadsafe(_resolve, waiter)
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+DISK_RETRY = 0.2
+DISK_REMINDER = 60.0
+PATIENCE = 10.0
 
 
 class Recorder:
@@ -100,6 +53,7 @@ class Recorder:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._series: list[Series] = []
         self._stopping = threading.Event()
+        self._warned = float("-inf")
         self._work = threading.Event()
         self._writer = threading.Thread(target=self._write_loop, name="writer", daemon=True)
         self._committer = threading.Thread(target=self._commit_loop, name="commit", daemon=True)
@@ -112,24 +66,42 @@ class Recorder:
 
     def _encode(self, codec: str, data: npt.NDArray[Any]) -> Encoded:
         chosen = encoder(codec)
-        lease = self._buffers.take(chosen.bound(data.nbytes, data.dtype.itemsize))
-        size, mask = chosen.encode(np.ascontiguousarray(data), lease.view, data.dtype.itemsize)
-        stored = lease.view[:size]
-        return Encoded(stored, mask, hashlib.sha256(stored).digest(), lease.release)
+        bound = chosen.bound(data.nbytes, data.dtype.itemsize)
+        view, release = self._buffer(bound)
+        try:
+            size, mask = chosen.encode(np.ascontiguousarray(data), view, data.dtype.itemsize)
+            stored = view[:size]
+            return Encoded(stored, mask, hashlib.sha256(stored).digest(), release)
+        except BaseException:
+            release()
+            raise
+
+    def _buffer(self, nbytes: int) -> tuple[memoryview, Callable[[], None]]:
+        """A buffer, and how to give it back; an item larger than the pool passes the room alone and gets its own."""
+        if rounded(nbytes) > self._buffers.limit:
+            return memoryview(bytearray(nbytes)), lambda: None
+        lease = self._buffers.take(nbytes)
+        return lease.view, lease.release
 
     def submit(self, job: Callable[[], None]) -> None:
         """Run ``job`` on the writer thread, after everything submitted before."""
         self._jobs.put(job)
 
     def call(self, job: Callable[[], T]) -> Future[T]:
-        """Like `submit`, with a result."""
+        """Like `submit`, with a result. The job is done even if nobody waits for the result any more."""
         future: Future[T] = Future()
 
         def run() -> None:
+            wanted = future.set_running_or_notify_cancel()
             try:
-                future.set_result(job())
-            except Exception as error:  # noqa: BLE001 - it reaches the caller
+                result = job()
+            except Exception as error:
+                if not wanted:
+                    raise
                 future.set_exception(error)
+            else:
+                if wanted:
+                    future.set_result(result)
 
         self._jobs.put(run)
         return future
@@ -140,22 +112,38 @@ class Recorder:
 
     def detach(self, series: Series) -> None:
         """Stop doing so (writer thread)."""
-        self._series.remove(series)
+        if series in self._series:
+            self._series.remove(series)
 
     def wait_for_disk(self, error: DiskError) -> None:
-        """Pause the writer after a disk error; inlets push back meanwhile."""
-        log.warning("the disk failed, going on in a new segment: %s", error, extra={"code": error.code})
-        self._stopping.wait(0.2)
+        """Pause the writer after a disk error; inlets push back meanwhile.
+
+        Raises:
+            DiskError: the recorder is stopping and its patience is over.
+        """
+        now = time.monotonic()
+        if now - self._warned >= DISK_REMINDER:
+            self._warned = now
+            log.warning("the disk failed, going on in a new segment: %s", error, extra={"code": error.code})
+        if self._stopping.wait(DISK_RETRY):
+            raise error
 
     def alive(self) -> bool:
         """Whether the writer and the commit thread live."""
         return self._writer.is_alive() and self._committer.is_alive()
 
-    def stop(self) -> None:
-        """Drain, then end the threads. Series must be rolled before."""
+    def stop(self, patience: float = PATIENCE) -> None:
+        """Drain, then end the threads. Series must be rolled before.
+
+        Args:
+            patience: seconds for which a disk that refuses is still asked; what is not durable by then was never acknowledged.
+        """
         self._jobs.put(None)
-        self._writer.join()
+        self._writer.join(patience)
         self._stopping.set()
+        self._writer.join()
+        if self.room.used:
+            log.error("stopped with %d bytes that the disk did not take", self.room.used, extra={"code": "NOT_DURABLE"})
         self._work.set()
         self._committer.join()
         self._encoders.shutdown()
@@ -171,14 +159,21 @@ class Recorder:
                 job()
             except queue.Empty:
                 pass
-            except Exception:
+            except Exception as error:
                 # One bad item must not stop the others; the item's stream shows the hole as a gap or in the ledger.
-                log.exception("recording an item failed")
+                if not (self._stopping.is_set() and isinstance(error, DiskError)):
+                    log.exception("recording an item failed")
             self._work.set()
             if time.monotonic() - ticked > TICK:
                 ticked = time.monotonic()
                 for series in list(self._series):
-                    series.tick()
+                    self._tick(series)
+
+    def _tick(self, series: Series) -> None:
+        try:
+            series.tick()
+        except Exception:
+            log.exception("%s: closing a segment failed", series.name)
 
     def _commit_loop(self) -> None:
         while not self._stopping.is_set():
@@ -201,8 +196,10 @@ class Recorder:
                 wait(syncs)
                 for sync in syncs:
                     sync.result()
-            except DiskError:
-                log.debug("segment %s failed; its series goes on in another", segment.name)
+            except Exception as error:
+                if segment.failed is None:
+                    segment.failed = DiskError("A commit failed", why=str(error), code="COMMIT_FAILED")
+                    log.exception("segment %s: a commit failed; its series goes on in another", segment.name)
                 return
             self.latencies = (self.latencies + segment.confirm(sample))[-2000:]
             self.commits += 1

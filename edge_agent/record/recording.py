@@ -1,20 +1,29 @@
 """The recording of one run: inlets for its streams, and an orderly end.
 
-Channels may be called from any thread; they hand over to the recorder's writer thread. A refused frame is remembered with its number and declared before the next accepted one.
+Channels may be called from any thread; they hand over to the recorder's writer thread. A refused frame is remembered with its number and
+declared before the next accepted one. Rows that wait for room when the run ends still get in: `close` is done after them.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
-from edge_agent.model import Block, Cause, FileItem, Frame, Gap, Reset, Stream
-from edge_agent.record.adopt import adopt
-from edge_agent.record.items import AdoptedItem, FrameItem, rows_item
+from edge_agent.model import NO_SEQ, Block, Cause, FileItem, Frame, Gap, Reset, Stream
+from edge_agent.record.adopt import adopt, discard_unfinished
+from edge_agent.record.file_series import FileSeries
+from edge_agent.record.frame_series import FrameSeries
+from edge_agent.record.gate import Gate
+from edge_agent.record.items import AdoptedItem, FrameItem, GapItem, ResetItem, checked, frame_columns, rows_item
 from edge_agent.record.recorder import Recorder
-from edge_agent.record.series import FRAME_LIMITS, ROW_LIMITS, FileSeries, FrameSeries, Limits, RowSeries, RunState, Series
+from edge_agent.record.room import PER_ITEM
+from edge_agent.record.row_series import RowSeries
+from edge_agent.record.series import FRAME_LIMITS, ROW_LIMITS, Limits, RunState, Series
+
+log = logging.getLogger(__name__)
 
 
 class FrameChannel:
@@ -29,31 +38,53 @@ class FrameChannel:
         self._lock = threading.Lock()
 
     def offer(self, frame: Frame) -> bool:
-        """Take a frame if there is room; never blocks. A refused one becomes a Gap(overload)."""
-        if frame.data.shape != self.stream.shape or frame.data.dtype.str != self.stream.dtype:
-            raise ValueError(f"{self.stream.key}: a frame {frame.data.shape} {frame.data.dtype.str}, the stream says {self.stream.shape} {self.stream.dtype}")
-        size = frame.data.nbytes
+        """Take a frame if there is room; never blocks. A refused one becomes a Gap(overload).
+
+        Raises:
+            ValueError: not what the stream says, or a number or time that no counter or clock has.
+        """
+        stream, data = self.stream, frame.data
+        if data.shape != stream.shape or data.dtype.str != stream.dtype:
+            raise ValueError(f"{stream.key}: a frame {data.shape} {data.dtype.str}, the stream says {stream.shape} {stream.dtype}")
+        columns = frame_columns(frame)
+        size = data.nbytes + PER_ITEM
         with self._lock:
             if not self.recorder.room.try_enter(size):
                 self._refuse(frame)
                 return False
+            try:
+                encoded = self.recorder.encode(stream.codec or "bitshuffle-lz4", data)
+            except BaseException:
+                self.recorder.room.leave(size)
+                raise
             self._declare()
-            encoded = self.recorder.encode(self.stream.codec or "bitshuffle-lz4", frame.data)
-            item = FrameItem(self.stream.key, frame, encoded, lambda: self.recorder.room.leave(size))
+            item = FrameItem(stream, frame, columns, encoded, lambda: self.recorder.room.leave(size))
             self.recorder.submit(lambda: self.series.write(item))
         return True
 
     def gap(self, gap: Gap) -> None:
-        """Declare a gap."""
+        """Declare a gap.
+
+        Raises:
+            ValueError: a number, count or time that no counter or clock has.
+        """
+        item = GapItem(self.stream, checked(gap))
         with self._lock:
             self._declare()
-            self.recorder.submit(lambda: self.series.gap(self.stream, gap))
+            self.recorder.submit(lambda: self.series.write(item))
 
     def reset(self, reset: Reset) -> None:
-        """Declare that the counter began again."""
+        """Declare that the counter began again.
+
+        Raises:
+            ValueError: a number that no counter has.
+        """
+        if not 0 <= reset.first < NO_SEQ:
+            raise ValueError(f"{self.stream.key}: a reset to {reset.first}, and numbers are 0 to 2^64-2")
+        item = ResetItem(self.stream, reset)
         with self._lock:
             self._declare()
-            self.recorder.submit(lambda: self.series.reset(reset))
+            self.recorder.submit(lambda: self.series.write(item))
 
     def finish(self) -> None:
         """Declare what is still to be declared."""
@@ -62,57 +93,82 @@ class FrameChannel:
 
     def _refuse(self, frame: Frame) -> None:
         before = self._refused
-        first = frame.number if before is None else before.first
-        t_from = frame.t_arrival if before is None else before.t_from
+        if before is not None and before.last is not None and frame.number < before.last:
+            # The counter began again while nothing got in: two ranges.
+            self._declare()
+            before = None
+        first, t_from = (frame.number, frame.t_arrival) if before is None else (before.first, before.t_from)
         self._refused = Gap(Cause.OVERLOAD, first, frame.number, None, t_from, frame.t_arrival, "no room")
 
     def _declare(self) -> None:
         refused, self._refused = self._refused, None
         if refused is not None:
-            self.recorder.submit(lambda: self.series.gap(self.stream, refused))
+            item = GapItem(self.stream, refused, refused=True)
+            self.recorder.submit(lambda: self.series.write(item))
 
 
 def _row_size(block: Block) -> int:
     """Bytes that a block takes on its way, its times and flags included."""
-    return int(block.values.nbytes) + 64 * len(block)
+    return int(block.values.nbytes) + 64 * len(block) + PER_ITEM
 
 
 class RowChannel:
     """Rows of one stream into one run."""
 
-    def __init__(self, recorder: Recorder, series: RowSeries, stream: Stream) -> None:
+    def __init__(self, recorder: Recorder, series: RowSeries, stream: Stream, gate: Gate) -> None:
         """See `Recording.rows`."""
         self.recorder = recorder
         self.series = series
         self.stream = stream
+        self._gate = gate
 
     async def put(self, block: Block) -> None:
-        """Take rows; waits while there is no room."""
+        """Take rows; waits while there is no room.
+
+        Raises:
+            ValueError: not what the stream says.
+        """
         if not len(block):
             return
         size = _row_size(block)
-        await self.recorder.room.enter(size)
-        self._submit(block, size)
+        item = rows_item(self.stream, block, lambda: self.recorder.room.leave(size))
+        if not self._gate.enter():
+            log.error("%s: %d rows came after the end of their run", self.stream.key, len(block), extra={"code": "LATE"})
+            return
+        try:
+            await self.recorder.room.enter(size)
+            self.recorder.submit(lambda: self.series.write(item))
+        finally:
+            self._gate.leave()
 
     def put_now(self, block: Block) -> None:
-        """Take rows without waiting: a few last known values, the rows of a look-back."""
-        size = _row_size(block)
-        self.recorder.room.force(size)
-        self._submit(block, size)
+        """Take rows without waiting: a few last known values, the rows of a look-back.
 
-    def _submit(self, block: Block, size: int) -> None:
+        Raises:
+            ValueError: not what the stream says.
+        """
+        size = _row_size(block)
         item = rows_item(self.stream, block, lambda: self.recorder.room.leave(size))
+        self.recorder.room.force(size)
         self.recorder.submit(lambda: self.series.write(item))
 
     def gap(self, gap: Gap) -> None:
-        """Declare a gap."""
-        self.recorder.submit(lambda: self.series.gap(self.stream, gap))
+        """Declare a gap.
+
+        Raises:
+            ValueError: a number, count or time that no counter or clock has.
+        """
+        item = GapItem(self.stream, checked(gap))
+        self.recorder.submit(lambda: self.series.write(item))
 
 
 class Recording:
     """All series of one run."""
 
-    def __init__(self, recorder: Recorder, state: RunState, *, frame_limits: Limits = FRAME_LIMITS, row_limits: Limits = ROW_LIMITS, preallocate: int = 0) -> None:
+    def __init__(
+        self, recorder: Recorder, state: RunState, *, frame_limits: Limits = FRAME_LIMITS, row_limits: Limits = ROW_LIMITS,
+        preallocate: int = 0,
+    ) -> None:  # fmt: skip
         """Open nothing yet."""
         self.recorder = recorder
         self.state = state
@@ -124,11 +180,13 @@ class Recording:
         self._frames: dict[str, FrameSeries] = {}
         self._channels: dict[str, FrameChannel] = {}
         self._lock = threading.Lock()
+        self._gate = Gate()
+        discard_unfinished(state.folder / "files")
 
     def series(self) -> list[Series]:
         """All series that were begun."""
         rest: list[Series] = [s for s in (self._rows, self._files) if s is not None]
-        return [*self._frames.values(), *rest]
+        return [*list(self._frames.values()), *rest]
 
     def frames(self, stream: Stream) -> FrameChannel:
         """The channel of a frame stream; again with another description: a new segment begins."""
@@ -139,63 +197,102 @@ class Recording:
                 self._attach(series)
             else:
                 known = series
+                self._channels[stream.key].finish()
                 self.recorder.submit(lambda: known.describe(stream))
             channel = self._channels[stream.key] = FrameChannel(self.recorder, series, stream)
             return channel
 
     def rows(self, stream: Stream) -> RowChannel:
         """The channel of a row stream."""
+        series = self._row_series()
+        self.recorder.submit(lambda: series.describe(stream))
+        return RowChannel(self.recorder, series, stream, self._gate)
+
+    def file(self, stream: Stream, item: FileItem, durable: Callable[[str], None]) -> Future[None]:
+        """Adopt a vendor's file: copied and hashed on the calling thread, then recorded.
+
+        Args:
+            stream: the file stream of the instrument.
+            item: the file as it is now.
+            durable: gets its path in the run after the commit that made it durable; on the commit thread.
+
+        Raises:
+            OSError: the file could not be read, or changed meanwhile; the caller tries again.
+            DiskError: the disk refused the copy.
+            ValueError: its name leads out of the folder.
+        """
+        adopted = adopt(self.state.folder / "files" / stream.instrument, item, self.state.storage)
+        path = f"files/{stream.instrument}/{adopted.name}"
+        record = AdoptedItem(stream.key, item, path, adopted.digest, adopted.root, lambda: durable(path))
+        series = self._file_series()
+        return self.recorder.call(lambda: series.write(record))
+
+    def file_gap(self, stream: Stream, gap: Gap) -> None:
+        """Declare that a vendor's file could not be taken.
+
+        Raises:
+            ValueError: a number, count or time that no counter or clock has.
+        """
+        item = GapItem(stream, checked(gap))
+        series = self._file_series()
+        self.recorder.submit(lambda: series.write(item))
+
+    def close(self, outcome: str, reason: str = "run-end") -> Future[None]:
+        """Close all segments; an otherwise empty run gets one empty segment, so that there is always something to open."""
+        with self._lock:
+            channels = list(self._channels.values())
+        for channel in channels:
+            channel.finish()
+        closed: Future[None] = Future()
+
+        def finish() -> None:
+            self.recorder.call(lambda: self._finish(outcome, reason)).add_done_callback(lambda done: _pass_on(done, closed))
+
+        self._gate.close(finish)
+        return closed
+
+    def _finish(self, outcome: str, reason: str) -> None:
+        if self.state.ordinal == 0:
+            self._row_series().begin()
+        failure: Exception | None = None
+        for series in self.series():
+            try:
+                series.roll(reason, outcome)
+            except Exception as error:
+                # The others must still be closed.
+                log.exception("%s of run %s could not be closed", series.name, self.state.run.name)
+                failure = error
+                series.leave()
+            self.recorder.detach(series)
+        if failure is not None:
+            raise failure
+
+    def _row_series(self) -> RowSeries:
         with self._lock:
             if self._rows is None:
                 self._rows = RowSeries(self.state, self.row_limits)
                 self._attach(self._rows)
-            series = self._rows
-            self.recorder.submit(lambda: series.describe(stream))
-            return RowChannel(self.recorder, series, stream)
+            return self._rows
 
-    def file(self, stream: Stream, item: FileItem, durable: Callable[[str], None]) -> Future[None]:
-        """Adopt a vendor's file: copied and hashed on the calling thread, then recorded; ``durable`` gets its path in the run after the commit.
-
-        Raises:
-            OSError: the file could not be read; the caller tries again.
-        """
-        adopted = adopt(self.state.folder / "files" / stream.instrument, item, self.state.storage)
+    def _file_series(self) -> FileSeries:
         with self._lock:
             if self._files is None:
                 self._files = FileSeries(self.state, self.row_limits)
                 self._attach(self._files)
-            series = self._files
-        path = f"files/{stream.instrument}/{adopted.name}"
-        record = AdoptedItem(stream.key, item, path, adopted.digest, adopted.root, lambda: durable(path))
-        return self.recorder.call(lambda: series.write(record))
-
-    def file_gap(self, stream: Stream, gap: Gap) -> None:
-        """Declare that a vendor's file could not be taken."""
-        with self._lock:
-            if self._files is None:
-                self._files = FileSeries(self.state, self.row_limits)
-                self._attach(self._files)
-            series = self._files
-        self.recorder.submit(lambda: series.gap(stream, gap))
-
-    def close(self, outcome: str, reason: str = "run-end") -> Future[None]:
-        """Close all segments; an otherwise empty run gets one empty segment, so that there is always something to open."""
-        for channel in self._channels.values():
-            channel.finish()
-
-        def finish() -> None:
-            with self._lock:
-                if self.state.ordinal == 0:
-                    self._rows = self._rows or RowSeries(self.state, self.row_limits)
-                    self._rows.begin()
-                for series in self.series():
-                    series.roll(reason, outcome)
-                    self.recorder.detach(series)
-
-        return self.recorder.call(finish)
+            return self._files
 
     def _attach(self, series: Series) -> None:
         self.recorder.submit(lambda: self.recorder.attach(series))
+
+
+def _pass_on(done: Future[None], to: Future[None]) -> None:
+    """The outcome of one future to another, if anybody still waits for it."""
+    if to.set_running_or_notify_cancel():
+        error = done.exception()
+        if error is None:
+            to.set_result(None)
+        else:
+            to.set_exception(error)
 
 
 def run_folder(spool: Path, run_name: str) -> Path:

@@ -1,27 +1,32 @@
 """One open segment: HDF5 file, journal and tree, kept in step (docs/recording.md).
 
-Order of every write: payload into the HDF5 file, then its leaf with the byte offset into the journal, then the tree. `sample` gives a point that both syncs of a commit will
-cover; what is acknowledged is always a prefix. The writer thread owns everything here but `sample`, the two syncs and
+Order of every write: payload into the HDF5 file, then its leaf with the byte offset into the journal, then the tree. What belongs to one
+item is staged and becomes visible in one step (`settle`), so a commit never covers half an item. `sample` gives a point that both syncs of
+a commit will cover; what is acknowledged is always a prefix. The writer thread owns everything here but `sample`, the two syncs and
 `confirm`, which the commit thread calls while it holds `committing`; `_lock` guards what the two share.
 
-An ``fsync`` that fails kills the segment (`failed`): nothing after the last confirmed point counts, and the caller goes on in a new one.
+A disk that refuses kills the segment (`failed`): nothing after the last confirmed point counts, and the caller goes on in a new one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from edge_agent.errors import DiskError
-from edge_agent.model import NO_SEQ
+from edge_agent.model import NO_SEQ, NO_TIME
 from edge_agent.record import journal
 from edge_agent.record.counts import LiveCounts
+from edge_agent.record.hdf5_errors import as_disk_error
+from edge_agent.record.items import Item
 from edge_agent.record.journal import Frame, Opening, TableFrame
 from edge_agent.record.session import Session
 from edge_agent.record.tree import ANCHOR_S, HEAD_LEAVES, HEAD_S, Tree
@@ -33,7 +38,9 @@ from edge_agent.seal.tree import Frontier
 from edge_agent.segment.file import SegmentFile
 from edge_agent.segment.integrity import Tables
 from edge_agent.segment.types import numpy_dtype
-from edge_agent.storage import Storage
+from edge_agent.storage import Storage, disk_error
+
+log = logging.getLogger(__name__)
 
 PART = ".part"
 JOURNAL = ".journal"
@@ -70,39 +77,21 @@ class Sample:
     frontier: Frontier
 
 
-class Item(Protocol):
-    """Something recorded: kept until it is durable, so that it can go to another segment if this one dies."""
-
-    key: str
-    n: int
-    entered: float
-
-    @property
-    def seq(self) -> int | None:
-        """The source's counter."""
-        ...
-
-    @property
-    def t_arrival(self) -> int:
-        """UTC ns."""
-        ...
-
-    def done(self) -> None:
-        """It is durable: buffers may be used again."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """An item that is written but not yet durable, and the journal length that covers it."""
+    """An item that is written but not yet durable, the journal length that covers it, and where its series stood after it."""
 
     position: int
     item: Item
+    mark: Any
 
 
 @dataclass(slots=True)
 class SegmentWriter:
-    """See the module. ``with_data`` False: a series of vendor files, which has no HDF5 file."""
+    """See the module. ``with_data`` False: a series of vendor files, which has no HDF5 file.
+
+    ``objects`` are there from the beginning, ``mark`` is where the series stands; after a failure it says where the durable part ends.
+    """
 
     folder: Path
     name: str
@@ -112,20 +101,24 @@ class SegmentWriter:
     storage: Storage
     preallocate: int = 0
     with_data: bool = True
+    objects: Mapping[str, MetaObject] = field(default_factory=dict)
+    mark: Any = None
     live: LiveCounts = field(default_factory=LiveCounts)
     gaps: dict[str, list[leaf.GapLeaf]] = field(default_factory=dict)
     last_seq: dict[str, int] = field(default_factory=dict)
     last_time: dict[str, int] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
-    confirmed_seq: dict[str, int] = field(default_factory=dict)
     confirmed_position: int = 0
     stored_bytes: int = 0
     failed: DiskError | None = None
     tree: Tree = field(init=False)
     started: float = field(init=False, default_factory=time.monotonic)
+    committing: threading.Lock = field(init=False, default_factory=threading.Lock)
     _file: SegmentFile | None = field(init=False, default=None)
-    _journal: int = field(init=False)
+    _journal: int = field(init=False, default=-1)
     _data: int = field(init=False, default=-1)
+    _staged: bytearray = field(init=False, default_factory=bytearray)
+    _staged_leaves: list[bytes] = field(init=False, default_factory=list)
     _buffer: bytearray = field(init=False, default_factory=bytearray)
     _position: int = field(init=False, default=0)
     _pending: deque[_Pending] = field(init=False, default_factory=deque)
@@ -133,33 +126,49 @@ class SegmentWriter:
     _signed_size: int = field(init=False, default=0)
     _signed_at: float = field(init=False, default=0.0)
     _anchored_at: float = field(init=False, default=-ANCHOR_S)
-    committing: threading.Lock = field(init=False, default_factory=threading.Lock)
     _digests: dict[str, bytes] = field(init=False, default_factory=dict)
     _tables: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        """Create both files, reserve their space and make their names durable before anything is acknowledged."""
+        """Create both files, reserve their space, and make their names and the OPEN leaf durable.
+
+        Raises:
+            DiskError: the disk refused; nothing is left behind that would need recovery, and the segment was never there.
+        """
         self.tree = Tree(self.opening.segment_id, self.session)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._journal = self.storage.open_append(self.journal_path)
+        self.last_seq.update(self.opening.last_seq)
         try:
             self._create()
-        except DiskError:
-            # Nothing was acknowledged yet: leave nothing behind that would need recovery.
+        except BaseException:
             self.abandon()
-            self.storage.unlink(self.part_path)
-            self.storage.unlink(self.journal_path)
+            for path in (self.part_path, self.journal_path):
+                with contextlib.suppress(DiskError):
+                    self.storage.unlink(path)
             raise
 
     def _create(self) -> None:
+        if not self.folder.exists():
+            try:
+                self.folder.mkdir(parents=True)
+            except OSError as error:
+                raise disk_error(f"creating the folder {self.folder.name}", error) from error
+            self.storage.sync_folder(self.folder.parent)
+        self._journal = self.storage.open_append(self.journal_path)
+        self._frame(Opening(self.name, self.context).frame())
+        self.append_leaf(self.opening.payload())
         if self.with_data:
-            self._file = SegmentFile(self.part_path)
+            with self._hdf5("creating a segment"):
+                self._file = SegmentFile(self.part_path)
             self._data = self.storage.open_read(self.part_path)
             if self.preallocate:
                 self.storage.preallocate(self._data, self.preallocate)
-        self._frame(Opening(self.name, self.context).frame())
-        self.append_leaf(self.opening.payload())
+            self.add(self.objects)
+        self.publish()
+        # Durable before the ordinal counts as given: a run whose segments are numbered 1, 3 would look as if 2 was withheld.
+        position = self.sample().position
+        self.sync_journal()
         self.storage.sync_folder(self.folder)
+        self.confirmed_position = position
 
     @property
     def path(self) -> Path:
@@ -181,10 +190,26 @@ class SegmentWriter:
         """Seconds since it was opened."""
         return time.monotonic() - self.started
 
+    @property
+    def size(self) -> int:
+        """Bytes on the disk: of the HDF5 file or the journal, whichever is more (rows are journalled long before they are chunks)."""
+        return max(self.stored_bytes, self._position)
+
+    @property
+    def leaves(self) -> int:
+        """Number of leaves."""
+        return self.tree.frontier.size
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether something was begun and not settled, so that what is written cannot be told from what is not."""
+        return self.failed is not None or bool(self._staged)
+
     def add(self, objects: Mapping[str, MetaObject], dsds: Sequence[Dsd] = ()) -> None:
         """Create objects; each DSD is journalled and introduced by its leaf before any chunk of it."""
         assert self._file is not None  # noqa: S101 - only series with data have objects
-        self._file.add(objects, tuple(dsds))
+        with self._hdf5("creating datasets"):
+            self._file.add(objects, tuple(dsds))
         # The skeleton first: a journal torn after it names a dataset without chunks, never a chunk without its dataset.
         self._frame(journal.frame(Frame.SKELETON, encode_meta(self._file.objects)))
         for dsd in dsds:
@@ -192,7 +217,9 @@ class SegmentWriter:
             self._digests[dsd.path] = dsd.digest()
             self.append_leaf(leaf.Dataset(dsd.digest()).payload())
 
-    def declare_table(self, paths: Sequence[str], dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]], chunk: int, codec: str, source: str) -> int:
+    def declare_table(
+        self, paths: Sequence[str], dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]], chunk: int, codec: str, source: str
+    ) -> int:
         """Number a table, so that its rows can be journalled before they fill a chunk."""
         number = self._tables
         self._tables += 1
@@ -209,47 +236,63 @@ class SegmentWriter:
     ) -> None:  # fmt: skip
         """Write one chunk, then its leaf."""
         assert self._file is not None  # noqa: S101
-        position = self._file.write_chunk(path, offset, stored, mask, rows)
         size = len(stored)
-        self.stored_bytes += size
         payload = leaf.Chunk(self.opening.segment_id, self._digests[path], offset, mask, size, digest, t_ns, seq, seq).payload()
+        with self._hdf5("writing a chunk"):
+            position = self._file.write_chunk(path, offset, stored, mask, rows)
+        self.stored_bytes += size
         self.append_leaf(payload, position)
 
     def append_leaf(self, payload: bytes, offset: int = 0) -> None:
         """Journal a leaf and append it to the tree."""
-        encoded = journal.leaf_frame(offset, payload)
-        with self._lock:
-            self._append(encoded)
-            self.tree.append(payload)
+        self._frame(journal.leaf_frame(offset, payload))
+        self._staged_leaves.append(payload)
 
     def gap(self, gap: leaf.GapLeaf) -> None:
         """Append a GAP leaf and remember it for the file and the ledger."""
         self.append_leaf(gap.payload())
         self.gaps.setdefault(gap.source_id, []).append(gap)
 
-    def count(self, item: Item) -> None:
-        """Note that an item was written; it counts as arrived, and is let go, once a commit covers this point."""
-        if item.seq is not None:
-            self.last_seq[item.key] = item.seq
-        self.last_time[item.key] = item.t_arrival
-        self.written[item.key] = self.written.get(item.key, 0) + item.n
-        with self._lock:
-            self._pending.append(_Pending(self._position, item))
+    def settle(self, item: Item, mark: Any = None, last: int | None = None) -> None:
+        """An item is written whole; it counts as arrived, and is let go, once a commit covers this point.
 
-    def unconfirmed(self) -> list[Item]:
-        """Items that were written here and never became durable, in order; they are no longer this segment's."""
+        Args:
+            item: the item.
+            mark: where its series stands now.
+            last: the last counter value that is accounted for, where the source counts.
+        """
+        if last is not None:
+            self.last_seq[item.key] = last
+        if item.n:
+            self.written[item.key] = self.written.get(item.key, 0) + item.n
+        if item.t_arrival != NO_TIME:
+            self.last_time[item.key] = item.t_arrival
+        self.publish(item, mark)
+
+    def publish(self, item: Item | None = None, mark: Any = None) -> None:
+        """Make what is staged visible to the next commit, in one step."""
         with self._lock:
-            items = [p.item for p in self._pending]
-            self._pending.clear()
-        return items
+            self._append(self._staged)
+            for payload in self._staged_leaves:
+                self.tree.append(payload)
+            if item is not None:
+                self._pending.append(_Pending(self._position, item, mark))
+        self._staged, self._staged_leaves = bytearray(), []
 
     def dirty(self) -> bool:
-        """Whether something is waiting for a commit."""
-        return bool(self._buffer) or bool(self._pending)
+        """Whether something is waiting for a commit, or for a head."""
+        unsigned = self._signed_size < self.leaves and time.monotonic() - self._signed_at >= HEAD_S
+        return bool(self._buffer) or bool(self._pending) or unsigned
 
     def sample(self) -> Sample:
-        """Hand the journal to the system and take the point that a sync begun now will cover."""
+        """Hand the journal to the system and take the point that a sync begun now will cover.
+
+        Raises:
+            DiskError: the disk refused, now or before: what it refused is gone from the buffer, so nothing behind it may be confirmed.
+        """
         with self._lock:
+            if self.failed is not None:
+                raise self.failed
             data, self._buffer = self._buffer, bytearray()
             position, frontier = self._position, self.tree.frontier.copy()
             try:
@@ -272,15 +315,13 @@ class SegmentWriter:
     def confirm(self, sample: Sample) -> list[float]:
         """Count what the commit made durable, and sign a head when one is due; returns the latencies in s of the items confirmed."""
         now = time.monotonic()
-        latencies = []
+        finished: list[Item] = []
         with self._lock:
             while self._pending and self._pending[0].position <= sample.position:
-                item = self._pending.popleft().item
-                self.live.add(item.key, item.n)
-                if item.seq is not None:
-                    self.confirmed_seq[item.key] = item.seq
-                latencies.append(now - item.entered)
-                item.done()
+                pending = self._pending.popleft()
+                finished.append(pending.item)
+                self.mark = pending.mark
+                self.live.add(pending.item.key, pending.item.n)
             self.confirmed_position = sample.position
             grown = sample.frontier.size - self._signed_size
             if grown and (grown >= HEAD_LEAVES or now - self._signed_at >= HEAD_S):
@@ -289,7 +330,13 @@ class SegmentWriter:
                 self._append(journal.frame(Frame.HEAD, head.cose))
                 self._signed_size, self._signed_at = sample.frontier.size, now
                 self._anchored_at = now if anchor else self._anchored_at
-        return latencies
+        for item in finished:
+            try:
+                item.done()
+            except Exception:
+                # It is durable all the same, and the others must be let go.
+                log.exception("%s: telling that an item is durable failed", item.key)
+        return [now - item.entered for item in finished if item.n]
 
     def commit(self) -> list[float]:
         """Sample, sync both files one after the other, confirm (the closing path; the commit thread syncs in parallel)."""
@@ -312,24 +359,28 @@ class SegmentWriter:
         if self._file is not None:
             self.add(objects)
             self.append_leaf(leaf.Meta(meta_digest(self._file.objects)).payload())
-        self.append_leaf(close_leaf(self._file, self.tree.payloads, policy, outcome, reason).payload())
+        payloads = [*self.tree.payloads, *self._staged_leaves]
+        self.append_leaf(close_leaf(self._file, payloads, policy, outcome, reason).payload())
+        self.publish()
         self.commit()
         with self._lock:
             head = self.tree.sign(self.tree.frontier, State.CLOSED, anchor=True)
             self._append(journal.frame(Frame.HEAD, head.cose))
             self._append(journal.frame(Frame.CLOSE))
-        self.sample()
+        position = self.sample().position
         self.sync_journal()
+        self.confirmed_position = position
         size = 0
         dtypes: dict[str, str] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         if self._file is not None:
             shapes, dtypes = dict(self._file.shapes), file_dtypes(self._file)
-            size = finish_file(self._file, self.tree, self.part_path, self.path, self.storage)
+            with self._hdf5("closing a segment"):
+                size = finish_file(self._file, self.tree, self.part_path, self.path, self.storage)
         self.release()
         return Closed(
-            self.path, self.journal_path, self.opening.segment_id, head.hash, head.cose, State.CLOSED, size, self.opening.ordinal, self.opening.series,
-            dict(self.written), dict(self.gaps), dict(self.last_seq), dict(self.last_time), shapes, dtypes,
+            self.path, self.journal_path, self.opening.segment_id, head.hash, head.cose, State.CLOSED, size, self.opening.ordinal,
+            self.opening.series, dict(self.written), dict(self.gaps), dict(self.last_seq), dict(self.last_time), shapes, dtypes,
             () if self.with_data else tuple(self.tree.payloads),
         )  # fmt: skip
 
@@ -340,12 +391,39 @@ class SegmentWriter:
                 os.close(fd)
         self._journal = self._data = -1
 
-    def abandon(self) -> None:
-        """Give up after a disk error: recovery will make of the files what is durable."""
+    def abandon(self) -> list[Item]:
+        """Give up after a disk error: recovery will make of the files what is durable.
+
+        Returns:
+            the items that were written here and never became durable, in order; they are no longer this segment's.
+        """
+        # Under the lock of the commits: one that is under way may still confirm some of them.
         with self.committing:
+            items = [pending.item for pending in self._pending]
+            self._pending.clear()
             if self._file is not None:
-                self._file.abandon()
+                try:
+                    self._file.abandon()
+                except (OSError, RuntimeError) as error:
+                    log.debug("%s: HDF5 could not close it: %s", self.name, error)
+            if self._journal >= 0:
+                # Those items go to another segment: what the journal says of them must not be recovered as well.
+                with contextlib.suppress(DiskError):
+                    self.storage.cut(self._journal, self.confirmed_position)
             self.release()
+        return items
+
+    @contextlib.contextmanager
+    def _hdf5(self, doing: str) -> Iterator[None]:
+        """Whatever HDF5 fails at leaves its file in doubt, so the segment is given up; a refusal of the disk is told as such."""
+        try:
+            yield
+        except Exception as error:
+            refusal = as_disk_error(doing, error)
+            self.failed = refusal or DiskError(f"HDF5 failed at {doing}", why=str(error), code="HDF5_FAILED")
+            if refusal is not None:
+                raise refusal from error
+            raise
 
     def _sync(self, fd: int) -> None:
         try:
@@ -355,17 +433,18 @@ class SegmentWriter:
             raise
 
     def _frame(self, encoded: bytes) -> None:
-        with self._lock:
-            self._append(encoded)
+        self._staged += encoded
 
-    def _append(self, encoded: bytes) -> None:
+    def _append(self, encoded: bytes | bytearray) -> None:
         self._buffer += encoded
         self._position += len(encoded)
 
 
 def close_leaf(file: SegmentFile | None, payloads: Sequence[bytes], policy: bytes, outcome: str, reason: str) -> leaf.Close:
     """The CLOSE leaf over what the file and the tree hold."""
-    datasets = () if file is None else tuple((dsd.digest(), file.shapes[dsd.path], file.chunks[dsd.path]) for dsd in introduced(file, payloads))
+    datasets: tuple[tuple[bytes, tuple[int, ...], int], ...] = ()
+    if file is not None:
+        datasets = tuple((dsd.digest(), file.shapes[dsd.path], file.chunks[dsd.path]) for dsd in introduced(file, payloads))
     meta = next((p for p in reversed(payloads) if p[4] == leaf.Meta.TYPE), None)
     digest = bytes(32)
     if meta is not None:

@@ -1,7 +1,7 @@
 """Columns that grow together in one segment: rows are journalled as they come, and become chunks when a chunk is full.
 
-A row is durable with the next commit because the journal holds its bytes; the chunk that it ends up in is written later, once, and the last one is padded with zeros
-when the segment closes.
+A row is durable with the next commit because the journal holds its bytes; the chunk that it ends up in is written later, once, and the last
+one is padded with zeros when the segment closes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,116 @@
+"""The segments of one frame stream: one chunk and one row of companions a frame, numbers without a hole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edge_agent.model import Cause, Stream
+from edge_agent.record.continuity import Continuity
+from edge_agent.record.items import FrameItem, GapItem, Item, ResetItem
+from edge_agent.record.segment_writer import SegmentWriter
+from edge_agent.record.series import FRAME_LIMITS, Limits, RunState, Series
+from edge_agent.record.table import Table
+from edge_agent.seal import leaf
+from edge_agent.seal.dsd import Dsd
+from edge_agent.segment import layout
+
+Mark = tuple[Continuity, Cause]
+
+
+class FrameSeries(Series):
+    """See the module."""
+
+    def __init__(self, state: RunState, stream: Stream, limits: Limits = FRAME_LIMITS, preallocate: int = 0) -> None:
+        """Continue the counter where the run's last segment of this stream ended; what is missing since then is a crash's."""
+        super().__init__(state, stream.key, limits, preallocate)
+        self.stream = stream
+        self.continuity = Continuity(stream.key, stream.step, state.last_seq.get(stream.key))
+        self.continuity.last_time = state.last_time.get(stream.key, self.continuity.last_time)
+        self.cause = Cause.SOURCE if self.continuity.last is None else Cause.CRASH
+        self._data: Dsd | None = None
+        self._table: Table | None = None
+
+    def describe(self, stream: Stream) -> None:
+        """Take a new description; another type, shape or unit begins a new segment."""
+        if stream != self.stream:
+            self.roll("rolled")
+            self.stream = stream
+            self.continuity.step = stream.step
+
+    def _prepare(self, item: Item) -> None:
+        if isinstance(item, FrameItem):
+            item.encoded.result()
+
+    def _write(self, item: Item) -> None:
+        if isinstance(item, FrameItem):
+            self._frame(item)
+        else:
+            assert isinstance(item, GapItem | ResetItem)  # noqa: S101 - by the channel
+            self._note(item)
+
+    def _frame(self, item: FrameItem) -> None:
+        if item.stream is not self.stream:
+            # It waited for its turn while another description came.
+            self.describe(item.stream)
+        encoded, frame = item.encoded.result(), item.frame
+        segment, table, data = self._ready()
+        self._append(segment, self.continuity.before(frame.number, frame.t_arrival, self.cause))
+        self.cause = Cause.SOURCE
+        offset = (table.rows, *(0 for _ in self.stream.shape))
+        segment.chunk(data.path, offset, encoded.stored, encoded.mask, encoded.digest, frame.t_arrival, table.rows + 1, frame.number)
+        table.append(item.columns, frame.t_arrival)
+        segment.settle(item, self._mark(), self.continuity.last)
+
+    def _note(self, item: GapItem | ResetItem) -> None:
+        # The segment first: its OPEN says where the counter stood before.
+        segment, _, _ = self._ready()
+        if isinstance(item, ResetItem):
+            leaves = self.continuity.reset(item.reset, self.cause)
+        elif item.refused:
+            leaves = self.continuity.refused(item.gap, self.cause)
+        else:
+            leaves = self.continuity.declared(item.gap, self.cause)
+        if any(isinstance(each, leaf.SeqReset) or each.first is not None for each in leaves):
+            self.cause = Cause.SOURCE
+        self._append(segment, leaves)
+        segment.settle(item, self._mark(), self.continuity.last)
+
+    def _append(self, segment: SegmentWriter, leaves: Sequence[leaf.GapLeaf | leaf.SeqReset]) -> None:
+        for each in leaves:
+            if isinstance(each, leaf.GapLeaf):
+                segment.gap(each)
+            else:
+                segment.append_leaf(each.payload())
+
+    def _ready(self) -> tuple[SegmentWriter, Table, Dsd]:
+        segment = self._open()
+        if self._table is None or self._data is None or self._table.segment is not segment:
+            made = layout.stream_layout(self.stream, default=True)
+            assert made.data is not None  # noqa: S101 - a frame stream's layout has data
+            segment.add(made.objects, (made.data, *made.table.dsds))
+            self._data, self._table = made.data, Table(segment, made.table, self.stream.key)
+        return segment, self._table, self._data
+
+    def _closing(self, outcome: str) -> layout.Objects:
+        assert self.segment is not None  # noqa: S101
+        if self._table is not None:
+            self._table.flush()
+        gaps = self.segment.gaps.get(self.stream.key, [])
+        return layout.gap_objects(layout.stream_group(self.stream), gaps) | super()._closing(outcome)
+
+    def _last_seq(self) -> dict[str, int]:
+        last = self.continuity.last
+        return {} if last is None or last < 0 else {self.stream.key: last}
+
+    def _mark(self) -> Mark:
+        return replace(self.continuity), self.cause
+
+    def _rewind(self, mark: Mark) -> None:
+        continuity, self.cause = mark
+        self.continuity = replace(continuity, step=self.stream.step)
+        if self.segment is None:
+            self._table = None
+
+    def _full(self) -> bool:
+        return self._table is not None and self._table.rows >= layout.MAX_CHUNKS

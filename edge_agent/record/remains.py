@@ -1,0 +1,218 @@
+"""What a crash left of one segment: the good prefix of its journal, and the payload bytes that it points to.
+
+The broken HDF5 file is read by byte offset only. A prefix is good when every frame of the journal in it is whole and every chunk has the
+bytes that its leaf says. What stands behind it was either never acknowledged, or it was lost by the medium: the durable heads tell which.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.errors import IntegrityError
+from edge_agent.model import Valid
+from edge_agent.record import journal
+from edge_agent.record.journal import Entry, Frame, LeafFrame, Opening, RowsFrame, TableFrame
+from edge_agent.record.tree import SignedHead
+from edge_agent.seal import cose, leaf
+from edge_agent.seal.dsd import Counter, Dsd, parse_dsd
+from edge_agent.seal.head import head_hash, parse_head
+from edge_agent.seal.meta import MetaObject
+from edge_agent.segment.skeleton import parse_meta
+
+
+class Damaged(IntegrityError):
+    """What was signed as durable cannot be read back."""
+
+    default_code = "SEGMENT_DAMAGED"
+
+
+class NothingDurable(Exception):
+    """The journal holds nothing that was ever acknowledged; the files can go."""
+
+
+class Payload:
+    """The HDF5 file that was open, read by offset; a missing or unreadable part reads as nothing. A context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path`` if it is there."""
+        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)) if path.exists() else -1
+
+    def read(self, offset: int, chunk: leaf.Chunk) -> bytes | None:
+        """The stored bytes of a chunk, if they are what its leaf says."""
+        data = bytearray()
+        try:
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            while len(data) < chunk.size and (more := os.read(self._fd, chunk.size - len(data))):
+                data += more
+        except OSError:
+            # A bad sector is as good as other bytes.
+            return None
+        return bytes(data) if hashlib.sha256(data).digest() == chunk.digest else None
+
+    def holds(self, entry: LeafFrame, number: int) -> bool:
+        """Whether the bytes that a leaf points to can be read back; ``number`` is the leaf's."""
+        parsed = leaf.parse(entry.payload)
+        return not isinstance(parsed, leaf.Chunk) or self.read(entry.offset, parsed) is not None
+
+    def __enter__(self) -> Payload:
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+@dataclass(slots=True)
+class Rows:
+    """A table as the journal tells it: the bytes of each column, part by part."""
+
+    table: TableFrame
+    parts: list[list[bytes]] = field(default_factory=list)
+    n: int = 0
+
+    def add(self, rows: RowsFrame) -> None:
+        """Append the rows of one frame."""
+        part: list[bytes] = []
+        position = 0
+        for dtype, shape in zip(self.table.dtypes, self.table.shapes, strict=True):
+            size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)) * rows.n
+            part.append(rows.columns[position : position + size])
+            position += size
+        self.parts.append(part)
+        self.n += rows.n
+
+    def column(self, number: int) -> npt.NDArray[np.generic]:
+        """All rows of one column, ``(n, *shape)``."""
+        data = b"".join(part[number] for part in self.parts)
+        return np.frombuffer(data, self.table.dtypes[number]).reshape(-1, *self.table.shapes[number])
+
+    def named(self, name: str) -> npt.NDArray[np.generic]:
+        """All rows of the column with this name (the last part of its path)."""
+        return self.column([path.rpartition("/")[2] for path in self.table.paths].index(name))
+
+    def events(self) -> int:
+        """Rows that are events: last known values, repeated at the start of a run, are not counted."""
+        return int(np.count_nonzero(self.named("valid") != Valid.INITIAL))
+
+
+@dataclass(slots=True)
+class Remains:
+    """The good prefix. ``stored`` maps leaf numbers of chunks to byte offsets; ``covered`` is the size of the largest durable head.
+
+    ``end`` is the length of the journal up to the end of the prefix.
+    """
+
+    opening: Opening
+    open_leaf: leaf.Open
+    end: int = 0
+    payloads: list[bytes] = field(default_factory=list)
+    chunks: dict[int, leaf.Chunk] = field(default_factory=dict)
+    stored: dict[int, int] = field(default_factory=dict)
+    dsds: dict[bytes, Dsd] = field(default_factory=dict)
+    objects: dict[str, MetaObject] = field(default_factory=dict)
+    tables: dict[int, Rows] = field(default_factory=dict)
+    heads: list[SignedHead] = field(default_factory=list)
+    covered: int = 0
+    last_head_seq: int = -1
+
+    def has(self, kind: int) -> bool:
+        """Whether a leaf of this type is there."""
+        return any(payload[4] == kind for payload in self.payloads)
+
+    def frames(self) -> dict[str, int]:
+        """Frames of each source that has a counter."""
+        counts = {dsd.source_id: 0 for dsd in self.dsds.values() if dsd.counter is Counter.FRAME}
+        for chunk in self.chunks.values():
+            dsd = self.dsds[chunk.dsd]
+            if dsd.counter is Counter.FRAME:
+                counts[dsd.source_id] += 1
+        return counts
+
+    def take(self, entry: Entry) -> None:
+        """Add one journal entry."""
+        if isinstance(entry, LeafFrame):
+            parsed = leaf.parse(entry.payload)
+            if isinstance(parsed, leaf.Chunk):
+                self.chunks[len(self.payloads)] = parsed
+                self.stored[len(self.payloads)] = entry.offset
+            self.payloads.append(entry.payload)
+        elif isinstance(entry, TableFrame):
+            self.tables[entry.number] = Rows(entry)
+        elif isinstance(entry, RowsFrame):
+            self.tables[entry.number].add(entry)
+        elif isinstance(entry, tuple):
+            kind, body = entry
+            if kind is Frame.DSD:
+                dsd = parse_dsd(body)
+                self.dsds[dsd.digest()] = dsd
+            elif kind is Frame.SKELETON:
+                self.objects = parse_meta(body)
+            elif kind is Frame.HEAD:
+                self.heads.append(_head(body))
+
+    def note_heads(self, entries: Iterator[Entry]) -> None:
+        """Remember how far the heads among ``entries`` reach: what one covers was durable."""
+        for entry in entries:
+            if isinstance(entry, tuple) and entry[0] is Frame.HEAD:
+                head = _head(entry[1]).head
+                # Bytes of an instrument may look like a frame; they cannot know the segment's id.
+                if head.tree_id == self.open_leaf.segment_id:
+                    self.covered = max(self.covered, head.size)
+                    self.last_head_seq = max(self.last_head_seq, head.head_seq)
+
+    def drop_half_frame(self) -> None:
+        """Forget a last frame whose row of companions was torn off."""
+        frames = self.frames()
+        for rows in self.tables.values():
+            if frames.get(rows.table.source_id, 0) > rows.n and len(self.payloads) - 1 in self.chunks:
+                self.payloads.pop()
+                del self.chunks[len(self.payloads)], self.stored[len(self.payloads)]
+
+
+def read_remains(journal_path: Path, holds: Callable[[LeafFrame, int], bool], limit: int | None = None) -> Remains:
+    """Read the good prefix.
+
+    Args:
+        journal_path: the journal.
+        holds: whether what a leaf with its number stands for is there; the prefix ends before the first one for which it is not.
+        limit: take the journal only up to this length (a segment whose disk failed while the agent lived on).
+
+    Raises:
+        NothingDurable: not even the opening is there.
+        Damaged: the journal cannot be read at all.
+    """
+    try:
+        data = journal_path.read_bytes()[:limit]
+    except OSError as error:
+        raise Damaged(f"{journal_path.name} cannot be read", why=str(error), try_="check the disk (smartctl, kernel log)") from error
+    entries = journal.entries(data)
+    opening, _ = next(entries, (None, 0))
+    first, end = next(entries, (None, 0))
+    parsed = leaf.parse(first.payload) if isinstance(first, LeafFrame) else None
+    if not isinstance(opening, Opening) or not isinstance(first, LeafFrame) or not isinstance(parsed, leaf.Open):
+        raise NothingDurable
+    remains = Remains(opening, parsed, end, [first.payload])
+    for entry, position in entries:
+        if isinstance(entry, LeafFrame) and not holds(entry, len(remains.payloads)):
+            break
+        remains.take(entry)
+        remains.end = position
+    # Heads stand behind what they cover: one behind the end of the good prefix tells what is missing from it.
+    remains.note_heads(journal.beyond(data, 0))
+    remains.drop_half_frame()
+    return remains
+
+
+def _head(body: bytes) -> SignedHead:
+    payload = cose.parse(body).payload
+    return SignedHead(parse_head(payload), body, head_hash(payload))

@@ -1,0 +1,64 @@
+"""Room for bytes that are on their way and not durable yet: the one bound of the record path."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+
+PER_ITEM = 4096
+"""What any item takes beside its own bytes (objects, a page of buffer): without it a million tiny items would pass for nothing."""
+
+
+class Room:
+    """Bytes on their way; bounded. Threads ask with `try_enter`, coroutines wait in `enter`."""
+
+    def __init__(self, limit: int) -> None:
+        """``limit`` in bytes; one item larger than it passes when nothing else is on its way."""
+        self.limit = limit
+        self.used = 0
+        self._lock = threading.Lock()
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+
+    def try_enter(self, size: int) -> bool:
+        """Take ``size`` bytes, or say no."""
+        with self._lock:
+            if self.used and self.used + size > self.limit:
+                return False
+            self.used += size
+            return True
+
+    def force(self, size: int) -> None:
+        """Take ``size`` bytes whether there is room or not (small things that must not wait)."""
+        with self._lock:
+            self.used += size
+
+    async def enter(self, size: int) -> None:
+        """Wait for ``size`` bytes."""
+        while not self.try_enter(size):
+            loop = asyncio.get_running_loop()
+            waiter = loop.create_future()
+            with self._lock:
+                self._waiters.append((loop, waiter))
+            if self.used == 0:
+                self._wake()
+            await waiter
+
+    def leave(self, size: int) -> None:
+        """Give ``size`` bytes back."""
+        with self._lock:
+            self.used -= size
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._lock:
+            waiters, self._waiters = self._waiters, []
+        for loop, waiter in waiters:
+            # A loop that was closed meanwhile has nobody who waits.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_resolve, waiter)
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
