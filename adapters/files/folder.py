@@ -123,7 +123,7 @@ class WatchedFolder:
     def _leave(self, candidate: Candidate) -> None:
         seen, limit = candidate.seen, self._config.max_size
         detail = f"{seen.name}: {seen.size} bytes are more than max_size ({limit} bytes); the file stays where it is"
-        log.warning("%s: %s. Raise max_size to take it.", self.stream.key, ascii(detail))
+        log.warning("%s: %s; raise max_size to take it", self.stream.key, detail)
         self._inlet.gap(Gap(Cause.OVERLOAD, count=1, t_from=candidate.t, t_to=candidate.t, detail=detail))
         self._settling.took(seen)
 

@@ -165,20 +165,31 @@ class Conversation:
 
     async def _talk(self) -> None:
         """Say what is to be said on one connection, and again after each silence: the instrument may have been off."""
+        silence = self._plan.silence
+        was_silent = False
         while True:
-            for command in self._plan.on_connect:
-                if expects_answer(self._plan, command):
-                    await self._ask(command, opening=True)
-                else:
-                    await self._send(command)
+            answered = await self._greet()
+            if was_silent and not answered:
+                self._lose(f"nothing came for {silence:g} s; is it on, is the cable right?")
             if self._plan.start is not None:
                 await self._send(self._plan.start)
             if self._plan.ask is not None:
                 await self._poll(self._plan.ask)
-            elif self._plan.silence is not None:
-                await self._watch(self._plan.silence)
+            elif silence is not None:
+                await self._watch(silence)
+                was_silent = True
             else:
                 return
+
+    async def _greet(self) -> bool:
+        """Send the commands of ``on_connect``; whether one of them was answered."""
+        answered = False
+        for command in self._plan.on_connect:
+            if expects_answer(self._plan, command):
+                answered = await self._ask(command, opening=True) or answered
+            else:
+                await self._send(command)
+        return answered
 
     async def _poll(self, command: bytes) -> None:
         """Ask regularly; returns when the instrument answers again after it did not."""
@@ -199,12 +210,11 @@ class Conversation:
             await asyncio.sleep(due - loop.time())
 
     async def _watch(self, silence: float) -> None:
-        """Return after a silence, which is told."""
+        """Return after a silence."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         while (rest := max(began, self._reader.heard_at) + silence - loop.time()) > 0:  # noqa: ASYNC110 - waits for nothing to happen
             await asyncio.sleep(rest)
-        self._lose(f"nothing came for {silence:g} s; is it on, is the cable right?")
 
     async def _ask(self, command: bytes, *, opening: bool = False) -> bool:
         """Send and wait for an answer; False when nothing at all came within the timeout."""

@@ -110,6 +110,16 @@ async def test_a_stream_that_falls_silent_is_told_and_begun_again(balance: Calla
     assert [gap.cause for gap in one.sink.gaps("mass")] == [Cause.DISCONNECT]
 
 
+async def test_a_balance_that_has_nothing_to_send_but_answers_is_not_taken_for_silent(balance: Callable[..., Device], run: Run) -> None:
+    device = balance("--rate", "50", "--count", "10")
+    one = await run(port(device), profile="mettler-sics", silence="200 ms", timeout="5 s")
+    await one.sink.until(weighed(10))
+    greeted = len(one.sink.of(Described))
+    await one.sink.until(lambda s: len(s.of(Described)) >= greeted + 6)
+    assert one.sink.of(Disconnected) == []
+    assert one.sink.gaps("mass") == []
+
+
 async def test_a_device_server_that_drops_the_connection_is_dialled_again(balance: Callable[..., Device], run: Run) -> None:
     device = balance("--tcp", "--rate", "50", "--count", "80", "--fault", "disconnect@0.5")
     one = await run(port(device), profile="mettler-sics")

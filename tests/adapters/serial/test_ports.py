@@ -255,6 +255,18 @@ async def test_lines_beyond_what_may_wait_are_counted_as_overload(cable: Any, ru
     assert {(gap.cause, gap.detail) for gap in one.sink.gaps("x")} == {(Cause.OVERLOAD, "too many lines waited")}
 
 
+async def test_a_line_that_falls_silent_for_too_long_is_told_until_it_speaks_again(cable: Any, run: Run) -> None:
+    one = await run(cable.path, parse=TEMPLATE, silence="300 ms")
+    cable.send(b"X 1 mm\r\n")
+    await one.sink.until(got(1))
+    await one.sink.until(lambda s: s.of(Disconnected))
+    cable.send(b"X 2 mm\r\n")
+    await one.sink.until(got(2))
+    assert one.sink.of(Disconnected)[0].why == "nothing came for 0.3 s; is it on, is the cable right?"
+    assert [gap.cause for gap in one.sink.gaps("x")] == [Cause.DISCONNECT]
+    assert len(one.sink.of(Connected)) == 2
+
+
 async def test_a_preview_shows_the_streams_that_the_lines_have(cable: Any) -> None:
     adapter = SerialAdapter("bench", SerialConfig(port=str(cable.path), parse="X {x:float} {unit:word} {note:word}", on_connect=["go?"]))
     cable.answers[b"go?"] = b"ok\r\n" + b"X 1.5 mm fine\r\n" * 5
