@@ -41,7 +41,6 @@ def check_properties(dataset: h5d.DatasetID, dsd: Dsd) -> None:
         ("maximal shape", tuple(None if n == h5s.UNLIMITED else int(n) for n in limits), dsd.maxdims),
         ("filters", tuple((number, flags, tuple(int(v) for v in values)) for number, flags, values, _ in pipeline), dsd.filters),
         ("fill value", _fill(dataset, properties), dsd.fill),
-        ("fill time", properties.get_fill_time(), h5d.FILL_TIME_NEVER),
         ("chunk options", chunk_options(properties), 0),
     ):
         if real != signed:
