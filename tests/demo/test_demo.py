@@ -1,4 +1,4 @@
-"""The main job, end to end, as a user starts it. Each demo judges itself by the instruments' truth files; here its judgement is checked again."""
+"""The main job, end to end, as a user starts it; each demo judges itself by the truth files, and its judgement is checked again here."""
 
 from __future__ import annotations
 
