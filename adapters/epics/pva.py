@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from p4p.client.thread import Context, Disconnected
+from p4p.client.raw import set_debug
+from p4p.client.thread import Context, Disconnected, logLevelOff
 from p4p.util import ThreadedWorkQueue
 
 from adapters.epics.config import Address
@@ -35,6 +37,9 @@ class PvaClient:
     """A PV Access client with one thread that runs all its callbacks, so that they keep their order."""
 
     def __init__(self, instrument: str, addresses: list[Address], queue: int) -> None:
+        if "PVXS_LOG" not in os.environ:
+            # It prints past Python's logging, every ten seconds while a server is away; we report that once.
+            set_debug("pvxs.tcp.*", logLevelOff)
         conf = pva_configuration(addresses)
         self.context = Context("pva", conf=conf, useenv=conf is None, nt=False)
         self._work = ThreadedWorkQueue(name=f"{instrument} pva", maxsize=0, daemon=True).start()

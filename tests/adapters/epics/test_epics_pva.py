@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -176,3 +177,15 @@ async def test_a_watched_pv_leaves_out_what_the_ioc_calls_invalid(pv_server: Any
         pv.post(reading(1.0, 1_700_000_002))
         assert await anext(watching) == (1.0, 1_700_000_002_000_000_000)
     await watching.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_port_that_never_answers_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.epics.adapter.PATIENCE_SECONDS", 0.5)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(4)
+        config = EpicsConfig(image="pva://T:image", addresses=[f"pva://127.0.0.1:{deaf.getsockname()[1]}"])
+        begun = time.monotonic()
+        with pytest.raises(InstrumentUnreachable, match="none of its 1 PVs answers"):
+            await EpicsAdapter("line", config).preview()
+    assert time.monotonic() - begun < 10
