@@ -54,6 +54,9 @@ def exposition(status: Status) -> str:
         "target_waiting_bytes", "gauge", "Bytes that wait for the target.", [({"target": t.name}, float(t.bytes)) for t in status.targets]
     )
     lines += _family("disk_free_bytes", "gauge", "Free bytes of the spool's disk.", [({}, float(status.disk_free))])
+    lines += _family("disk_state", "gauge", "1 for the state that the disk is in.", [({"state": status.disk}, 1.0)])
+    if status.disk_left is not None:
+        lines += _family("disk_full_seconds", "gauge", "Time until the disk is full at this rate.", [({}, status.disk_left)])
     if status.commit_p99 is not None:
         lines += _family("durable_latency_p99_seconds", "gauge", "Arrival to durable, 99th percentile.", [({}, status.commit_p99)])
     return "\n".join(lines) + "\n"

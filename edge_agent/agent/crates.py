@@ -27,7 +27,7 @@ from edge_agent.record.segment_writer import Closed
 from edge_agent.runs.book import RunEntry
 from edge_agent.runs.papers import Listed
 from edge_agent.segment import peek
-from edge_agent.segment.layout import ROW_CODEC, stream_group
+from edge_agent.segment.layout import codec_of, stream_group
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +115,13 @@ class Describer:
 
     def _facts(self, stream: Stream, segments: Sequence[Closed]) -> records.StreamFacts:
         loss = losses({stream.key: [gap for c in segments for gap in c.gaps.get(stream.key, ())]})[stream.key]
-        codec = stream.codec or (ROW_CODEC if stream.kind is Kind.ROWS else "bitshuffle-lz4" if stream.kind is Kind.FRAMES else "none")
+        # While the run is open a segment cannot know how complete it will be: it says so instead of 0.
+        open_yet = records.Absent("counted when the run is closed, in its crate")
+        received = sum(c.counts.get(stream.key, 0) for c in segments) if segments else open_yet
         return records.StreamFacts(
             stream.key, stream.kind.value, stream.dtype,
             stream.shape, stream.unit or records.NOT_SAID, records.without_password(stream.source_uri),
-            stream.source_type, codec, sum(c.counts.get(stream.key, 0) for c in segments), loss.known,
+            stream.source_type, codec_of(stream), received, loss.known,
             loss.gaps, loss.unknown, stream.counted,
         )  # fmt: skip
 

@@ -63,6 +63,7 @@ def by_file(data: Mapping[str, Any]) -> Iterator[Remark]:
     yield from _same_names("instrument", instruments)
     yield from _same_names("target", targets)
     yield from _same_ports(instruments)
+    yield from _two_triggers(instruments)
     if not data.get("instrument"):
         yield Remark((), t("there is no [instrument.NAME]: nothing will be captured"), "CFG_NO_INSTRUMENT", level="warning")
     if not data.get("target"):
@@ -105,6 +106,16 @@ def _same_names(table: str, names: Mapping[str, object]) -> Iterator[Remark]:
                 t('differs from "{name}" only in upper and lower case; some disks take them for one', name=first),
                 "CFG_VALUE",
             )
+
+
+def _two_triggers(instruments: Mapping[str, Mapping[str, Any]]) -> Iterator[Remark]:
+    """A group's runs are opened by one value."""
+    seen: dict[object, object] = {}
+    for name, table in instruments.items():
+        condition = table.get("run_while")
+        if condition is not None and seen.setdefault(table.get("group", name), condition) != condition:
+            message = t('group "{group}" has another run_while already; its runs are opened by one value', group=table.get("group", name))
+            yield Remark(("instrument", name, "run_while"), message, "CFG_VALUE")
 
 
 def _same_ports(instruments: Mapping[str, Mapping[str, Any]]) -> Iterator[Remark]:

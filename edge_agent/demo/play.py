@@ -186,9 +186,10 @@ def _result(stage: Stage, sent: dict[str, dict[str, int]], status: dict[str, Any
         streams.append(_line(row, verdict, totals.get(row.key, {})))
     root = stage.folder / "root.pem"
     runs = tuple(_run(folder, space, root) for folder in sorted({path.parent for path in space.rglob("*.hsc")}))
-    whole = all(s.same_as_source and s.sent == s.landed + s.lost and s.arrived >= s.landed for s in streams)
-    nothing_lost = crash or all(s.lost == 0 for s in streams)
-    ok = whole and nothing_lost and bool(runs) and all(run.level >= 3 for run in runs) and all(s.sent > 0 for s in streams)
+    whole = all(s.same_as_source and s.sent == s.landed + s.lost for s in streams)
+    balanced = all(t["discrepancy"] == 0 for t in totals.values())
+    nothing_lost = crash or all(s.lost == 0 and s.arrived == s.sent for s in streams)
+    ok = whole and balanced and nothing_lost and bool(runs) and all(run.level >= 3 for run in runs) and all(s.sent > 0 for s in streams)
     return Result(tuple(streams), runs, str(root), stage.recovered[-1] if crash else "", ok)
 
 

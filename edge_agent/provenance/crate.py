@@ -163,12 +163,13 @@ def _instrument(instrument: Instrument) -> Entity:
 
 def _completeness(stream: StreamFacts) -> Entity:
     expected = stream.expected.reason if isinstance(stream.expected, Absent) else str(stream.expected)
+    received = stream.received.reason if isinstance(stream.received, Absent) else str(stream.received)
     lost = f"{stream.lost} known to be lost" + (f" and {stream.unknown_gaps} gaps of unknown size" if stream.unknown_gaps else "")
     return {
         "@id": f"#completeness-{quote(stream.key, safe='')}",
         "@type": "PropertyValue",
         "name": f"completeness of {stream.key}",
-        "value": f"{stream.received} {stream.kind} received, {lost}, in {stream.gaps} gaps; expected: {expected}",
+        "value": f"{received} {stream.kind} received, {lost}, in {stream.gaps} gaps; expected: {expected}",
     }
 
 

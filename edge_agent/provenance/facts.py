@@ -115,12 +115,15 @@ class ClockFacts:
     source: str = "system"
     offset_ns: int | Absent = Absent("the clock's offset was not measured")
     uncertainty_ns: int | Absent = Absent("the clock's offset was not measured")
-    synced: bool = False
+    synced: bool | Absent = Absent("the clock was not asked")
 
 
 @dataclass(frozen=True, slots=True)
 class StreamFacts:
-    """One stream: what it is and how complete. Numbers are frames, rows or files; ``unknown_gaps`` have no number."""
+    """One stream: what it is and how complete. Numbers are frames, rows or files; ``unknown_gaps`` have no number.
+
+    ``received`` is absent while the run is open: then the other numbers say nothing either.
+    """
 
     key: str
     kind: str
@@ -130,7 +133,7 @@ class StreamFacts:
     source_uri: str
     source_type: str
     codec: Text
-    received: int = 0
+    received: int | Absent = 0
     lost: int = 0
     gaps: int = 0
     unknown_gaps: int = 0
@@ -139,6 +142,8 @@ class StreamFacts:
     @property
     def expected(self) -> int | Absent:
         """How many there were at the source, where that can be known."""
+        if isinstance(self.received, Absent):
+            return self.received
         if not self.counted:
             return Absent("the source does not count its items")
         if self.unknown_gaps:

@@ -6,6 +6,7 @@ changed between the first and the last look. Safe to call from several threads a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -13,6 +14,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from edge_agent.errors import DiskError
 from edge_agent.model import FileItem
 from edge_agent.seal.leaf import PIECE
 from edge_agent.seal.tree import Frontier
@@ -51,15 +53,20 @@ def adopt(folder: Path, item: FileItem, storage: Storage) -> Adopted:
         raise ValueError(f"file name {item.name!r}: must stay below its folder")
     partial = folder / UNFINISHED / os.urandom(8).hex()
     _make(partial.parent, storage)
+    place = partial
     try:
         digest, root = _copy(item, partial, storage)
         _make((folder / name).parent, storage)
         with _naming:
             free = _free_name(folder, item.name)
             storage.rename(partial, folder / free)
-    finally:
-        storage.unlink(partial)
-    storage.sync_folder((folder / free).parent)
+        place = folder / free
+        storage.sync_folder(place.parent)
+    except BaseException:
+        # Its caller tries again: what is left here would stand beside the next copy for ever.
+        with contextlib.suppress(DiskError):
+            storage.unlink(place)
+        raise
     return Adopted(free, digest, root)
 
 

@@ -22,6 +22,7 @@ from edge_agent.record.recorder import Recorder
 from edge_agent.record.room import PER_ITEM
 from edge_agent.record.row_series import RowSeries
 from edge_agent.record.series import FRAME_LIMITS, ROW_LIMITS, Limits, RunState, Series
+from edge_agent.segment.layout import codec_of
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class FrameChannel:
                 self._refuse(frame)
                 return False
             try:
-                encoded = self.recorder.encode(stream.codec or "bitshuffle-lz4", data)
+                encoded = self.recorder.encode(codec_of(stream), data)
             except BaseException:
                 self.recorder.room.leave(size)
                 raise

@@ -156,7 +156,7 @@ class Remains:
                 dsd = parse_dsd(body)
                 self.dsds[dsd.digest()] = dsd
             elif kind is Frame.SKELETON:
-                self.objects = parse_meta(body)
+                self.objects |= parse_meta(body)
             elif kind is Frame.HEAD:
                 self.heads.append(_head(body))
 

@@ -208,10 +208,12 @@ class SegmentWriter:
     def add(self, objects: Mapping[str, MetaObject], dsds: Sequence[Dsd] = ()) -> None:
         """Create objects; each DSD is journalled and introduced by its leaf before any chunk of it."""
         assert self._file is not None  # noqa: S101 - only series with data have objects
+        new = {path: thing for path, thing in objects.items() if path not in self._file.objects}
         with self._hdf5("creating datasets"):
             self._file.add(objects, tuple(dsds))
         # The skeleton first: a journal torn after it names a dataset without chunks, never a chunk without its dataset.
-        self._frame(journal.frame(Frame.SKELETON, encode_meta(self._file.objects)))
+        # Only what is new: the whole map again for each of thousands of streams would cost their square.
+        self._frame(journal.frame(Frame.SKELETON, encode_meta(new)))
         for dsd in dsds:
             self._frame(journal.frame(Frame.DSD, dsd.encode()))
             self._digests[dsd.path] = dsd.digest()

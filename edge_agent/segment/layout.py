@@ -25,6 +25,7 @@ CREATOR = "edge-agent"
 LAYOUT = "edge-agent/1-draft"
 ROW_CHUNK = 1024
 ROW_CODEC = "shuffle-zstd"
+FRAME_CODEC = "bitshuffle-lz4"
 MAX_CHUNKS = 16_384
 """Chunks per dataset and segment: HDF5's B-tree look-ups grow with it."""
 
@@ -104,6 +105,15 @@ def closing_objects(ended_ns: int, outcome: str) -> Objects:
     return {"/entry/end_time": _small(text(iso(ended_ns))), "/entry/outcome": _small(text(outcome))}
 
 
+def codec_of(stream: Stream) -> str:
+    """The codec of a stream: the configured one where it fits its kind (bitshuffle is for frames), else the default of the kind."""
+    if stream.kind is Kind.FILES:
+        return "none"
+    if stream.kind is Kind.FRAMES:
+        return stream.codec or FRAME_CODEC
+    return stream.codec if stream.codec in (ROW_CODEC, "none") else ROW_CODEC
+
+
 def stream_group(stream: Stream) -> str:
     """Path of the group of a stream."""
     return f"/entry/instrument/{stream.instrument}/{stream.name}"
@@ -116,7 +126,7 @@ def stream_layout(stream: Stream, *, default: bool) -> StreamLayout:
 
 def _frames(stream: Stream, *, default: bool) -> StreamLayout:
     group = stream_group(stream)
-    codec = stream.codec or "bitshuffle-lz4"
+    codec = codec_of(stream)
     number = Column("frame_number", "<u8", attributes={"long_name": text("frame number of the source"), "units": text("count")})
     objects = _group_objects(
         stream,
@@ -174,12 +184,13 @@ def _table(group: str, columns: tuple[Column, ...], stream: Stream, objects: Obj
     # Large items (waveforms) get fewer rows a chunk, so that a chunk stays near a megabyte.
     size = max(np.dtype(c.dtype).itemsize * int(np.prod(c.shape, dtype=np.int64)) for c in columns)
     chunk = max(1, min(ROW_CHUNK, (1 << 20) // max(1, size)))
+    codec = codec_of(stream) if stream.kind is Kind.ROWS else ROW_CODEC
     dsds = tuple(
-        _dsd(f"{group}/{c.name}", np.dtype(c.dtype), (chunk, *c.shape), encoder(ROW_CODEC), stream.key, Counter.NONE, 1) for c in columns
+        _dsd(f"{group}/{c.name}", np.dtype(c.dtype), (chunk, *c.shape), encoder(codec), stream.key, Counter.NONE, 1) for c in columns
     )
     for column, dsd in zip(columns, dsds, strict=True):
         objects[dsd.path] = DatasetMeta(dsd.type, column.attributes or {})
-    return TableLayout(group, columns, dsds, ROW_CODEC, chunk)
+    return TableLayout(group, columns, dsds, codec, chunk)
 
 
 def _dsd(path: str, dtype: np.dtype[np.generic], chunk: tuple[int, ...], codec: Encoder, source: str, counter: Counter, step: int) -> Dsd:

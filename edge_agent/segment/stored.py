@@ -11,7 +11,9 @@ import hashlib
 import itertools
 import math
 import os
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import Any, cast
 
 import numpy as np
 from h5py import h5d, h5p, h5s
@@ -65,14 +67,18 @@ def chunk_options(properties: Any) -> int:
     Raises:
         IntegrityError: the HDF5 library does not answer.
     """
-    # The library that h5py itself uses: on POSIX a symbol is also looked for in what the extension module was linked with.
-    library = ctypes.CDLL("hdf5.dll" if os.name == "nt" else h5p.__file__)
-    ask = library.H5Pget_chunk_opts
-    ask.argtypes, ask.restype = (ctypes.c_int64, ctypes.POINTER(ctypes.c_uint)), ctypes.c_int
     options = ctypes.c_uint()
-    if ask(properties.id, ctypes.byref(options)) < 0:
+    if _get_chunk_opts()(properties.id, ctypes.byref(options)) < 0:
         raise IntegrityError("HDF5 does not tell the chunk options", code="HDF5_OPTIONS")
     return options.value
+
+
+@cache
+def _get_chunk_opts() -> Callable[..., int]:
+    # In the library that h5py itself uses: on POSIX a symbol is also looked for in what the extension module was linked with.
+    function: Any = ctypes.CDLL("hdf5.dll" if os.name == "nt" else h5p.__file__).H5Pget_chunk_opts
+    function.argtypes, function.restype = (ctypes.c_int64, ctypes.POINTER(ctypes.c_uint)), ctypes.c_int
+    return cast(Callable[..., int], function)
 
 
 def check_chunks(dataset: h5d.DatasetID, dsd: Dsd, leaves: Leaves, shape: tuple[int, ...]) -> None:

@@ -26,7 +26,6 @@ SAFE = re.compile(r"[A-Za-z0-9_./:@+-]+")
 UNIT = """\
 [Unit]
 Description=edge-agent: instrument data, signed and landed
-Documentation=https://github.com/edge-agent/edge-agent-daq
 After=network-online.target time-sync.target
 Wants=network-online.target
 
