@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from cryptography.x509.oid import NameOID
 from edge_agent.codec import encoder
 from edge_agent.errors import DiskError
 from edge_agent.model import Block, FileItem, Frame, Kind, RunContext, Stream
-from edge_agent.record.items import GapItem
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.recording import Recording
 from edge_agent.record.recovery import NothingDurable, recover
@@ -39,14 +38,18 @@ from edge_agent.record.session import Session, new_session
 from edge_agent.seal import leaf
 from edge_agent.seal.dsd import parse_dsd
 from edge_agent.seal.keys import AGENT_URN
+from edge_agent.seal.policy import policy_digest
 from edge_agent.segment import integrity, reader
 from edge_agent.segment.peek import CODECS
 from edge_agent.segment.verify import verify_segment
 from edge_agent.storage import DISK, Disk, Storage, disk_error
 
-CAMERA = Stream("camera", "image", Kind.FRAMES, "<u2", (16, 24), counted=True, codec="none", source_uri="pva://CAM:Image", source_type="NTNDArray")
+CAMERA = Stream(
+    "camera", "image", Kind.FRAMES, "<u2", (16, 24), counted=True, codec="none", source_uri="pva://CAM:Image", source_type="NTNDArray"
+)
 BALANCE = Stream("balance", "mass", Kind.ROWS, "<f8", unit="g", source_uri="serial:///dev/ttyUSB0", source_type="sics")
 VENDOR = Stream("scope", "files", Kind.FILES)
+POLICY = policy_digest("closed", [])
 T0 = 1_795_000_000_000_000_000
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -166,7 +169,7 @@ def recover_all(folder: Path, facility: Facility, chain: Any, storage: Storage =
     for path in sorted(folder.glob(f"*{JOURNAL}")):
         name = path.name.removesuffix(JOURNAL)
         try:
-            closed = recover(folder, name, session, storage, time.time_ns, b"\0" * 32, chain=chain)
+            closed = recover(folder, name, session, storage, time.time_ns, POLICY, chain=chain)
         except NothingDurable:
             path.unlink()
             continue

@@ -1,4 +1,4 @@
-"""Recovers what the last kill left, then records frames, rows and files as fast as it can and says what became durable. Run as a program."""
+"""Recovers what the last kill left, then records as fast as it can and says what became durable. Run as a program."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def recover_everything(folder: Path, facility: Any, book: Path) -> None:
             if first is None:
                 raise NothingDurable
             chain = parse_key_chain(first.context)
-            closed = recover(folder, name, session, DISK, time.time_ns, b"\0" * 32, chain=chain)
+            closed = recover(folder, name, session, DISK, time.time_ns, kit.POLICY, chain=chain)
         except NothingDurable:
             path.unlink()
             (folder / f"{name}.part").unlink(missing_ok=True)

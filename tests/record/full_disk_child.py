@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ def main(mount: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(mount)], check=True)
     ballast = mount / "somebody-elses"
     ballast.write_bytes(bytes(6 << 20))
-    camera = kit.replace(kit.CAMERA, shape=SHAPE)
+    camera = replace(kit.CAMERA, shape=SHAPE)
     run = kit.Rig(mount / "spool" / "000001", kit.Facility(), patient=True, room=2 << 20, frame_limits=Limits(size=1 << 20, min_age=0.0))
     frames = run.recording.frames(camera)
     number, noise = 0, np.random.default_rng(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import subprocess
@@ -25,6 +26,15 @@ Make = Callable[..., Any]
 LIMITS = Limits(size=16 << 10, min_age=0.0)
 
 
+def adopt(run: Any, kit: Any, item: Any, durable: list[str]) -> None:
+    """As an adapter does: a copy that the disk refuses is tried again."""
+    for _ in range(100):
+        with contextlib.suppress(DiskError):
+            run.recording.file(kit.VENDOR, item, durable.append).result(20)
+            return
+    raise AssertionError("the file was never taken")
+
+
 async def reference(run: Any, kit: Any, folder: Path) -> list[str]:
     """A short run with everything in it; returns the paths of the files that became durable."""
     durable: list[str] = []
@@ -41,7 +51,7 @@ async def reference(run: Any, kit: Any, folder: Path) -> list[str]:
         if number == 6:
             mass.gap(Gap(Cause.DISCONNECT, t_from=kit.T0, t_to=kit.T0 + 1, detail="declared"))
             item = kit.vendor_file(folder, "x.dat", b"vendor")
-            run.recording.file(kit.VENDOR, item, durable.append).result(20)
+            adopt(run, kit, item, durable)
         if number % 4 == 0:
             await asyncio.to_thread(run.durable)
     return durable
@@ -87,13 +97,7 @@ async def test_one_failure_anywhere_loses_and_doubles_nothing(
         number = (errno.EIO, errno.ENOSPC)[at % 2]
         disk = kit.Faulty(kind, at, number, times=1 + at % 3)
         run = rig(disk, frame_limits=LIMITS, folder=tmp_path / f"at{at}" / "000001")
-        try:
-            durable = await reference(run, kit, tmp_path / "vendor")
-        except DiskError as error:
-            # The copy of the vendor's file: its caller is told, and tries again.
-            assert error.code in ("DISK_FAILED", "DISK_FULL")
-            run.close()
-            continue
+        durable = await reference(run, kit, tmp_path / "vendor")
         run.close()
         check(run, kit, durable)
 
