@@ -111,7 +111,9 @@ class Agent:
         targets = build_targets(config, self.identity, session)
         self.engine = Engine(self.spool.outbox, list(targets.values()), Gate(config), proved=self._proved)
         papers = Papers(self.keeper, self.describer.record, self.describer.crate, self.describer.preview)
-        witnesses = {name: target for name, target in targets.items() if isinstance(target, Witnesses)}
+        # A head tells sizes and times: it goes only where data of this agent goes.
+        routed = {name for instrument in config.instruments for name in config.targets_of(instrument)}
+        witnesses = {name: target for name, target in targets.items() if name in routed and isinstance(target, Witnesses)}
         self.witnessing = Witnessing(self.keeper, papers, witnesses, lambda: self.identity.receipt_certificates)
         self.desk = Desk(self.keeper, papers, self.witnessing, self._plans())
         self.desk.facts = {name: state.facts for name, state in self.instruments.items()}

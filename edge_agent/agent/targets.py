@@ -47,7 +47,7 @@ def _build(name: str, table: tables.Target, config: Config, identity: Identity, 
         from edge_agent.deliver.folder import FolderTarget
 
         return FolderTarget(name, Path(table.folder))
-    folder = Path(table.identity) if table.identity is not None else config.keys_dir
+    folder = config.keys_dir
     if identity.enrolment is None:
         raise ConfigError(
             f"target.{name}: this agent is not enrolled at a landing service", why=f"no enrolment in {folder}",

@@ -53,8 +53,6 @@ class Networked(TargetTable):
 
     ca: LocalPath | None = None
     """PEM file of the authority that issued the other side's certificate. Default: what enrolment stored, else the system's authorities."""
-    identity: LocalPath | None = None
-    """Folder of this agent's certificate and key for this target. Default: below keys.dir, filled by `edge-agent enroll`."""
 
 
 class LandingTarget(Networked):

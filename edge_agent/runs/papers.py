@@ -115,7 +115,8 @@ class Papers:
         if crate.exists():
             self.keeper.add_paper(entry, ItemKind.CRATE, CRATE, self._digest(crate))
         if final:
-            self.keeper.book.done(entry)
+            with self.keeper.spool.transaction():
+                self.keeper.book.done(entry)
 
     def _write(self, entry: RunEntry, segments: Sequence[Closed]) -> None:
         """Everything that the sidecar signs, then the sidecar."""

@@ -52,6 +52,8 @@ def enroll(
         )
     )
     output.say(t("Compare both lines of words with what the landing service shows."))
+    output.say(t("Data goes there once the configuration says so:"))
+    output.say(f'  [target.cloud]\n  landing = "{enrolment.url}"')
     return 0
 
 
