@@ -163,7 +163,8 @@ def _group_objects(stream: Stream, parent_class: str, attributes: dict[str, Valu
         **attributes, "source_uri": text(stream.source_uri), "source_type": text(stream.source_type), "source_id": text(stream.key),
         "transport": text(stream.transport), "counted": integer(int(stream.counted)), "step": integer(stream.step),
     }  # fmt: skip
-    facts |= {f"source_{name}": types.of(value) for name, value in stream.attributes.items()}
+    # What the source says of itself never replaces what the agent says of the source.
+    facts = {f"source_{name}": types.of(value) for name, value in stream.attributes.items()} | facts
     parent = f"/entry/instrument/{stream.instrument}"
     return {parent: GroupMeta({"NX_class": text(parent_class)}), stream_group(stream): GroupMeta(facts)}
 

@@ -89,14 +89,16 @@ def _sentence(result: Result, *, crash: bool) -> str:
         return t("Something is not as it was sent: see the lines above.")
     if not crash:
         return t("Everything the instruments sent is in the project space, signed and witnessed; nothing was lost.")
-    missing = [s for s in result.streams if s.lost or s.lost_text != "0"]
-    words = [
-        f"{s.lost_text} {t('frames')}"
-        if s.unit == "images"
-        else t("{lost} of {name} {unit}", lost=s.lost_text, name=s.name, unit=t(s.unit))
-        for s in missing
-    ]
-    declared = t("{list} were not captured while the agent was down, and the data says so.", list=", ".join(words)) if words else ""
+    # Frames first, then one phrase an instrument: its streams were down together.
+    missing = sorted((s for s in result.streams if s.lost or s.lost_text != "0"), key=lambda s: s.unit != "images")
+    words: dict[str, str] = {}
+    for s in missing:
+        instrument = s.name.partition("/")[0]
+        frames = f"{s.lost_text} {t('frames')}"
+        others = t("{lost} of {name} {unit}", lost=s.lost_text, name=instrument, unit=t(s.unit))
+        words.setdefault(instrument, frames if s.unit == "images" else others)
+    listed = ", ".join(words.values())
+    declared = t("{list} were not captured while the agent was down, and the data says so.", list=listed) if words else ""
     return f"{t('Nothing that was durable is missing after the crash.')} {declared}".strip()
 
 

@@ -37,5 +37,6 @@ def install(
         output.emit({"ok": True, "unit": str(path)})
     else:
         output.say(t("{path} is written. Start it now and at every boot:", path=path))
+        output.say(f"  useradd --system --home-dir {loaded.spool.dir} {user}   # {t('once, if there is no such account')}")
         output.say(f"  systemctl enable --now {unit.NAME}")
     return 0
