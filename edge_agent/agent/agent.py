@@ -158,6 +158,7 @@ class Agent:
         await asyncio.to_thread(self.recorder.stop, 0.5)
         self.agent_log.close()
         self.spool.close()
+        log.info("edge-agent stopped")
 
     async def status(self) -> Status:
         """What the daemon knows of itself now."""

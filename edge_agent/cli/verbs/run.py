@@ -13,6 +13,9 @@ from edge_agent.words import t
 if TYPE_CHECKING:
     from edge_agent.config.models import Config
 
+LINGER = 1.0
+"""Seconds between the end of the daemon and the end of its process at the latest."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
@@ -37,6 +40,7 @@ async def _serve(config: Config) -> None:
     import json
     import os
     import signal
+    import threading
 
     from edge_agent.agent.agent import Agent
     from edge_agent.cli import output
@@ -58,6 +62,10 @@ async def _serve(config: Config) -> None:
         notifier.stopping()
         watch.cancel()
         await agent.stop()
+    # Everything is closed. What does not listen (a driver that blocks, a long copy) must not hold the process.
+    last = threading.Timer(LINGER, os._exit, (0,))
+    last.daemon = True
+    last.start()
 
 
 def _log(config: Config) -> None:
