@@ -25,6 +25,7 @@ from edge_agent.errors import DiskError
 from edge_agent.model import NO_SEQ, NO_TIME
 from edge_agent.record import journal
 from edge_agent.record.counts import LiveCounts
+from edge_agent.record.finish import close_leaf, file_dtypes, finish_file
 from edge_agent.record.hdf5_errors import as_disk_error
 from edge_agent.record.items import Item
 from edge_agent.record.journal import Frame, Opening, TableFrame
@@ -36,8 +37,6 @@ from edge_agent.seal.head import State
 from edge_agent.seal.meta import MetaObject, encode_meta, meta_digest
 from edge_agent.seal.tree import Frontier
 from edge_agent.segment.file import SegmentFile
-from edge_agent.segment.integrity import Tables
-from edge_agent.segment.types import numpy_dtype
 from edge_agent.storage import Storage, disk_error
 
 log = logging.getLogger(__name__)
@@ -197,8 +196,8 @@ class SegmentWriter:
 
     @property
     def leaves(self) -> int:
-        """Number of leaves."""
-        return self.tree.frontier.size
+        """Number of leaves that came with data; those that introduce datasets are as many as the run has streams and columns."""
+        return self.tree.frontier.size - len(self._digests)
 
     @property
     def spoilt(self) -> bool:
@@ -283,7 +282,7 @@ class SegmentWriter:
 
     def dirty(self) -> bool:
         """Whether something is waiting for a commit, or for a head."""
-        unsigned = self._signed_size < self.leaves and time.monotonic() - self._signed_at >= HEAD_S
+        unsigned = self._signed_size < self.tree.frontier.size and time.monotonic() - self._signed_at >= HEAD_S
         return bool(self._buffer) or bool(self._pending) or unsigned
 
     def sample(self) -> Sample:
@@ -440,39 +439,3 @@ class SegmentWriter:
     def _append(self, encoded: bytes | bytearray) -> None:
         self._buffer += encoded
         self._position += len(encoded)
-
-
-def close_leaf(file: SegmentFile | None, payloads: Sequence[bytes], policy: bytes, outcome: str, reason: str) -> leaf.Close:
-    """The CLOSE leaf over what the file and the tree hold."""
-    datasets: tuple[tuple[bytes, tuple[int, ...], int], ...] = ()
-    if file is not None:
-        datasets = tuple((dsd.digest(), file.shapes[dsd.path], file.chunks[dsd.path]) for dsd in introduced(file, payloads))
-    meta = next((p for p in reversed(payloads) if p[4] == leaf.Meta.TYPE), None)
-    digest = bytes(32)
-    if meta is not None:
-        parsed = leaf.parse(meta)
-        digest = parsed.digest if isinstance(parsed, leaf.Meta) else digest
-    return leaf.Close(datasets, digest, policy, outcome, reason)
-
-
-def introduced(file: SegmentFile, payloads: Sequence[bytes]) -> list[Dsd]:
-    """The DSDs of a file in the order of their DATASET leaves."""
-    by_digest = {dsd.digest(): dsd for dsd in file.dsds.values()}
-    leaves = (leaf.parse(payload) for payload in payloads if payload[4] == leaf.Dataset.TYPE)
-    return [by_digest[each.dsd] for each in leaves if isinstance(each, leaf.Dataset)]
-
-
-def file_dtypes(file: SegmentFile) -> dict[str, str]:
-    """Path to numpy dtype of each chunked dataset."""
-    return {path: numpy_dtype(dsd.type).str for path, dsd in file.dsds.items()}
-
-
-def finish_file(file: SegmentFile, tree: Tree, part: Path, final: Path, storage: Storage) -> int:
-    """Write the tables, close, make durable, rename; returns the size in bytes."""
-    descriptors = tuple(dsd.encode() for dsd in introduced(file, tree.payloads))
-    file.finish(Tables(tuple(tree.payloads), descriptors, tuple(h.cose for h in tree.anchors), tree.chain()))
-    storage.trim(part)
-    storage.sync_file(part)
-    storage.rename(part, final)
-    storage.sync_folder(final.parent)
-    return final.stat().st_size
