@@ -11,6 +11,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 from edge_agent.model import NO_SEQ, Block, Cause, FileItem, Frame, Gap, Reset, Stream
 from edge_agent.record.adopt import adopt, discard_unfinished
@@ -27,14 +30,20 @@ from edge_agent.segment.layout import codec_of
 log = logging.getLogger(__name__)
 
 
+def _late(stream: Stream, what: str) -> None:
+    """Data for a run whose papers are being made: a fault of the caller that must be seen."""
+    log.error("%s: %s came after the end of their run", stream.key, what, extra={"code": "LATE"})
+
+
 class FrameChannel:
     """Frames of one stream into one run."""
 
-    def __init__(self, recorder: Recorder, series: FrameSeries, stream: Stream) -> None:
+    def __init__(self, recorder: Recorder, series: FrameSeries, stream: Stream, gate: Gate) -> None:
         """See `Recording.frames`."""
         self.recorder = recorder
         self.series = series
         self.stream = stream
+        self._gate = gate
         self._refused: Gap | None = None
         self._lock = threading.Lock()
 
@@ -48,19 +57,28 @@ class FrameChannel:
         if data.shape != stream.shape or data.dtype.str != stream.dtype:
             raise ValueError(f"{stream.key}: a frame {data.shape} {data.dtype.str}, the stream says {stream.shape} {stream.dtype}")
         columns = frame_columns(frame)
-        size = data.nbytes + PER_ITEM
-        with self._lock:
-            if not self.recorder.room.try_enter(size):
-                self._refuse(frame)
-                return False
-            try:
-                encoded = self.recorder.encode(codec_of(stream), data)
-            except BaseException:
-                self.recorder.room.leave(size)
-                raise
-            self._declare()
-            item = FrameItem(stream, frame, columns, encoded, lambda: self.recorder.room.leave(size))
-            self.recorder.submit(lambda: self.series.write(item))
+        if not self._gate.enter():
+            _late(stream, f"frame {frame.number}")
+            return False
+        try:
+            with self._lock:
+                return self._take(frame, columns)
+        finally:
+            self._gate.leave()
+
+    def _take(self, frame: Frame, columns: list[npt.NDArray[Any]]) -> bool:
+        size = frame.data.nbytes + PER_ITEM
+        if not self.recorder.room.try_enter(size):
+            self._refuse(frame)
+            return False
+        try:
+            encoded = self.recorder.encode(codec_of(self.stream), frame.data)
+        except BaseException:
+            self.recorder.room.leave(size)
+            raise
+        self._declare()
+        item = FrameItem(self.stream, frame, columns, encoded, lambda: self.recorder.room.leave(size))
+        self.recorder.submit(lambda: self.series.write(item))
         return True
 
     def gap(self, gap: Gap) -> None:
@@ -134,7 +152,7 @@ class RowChannel:
         size = _row_size(block)
         item = rows_item(self.stream, block, lambda: self.recorder.room.leave(size))
         if not self._gate.enter():
-            log.error("%s: %d rows came after the end of their run", self.stream.key, len(block), extra={"code": "LATE"})
+            _late(self.stream, f"{len(block)} rows")
             return
         try:
             await self.recorder.room.enter(size)
@@ -150,8 +168,12 @@ class RowChannel:
         """
         size = _row_size(block)
         item = rows_item(self.stream, block, lambda: self.recorder.room.leave(size))
+        if not self._gate.enter():
+            _late(self.stream, f"{len(block)} rows")
+            return
         self.recorder.room.force(size)
         self.recorder.submit(lambda: self.series.write(item))
+        self._gate.leave()
 
     def gap(self, gap: Gap) -> None:
         """Declare a gap.
@@ -200,7 +222,7 @@ class Recording:
                 known = series
                 self._channels[stream.key].finish()
                 self.recorder.submit(lambda: known.describe(stream))
-            channel = self._channels[stream.key] = FrameChannel(self.recorder, series, stream)
+            channel = self._channels[stream.key] = FrameChannel(self.recorder, series, stream, self._gate)
             return channel
 
     def rows(self, stream: Stream) -> RowChannel:

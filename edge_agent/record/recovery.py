@@ -26,10 +26,11 @@ from edge_agent.codec import encoder
 from edge_agent.errors import DiskError
 from edge_agent.model import NO_TIME, Cause
 from edge_agent.record import journal
+from edge_agent.record.finish import close_leaf, file_dtypes, finish_file
 from edge_agent.record.hdf5_errors import as_disk_error
 from edge_agent.record.journal import Frame
 from edge_agent.record.remains import Damaged, NothingDurable, Payload, Remains, Rows, read_remains
-from edge_agent.record.segment_writer import JOURNAL, PART, Closed, close_leaf, file_dtypes, finish_file
+from edge_agent.record.segment_writer import JOURNAL, PART, Closed
 from edge_agent.record.session import Session
 from edge_agent.record.tree import SignedHead, Tree
 from edge_agent.seal import cose, leaf
@@ -63,7 +64,7 @@ def recover(
         now_ns: UTC clock.
         policy: policy digest of the run.
         chain: key chain of the boot that wrote the segment.
-        limit: see `read_remains`.
+        limit: see `read_remains`; then nothing is missing behind it, because what was not durable goes into the next segment.
         cause: why it was not closed.
 
     Raises:
@@ -86,7 +87,7 @@ def recover(
                 why="what was durable has other bytes now, or none",
                 try_="the files are in quarantine; check the disk (smartctl, kernel log)",
             )
-        builder = _Builder(remains, session, storage, now_ns, policy, chain, cause)
+        builder = _Builder(remains, session, storage, now_ns, policy, chain, cause if limit is None else None)
         if remains.objects and remains.open_leaf.series != "files":
             closed = builder.with_data(path, journal_path, payload)
         else:
@@ -125,7 +126,7 @@ class _Builder:
     now_ns: Callable[[], int]
     policy: bytes
     chain: KeyChain | None
-    cause: Cause
+    cause: Cause | None
     tree: Tree = field(init=False)
     gaps: dict[str, list[leaf.GapLeaf]] = field(init=False, default_factory=dict)
 
@@ -269,11 +270,11 @@ class _Builder:
             self._leaf(leaf.Chunk(self.tree.tree_id, dsd.digest(), offset, mask, size, digest, int(arrivals[first])).payload())
 
     def _declare(self, file: SegmentFile) -> None:
-        """The gaps of every stream, and one GAP(crash) a row stream: its tail may be missing; the next segment says until when."""
+        """The gaps of every stream; after a crash one more a row stream, whose tail may be missing: the next segment says until when."""
         times = _last_times(self.remains)
         counted = self.remains.frames()
         for source, group in self._groups().items():
-            if source not in counted:
+            if self.cause is not None and source not in counted:
                 last = times.get(source, NO_TIME)
                 self._leaf(leaf.GapLeaf(source, None, None, self.cause.value, None, last, last, "the agent was interrupted").payload())
             file.add(layout.gap_objects(group, self.gaps.get(source, [])))

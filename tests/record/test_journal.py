@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.record import journal
@@ -39,6 +39,7 @@ def test_what_is_written_is_read(entries: list[journal.Entry]) -> None:
     assert [end for _, end in journal.entries(data)][-1:] == ([len(data)] if entries else [])
 
 
+@settings(max_examples=30)
 @given(st.lists(ENTRIES, min_size=1, max_size=4))
 def test_a_journal_torn_at_any_byte_reads_as_a_prefix(entries: list[journal.Entry]) -> None:
     frames = [encoded(entry) for entry in entries]

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -212,14 +213,20 @@ async def test_rows_that_wait_for_room_when_the_run_ends_still_get_in(rig: Make,
 
 
 @pytest.mark.expects_errors
-async def test_rows_after_the_end_of_the_run_are_refused_loudly(rig: Make, kit: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_data_after_the_end_of_the_run_is_refused_loudly(rig: Make, kit: Any, caplog: pytest.LogCaptureFixture) -> None:
     run = rig()
     mass = run.recording.rows(kit.BALANCE)
     await mass.put(kit.rows(0))
     run.close()
+    frames = run.recording.frames(kit.CAMERA)
     await mass.put(kit.rows(1, 5))
-    assert "balance/mass: 5 rows came after the end of their run" in caplog.text
+    mass.put_now(kit.rows(6))
+    assert not frames.offer(kit.frame(7))
+    for said in ("balance/mass: 5 rows", "balance/mass: 1 rows", "camera/image: frame 7"):
+        assert f"{said} came after the end of their run" in caplog.text
     assert run.room.used == 0
+    run.recorder.call(lambda: None).result(20)
+    assert len(run.segments()) == 1
 
 
 def test_one_item_larger_than_the_room_passes_alone() -> None:
@@ -330,8 +337,6 @@ def test_frames_from_many_threads_are_all_there(rig: Make, kit: Any) -> None:
         channel = run.recording.frames(stream)
         for number in range(1, 41):
             assert channel.offer(Frame(kit.image(number), number, kit.T0, kit.T0))
-
-    import threading
 
     threads = [threading.Thread(target=feed, args=(stream,)) for stream in streams]
     for each in threads:
