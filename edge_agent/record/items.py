@@ -74,12 +74,13 @@ def frame_columns(frame: Frame) -> list[npt.NDArray[Any]]:
 
 @dataclass(slots=True)
 class RowsItem:
-    """Rows on their way; ``n`` of them are events."""
+    """Rows on their way; ``n`` of them are events. ``t_arrival`` is the first row's, ``t_last`` the last one's, UTC ns."""
 
     stream: Stream
     columns: Sequence[npt.NDArray[Any]]
     n: int
     t_arrival: int
+    t_last: int
     finished: Callable[[], None]
     entered: float = field(default_factory=time.monotonic)
 
@@ -118,7 +119,8 @@ def rows_item(stream: Stream, block: Block, finished: Callable[[], None]) -> Row
         columns.append(np.ascontiguousarray(block.seq, "<u8"))
     # A last known value that is repeated at the start of a run is no event: it is written and not counted.
     events = int(np.count_nonzero(valid != Valid.INITIAL))
-    return RowsItem(stream, columns, events, int(block.t_arrival[0]) if n else NO_TIME, finished)
+    first, last = (int(block.t_arrival[0]), int(block.t_arrival[-1])) if n else (NO_TIME, NO_TIME)
+    return RowsItem(stream, columns, events, first, last, finished)
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ from edge_agent.record import journal
 from edge_agent.record.counts import LiveCounts
 from edge_agent.record.finish import close_leaf, file_dtypes, finish_file
 from edge_agent.record.hdf5_errors import as_disk_error
-from edge_agent.record.items import Item
+from edge_agent.record.items import Item, RowsItem
 from edge_agent.record.journal import Frame, Opening, TableFrame
 from edge_agent.record.session import Session
 from edge_agent.record.tree import ANCHOR_S, HEAD_LEAVES, HEAD_S, Tree
@@ -266,8 +266,9 @@ class SegmentWriter:
             self.last_seq[item.key] = last
         if item.n:
             self.written[item.key] = self.written.get(item.key, 0) + item.n
-        if item.t_arrival != NO_TIME:
-            self.last_time[item.key] = item.t_arrival
+        arrived = item.t_last if isinstance(item, RowsItem) else item.t_arrival
+        if arrived != NO_TIME:
+            self.last_time[item.key] = arrived
         self.publish(item, mark)
 
     def publish(self, item: Item | None = None, mark: Any = None) -> None:
