@@ -79,7 +79,7 @@ async def test_what_was_offered_is_what_everybody_reads(rig: Make, kit: Any, tmp
     assert segments["camera/image"].counts == {"camera/image": 30}
     assert segments["camera/image"].last_seq == {"camera/image": 34}
     assert segments["rows"].counts == {"balance/mass": 2700, "balance/label": 30, "motor/position": 30}
-    assert segments["rows"].last_time["balance/mass"] == kit.T0 + 3005
+    assert segments["rows"].last_time["balance/mass"] == kit.T0 + 3000 + 89 + 5
     (entry,) = [each for each in kit.leaves_of(segments["files"]) if isinstance(each, leaf.FileLeaf)]
     data = item.path.read_bytes()
     pieces = Frontier()
