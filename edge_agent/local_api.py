@@ -6,6 +6,7 @@ Errors are the project's own, as JSON ``{"code", "what", "why", "try"}`` with st
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -31,6 +32,7 @@ from edge_agent.errors import (
 )
 from edge_agent.metrics import exposition
 from edge_agent.model import Outcome
+from edge_agent.spool.quarantine import Quarantined
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +103,59 @@ async def _kick(request: web.Request) -> web.Response:
     return web.json_response({"parked": await request.app[AGENT].engine.kick()})
 
 
+async def _quarantine(request: web.Request) -> web.Response:
+    """All entries, or the one of the query's ``id``; and what was ever given up."""
+    quarantine, wanted = request.app[AGENT].spool.quarantine, request.query.get("id")
+    entries = await asyncio.to_thread(quarantine.entries if wanted is None else lambda: (quarantine.show(wanted),))
+    dropped = await asyncio.to_thread(quarantine.dropped)
+    gone = [{"id": d.id, "path": str(d.path), "size": d.size, "why": d.why, "reason": d.reason, "t_ns": d.t_ns} for d in dropped]
+    return web.json_response({"entries": [_entry(entry) for entry in entries], "dropped": gone})
+
+
+async def _retry(request: web.Request) -> web.Response:
+    body = await _body(request, {"id"})
+    agent = request.app[AGENT]
+    entry = await asyncio.to_thread(agent.spool.quarantine.retry, body.get("id", ""))
+    agent.engine.wake()
+    return web.json_response(_entry(entry))
+
+
+async def _drop(request: web.Request) -> web.Response:
+    body = await _body(request, {"id", "reason"})
+    agent = request.app[AGENT]
+    entry = await asyncio.to_thread(agent.spool.quarantine.drop, body.get("id", ""), body.get("reason", ""))
+    agent.engine.wake()  # what had to come after it may go now
+    return web.json_response(_entry(entry))
+
+
+async def _export(request: web.Request) -> web.Response:
+    body = await _body(request, {"id", "folder"})
+    folder = Path(body.get("folder", ""))
+    if not folder.is_absolute():
+        raise UsageError(f"{str(folder)!r} is no whole path", why="the agent runs in another folder than you", try_="begin it with /")
+    try:
+        copy = await asyncio.to_thread(request.app[AGENT].spool.quarantine.export, body.get("id", ""), folder)
+    except OSError as error:
+        raise PermissionRefused(
+            f"The agent cannot write a copy into {folder}.", why=str(error), code="EXPORT",
+            try_="name a folder where the agent's user may write and where no file of this name is",
+        ) from error  # fmt: skip
+    return web.json_response({"id": body.get("id", ""), "path": str(copy)})
+
+
+def _entry(entry: Quarantined) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "path": str(entry.path),
+        "size": entry.size,
+        "why": entry.why,
+        "since_ns": entry.since_ns,
+        "targets": entry.targets,
+        "remote": entry.item.remote if entry.item else None,
+        "origin": str(entry.origin) if entry.origin else None,
+    }
+
+
 async def _body(request: web.Request, known: set[str]) -> dict[str, str]:
     try:
         value = json.loads(await request.text() or "{}")
@@ -126,6 +181,10 @@ def application(agent: Agent) -> web.Application:
     app.router.add_post("/session/start", _start)
     app.router.add_post("/session/stop", _stop)
     app.router.add_post("/kick", _kick)
+    app.router.add_get("/quarantine", _quarantine)
+    app.router.add_post("/quarantine/retry", _retry)
+    app.router.add_post("/quarantine/drop", _drop)
+    app.router.add_post("/quarantine/export", _export)
     return app
 
 
