@@ -26,5 +26,5 @@ def kick(config: ConfigOption = None, as_json: JsonFlag = False) -> int:
     if as_json:
         output.emit({"ok": True, **answer})
     else:
-        output.say(t("Everything that waits is tried again now; {n} deliveries had been parked.", n=answer["parked"]))
+        output.say(t("Everything that waits is tried again now, also what had been parked: {n}.", n=answer["parked"]))
     return 0

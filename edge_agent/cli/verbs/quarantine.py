@@ -104,7 +104,7 @@ def _say_entries(entries: list[dict[str, Any]]) -> None:
     if not entries:
         output.say(t("Nothing is quarantined."))
         return
-    output.say(t("{n} entries are quarantined; nothing of them is deleted until you drop them.", n=len(entries)))
+    output.say(t("Quarantined, for you to decide: {n}; nothing is deleted until you drop it.", n=len(entries)))
     output.say()
     head = [t("entry"), t("since"), t("bytes"), t("file"), t("refused by")]
     rows = [[e["id"], _time(e["since_ns"]), e["size"], e["remote"] or e["origin"] or e["path"], ", ".join(e["targets"])] for e in entries]
@@ -120,7 +120,7 @@ def _say_dropped(dropped: list[dict[str, Any]]) -> None:
     if not dropped:
         output.say(t("Nothing was ever given up."))
         return
-    output.say(t("{n} entries were given up.", n=len(dropped)))
+    output.say(t("Given up so far: {n}.", n=len(dropped)))
     output.say()
     head = [t("entry"), t("when"), t("bytes"), t("reason")]
     output.say(output.columns(head, [[d["id"], _time(d["t_ns"]), d["size"], d["reason"]] for d in dropped], right=(2,)))
