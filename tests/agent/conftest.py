@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import h5py
 import pytest
 from aiohttp import web
 
@@ -25,6 +26,7 @@ from edge_agent.config.loading import load
 from edge_agent.enrolment import enrol
 from edge_agent.local_api import ask
 from edge_agent.model import utc_now_ns
+from edge_agent.segment import peek
 from landing import authority
 from landing.catalogue import Catalogue
 from landing.enrol import issue_token
@@ -303,3 +305,43 @@ async def landing(tmp_path: Path) -> AsyncIterator[Landing]:
     await made.enrol(tmp_path / "spool" / "keys")
     yield made
     await made.close()
+
+
+@dataclass
+class Landed:
+    """One stream over all segments below a folder, in order of their names."""
+
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+    gaps: list[tuple[int, int, int, str]] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        return self.columns[name]
+
+
+def _read_space(space: Path) -> dict[str, Landed]:
+    # Without hdf5plugin: it would change the filters of this process, which records.
+    found: dict[str, Landed] = {}
+    for path in sorted([*space.rglob("*.h5"), *space.rglob("*.nxs")]):
+        with h5py.File(path, "r") as file:
+            if "entry/integrity" not in file:
+                continue
+            streams = {group.name: dict(group.attrs) for device in file["entry/instrument"].values() for group in _groups(device)}
+            for name, attributes in streams.items():
+                landed = found.setdefault(str(attributes["source_id"]), Landed())
+                gaps = [file[f"{name}/gaps/{column}"][()].tolist() for column in ("first", "last", "count")]
+                causes = [c.decode() for c in file[f"{name}/gaps/cause"][()].tolist()]
+                landed.gaps += list(zip(*gaps, causes, strict=True))
+                names = [column for column, node in file[name].items() if isinstance(node, h5py.Dataset) and node.chunks and column != "data"]
+                for column in names:
+                    landed.columns.setdefault(column, []).extend(peek.rows(path, f"{name}/{column}").tolist())
+    return found
+
+
+def _groups(device: Any) -> list[Any]:
+    return [g for g in device.values() if isinstance(g, h5py.Group) and "source_id" in g.attrs] if isinstance(device, h5py.Group) else []
+
+
+@pytest.fixture
+def read_space() -> Callable[[Path], dict[str, Landed]]:
+    """``read_space(folder)[stream]["frame_number"]``: what landed, by stream key and column."""
+    return _read_space

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from edge_agent.demo.judge import read_space
 from edge_agent.errors import EdgeAgentError, UsageError
 from edge_agent.segment.run import verify_run
 
@@ -32,7 +31,7 @@ def cli(package: Path, *arguments: str, **env: str) -> subprocess.CompletedProce
 
 
 async def test_a_session_by_the_command_line_lands_signed_and_sigterm_ends_everything_cleanly(
-    configure: Configure, run: Run, until: Until, package: Path, tmp_path: Path
+    configure: Configure, run: Run, until: Until, package: Path, tmp_path: Path, read_space: Any
 ) -> None:
     file = configure(COUNTING)
     daemon = await run(file)
@@ -83,12 +82,12 @@ async def test_a_session_by_the_command_line_lands_signed_and_sigterm_ends_every
     assert "ERROR" not in daemon.text(), daemon.text()
     report = verify_run(folder, None)
     assert (report.level, report.outcome, report.reason) == (1, "calibration", "signed by an unknown key")
-    landed = read_space(tmp_path / "space")["counter/image"]
-    assert landed.numbers == list(range(landed.numbers[0], landed.numbers[-1] + 1))
+    numbers = read_space(tmp_path / "space")["counter/image"]["frame_number"]
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
 
 
 async def test_after_sigkill_the_next_start_says_what_it_recovered_and_nothing_durable_is_missing(
-    configure: Configure, run: Run, until: Until, tmp_path: Path
+    configure: Configure, run: Run, until: Until, tmp_path: Path, read_space: Any
 ) -> None:
     file = configure(COUNTING)
     daemon = await run(file)
@@ -120,7 +119,7 @@ async def test_after_sigkill_the_next_start_says_what_it_recovered_and_nothing_d
     await until(lambda: (folder / "ro-crate-metadata.json").exists())
     landed = read_space(folder.parent)
     for key, n in durable.items():
-        assert len(landed[key].numbers or landed[key].values) >= n
+        assert len(landed[key]["time_arrival"]) >= n
         assert landed[key].gaps, f"{key} says that something may be missing"
     assert verify_run(folder, None).reason == "signed by an unknown key"
     assert await daemon.end() == 0

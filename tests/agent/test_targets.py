@@ -1,0 +1,356 @@
+"""The daemon and its targets: a landing that is in trouble or lies, labels, and when space is freed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from edge_agent.model import Block, Frame, Kind, Stream
+from edge_agent.record.journal import LeafFrame, entries
+from edge_agent.seal.leaf import Close, Open, SpoolFree, parse
+from edge_agent.seal.policy import policy_digest
+from edge_agent.segment import integrity, reader
+from edge_agent.segment.roots import load_root
+from edge_agent.segment.run import verify_run
+from edge_agent.spool.fs import DiskFs
+
+Configure = Callable[..., Path]
+CAMERA = '[instrument.camera]\nadapter = "driven"\ngroup = "bl"\n'
+IMAGE = Stream("camera", "image", Kind.FRAMES, "<u2", (8, 8), counted=True)
+NUMBER = Stream("camera", "number", Kind.ROWS, "<f8")
+
+
+def frame(number: int) -> Frame:
+    now = time.time_ns()
+    return Frame(np.full((8, 8), number, "<u2"), number, now, now)
+
+
+async def sink(adapters: ModuleType, until: Any) -> Any:
+    return await until(lambda: adapters.SINKS.get("camera"))
+
+
+async def one_run(agent: Any, adapters: ModuleType, until: Any, n: int = 5) -> Any:
+    """A session with ``n`` frames; returns its context when it is signed."""
+    inlet = (await sink(adapters, until)).open(IMAGE)
+    run = agent.desk.start("bl", project="p")
+    for number in range(n):
+        assert inlet.offer(frame(number))
+    await agent.desk.stop("bl")
+    return run
+
+
+def landing_target(landing: Any) -> str:
+    return f'[target.cloud]\nlanding = "{landing.url}"\n'
+
+
+async def landed(agent: Any, until: Any) -> None:
+    """Wait until every run is complete and nothing waits any more."""
+
+    async def done() -> bool:
+        status = await agent.status()
+        return not status.runs and all(t.waiting == t.parked == 0 for t in status.targets)
+
+    await until(done, 60)
+
+
+async def total(agent: Any, key: str = IMAGE.key) -> Any:
+    status = await agent.status()
+    return next(s.totals for i in status.instruments for s in i.streams if s.name == key)
+
+
+async def test_a_landing_that_answers_500_for_a_while_gets_everything_when_it_is_well_again_the_crate_last(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, landing: Any
+) -> None:
+    landing.trouble = True
+    agent = await start(configure(CAMERA, landing_target(landing)))
+    run = await one_run(agent, adapters, until)
+    await until(lambda: landing.refused >= 3)
+    status = await agent.status()
+    (target,) = status.targets
+    assert target.state == "waiting"
+    assert "it is in trouble" in target.error
+    assert "the storage is gone" in target.error
+    assert "it is tried again" in target.error
+    assert landing.space() == {}
+    totals = await total(agent)
+    assert (totals.arrived, totals.spooled, totals.landed, totals.lost) == (5, 5, 0, 0)
+    landing.trouble = False
+    await agent.engine.kick()
+    await landed(agent, until)
+    items = agent.spool.outbox.items_of_run(run.run_id)
+    proved = {item.kind.value: agent.spool.outbox.deliveries(item.item_id)[0].receipt.t_ns for item in items}
+    assert max(proved, key=proved.__getitem__) == "crate"
+    report = verify_run(landing.home.space / run.folder, load_root(landing.home.root))
+    assert (report.level, report.reason) == (3, "")
+    totals = await total(agent)
+    assert (totals.arrived, totals.landed, totals.discrepancy) == (5, 5, 0)
+
+
+async def test_while_the_landing_is_down_data_waits_and_lands_when_it_is_back(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, landing: Any
+) -> None:
+    agent = await start(configure(CAMERA, landing_target(landing)))
+    await landing.close()
+    runs = [await one_run(agent, adapters, until) for _ in range(2)]
+    await until(lambda: any(lane.last_error for lane in agent.engine.status()))
+    (target,) = (await agent.status()).targets
+    assert (target.waiting, target.parked, target.quarantined) == (6 + 2, 0, 0)
+    await landing.open()
+    await agent.engine.kick()
+    agent.witnessing.wake.set()
+    await landed(agent, until)
+    for run in runs:
+        assert verify_run(landing.home.space / run.folder, load_root(landing.home.root)).level == 3
+
+
+@pytest.mark.expects_errors
+async def test_a_landing_that_shows_a_certificate_of_another_authority_gets_nothing(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, landing: Any, new_home: Any, tmp_path: Path
+) -> None:
+    stranger = new_home(tmp_path / "stranger")
+    await landing.close()
+    await landing.open(stranger.keys)
+    agent = await start(configure(CAMERA, landing_target(landing)))
+    await one_run(agent, adapters, until)
+    await until(lambda: any(lane.last_error for lane in agent.engine.status()))
+    (lane,) = agent.engine.status()
+    assert "this is not the landing service that we trust" in lane.last_error
+    assert "certificate verify failed" in lane.last_error
+    assert "was its certificate authority made anew?" in lane.last_error
+    assert landing.space() == {}
+    assert list(landing.home.incoming.iterdir()) == []
+    assert (await total(agent)).spooled == 5
+    await landing.close()
+    await landing.open()
+    await agent.engine.kick()
+    agent.witnessing.wake.set()
+    await landed(agent, until)
+
+
+@pytest.mark.expects_errors
+async def test_a_landing_with_the_right_certificate_and_the_wrong_receipt_key_is_not_believed_and_nothing_is_freed(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, landing: Any, new_home: Any, tmp_path: Path
+) -> None:
+    stranger = new_home(tmp_path / "stranger")
+    for name in ("receipts.key", "receipts.pem"):
+        shutil.copy(stranger.keys / name, landing.home.keys / name)
+    await landing.close()
+    await landing.open()
+    agent = await start(configure(CAMERA, landing_target(landing)))
+    run = await one_run(agent, adapters, until)
+    folder = agent.keeper.folder(run)
+    files = {path.name for path in folder.iterdir()}
+
+    async def refused() -> bool:
+        return (await agent.status()).targets[0].quarantined == 4
+
+    await until(refused, 60)
+    (target,) = (await agent.status()).targets
+    assert "does not prove that our data is held" in target.error
+    assert "the data is kept here" in target.error
+    freed = await asyncio.to_thread(agent.spool.retention.release, agent._before_free, pressure=True)
+    assert (freed.items, freed.bytes) == (0, 0)
+    assert {path.name for path in folder.iterdir()} >= files
+    assert leaves(agent, SpoolFree) == []
+    totals = await total(agent)
+    assert (totals.arrived, totals.landed, totals.quarantined, totals.discrepancy) == (5, 0, 5, 0)
+    assert [r.stage for r in (await agent.status()).runs] == ["closed"], "its witness is not believed either"
+
+
+def leaves(agent: Any, kind: type) -> list[Any]:
+    data = (agent.spool.folder / "agent.log").read_bytes()
+    return [leaf for entry, _ in entries(data) if isinstance(entry, LeafFrame) and isinstance(leaf := parse(entry.payload), kind)]
+
+
+# Labels
+
+
+async def test_closed_data_never_reaches_a_target_that_its_label_does_not_name_and_says_why(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path
+) -> None:
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    ours.mkdir()
+    other.mkdir()
+    targets = f'[target.ours]\nfolder = "{ours}"\n[target.other]\nfolder = "{other}"\n'
+    agent = await start(configure(CAMERA + 'allowed = ["ours"]\n', targets))
+    run = await one_run(agent, adapters, until)
+
+    async def settled() -> bool:
+        found = {t.name: t for t in (await agent.status()).targets}
+        # Its crate is not even offered: it comes after everything else of its run.
+        return bool(found["ours"].waiting == 0 and (found["other"].parked, found["other"].waiting) == (4, 1) and agent.keeper.book.past())
+
+    await until(settled)
+    assert list(other.iterdir()) == []
+    assert {path.name for path in (ours / run.folder).iterdir()} >= {"000001.nxs", "000001.hsc", "ro-crate-metadata.json"}
+    (item, *_) = agent.spool.outbox.items_of_run(run.run_id)
+    delivery = {d.target: d for d in agent.spool.outbox.deliveries(item.item_id)}["other"]
+    assert delivery.state == "parked"
+    assert "may not go to other" in delivery.reason
+    assert "the label names ours, and other is not the project's own space" in delivery.reason
+    freed = await asyncio.to_thread(agent.spool.retention.release, agent._before_free, pressure=True)
+    assert freed.items == 0
+
+
+async def test_open_data_goes_to_every_target_whatever_the_label_names(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path
+) -> None:
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    ours.mkdir()
+    other.mkdir()
+    targets = f'[target.ours]\nfolder = "{ours}"\n[target.other]\nfolder = "{other}"\n'
+    agent = await start(configure(CAMERA + 'allowed = ["ours"]\naccess = "open"\n', targets))
+    run = await one_run(agent, adapters, until)
+    await landed(agent, until)
+    assert (other / run.folder / "000001.nxs").exists()
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [("", ("closed", ())), ('access = "shared"\nallowed = ["disk"]\n', ("shared", ("disk",))), ('access = "open"\n', ("open", ()))],
+)
+async def test_the_label_is_signed_into_the_first_and_the_last_leaf_and_the_run(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path, label: str, expected: tuple[str, tuple[str, ...]]
+) -> None:
+    agent = await start(configure(CAMERA + label))
+    run = await one_run(agent, adapters, until)
+    await landed(agent, until)
+    digest = policy_digest(*expected)
+    with h5py.File(tmp_path / "space" / run.folder / "000001.nxs") as file:
+        parsed = [parse(payload) for payload in integrity.read(reader.walk(file).integrity).leaves]
+    assert [leaf.policy for leaf in parsed if isinstance(leaf, Open | Close)] == [digest, digest]
+    assert verify_run(tmp_path / "space" / run.folder, None).policy == digest
+
+
+async def test_of_two_labels_in_a_group_the_stricter_one_holds(configure: Configure, start: Any) -> None:
+    two = '[instrument.a]\nadapter = "driven"\ngroup = "bl"\naccess = "open"\n[instrument.b]\nadapter = "driven"\ngroup = "bl"\naccess = "shared"\n'
+    agent = await start(configure(two))
+    assert agent.desk.plans["bl"].label.access.value == "shared"
+
+
+# Space
+
+
+async def test_space_is_freed_only_after_every_required_target_has_it_and_the_log_says_so_before(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.agent.agent.FREE_EVERY", 0.05)
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    targets = f'[target.one]\nfolder = "{one}"\n[target.two]\nfolder = "{two}"\n[target.spare]\nfolder = "{tmp_path / "none"}"\nrequired = false\n'
+    agent = await start(configure(CAMERA, targets))
+    unlinked: list[str] = []
+    real = DiskFs.unlink
+
+    def unlink(fs: DiskFs, path: Path) -> None:
+        items = {item.path: item.item_id for e in agent.keeper.book.past() for item in agent.spool.outbox.items_of_run(e.run.run_id)}
+        if path in items:
+            assert items[path] in {leaf.item_id for leaf in leaves(agent, SpoolFree)}, "freed before the log said so"
+            unlinked.append(path.name)
+        real(fs, path)
+
+    monkeypatch.setattr(DiskFs, "unlink", unlink)
+    run = await one_run(agent, adapters, until)
+    folder = agent.keeper.folder(run)
+
+    async def at_one() -> bool:
+        return {t.name: t.waiting for t in (await agent.status()).targets}["one"] == 0 and bool(agent.keeper.book.past())
+
+    await until(at_one)
+    await asyncio.to_thread(agent.spool.retention.release, agent._before_free, pressure=True)
+    assert unlinked == []
+    assert leaves(agent, SpoolFree) == []
+    assert (folder / "000001.nxs").exists()
+    two.mkdir()
+    await agent.engine.kick()
+
+    async def at_two() -> bool:
+        return {t.name: t.waiting for t in (await agent.status()).targets}["two"] == 0
+
+    await until(at_two)
+    # The optional target is only given up when space is needed.
+    assert (folder / "000001.nxs").exists()
+    await asyncio.to_thread(agent.spool.retention.release, agent._before_free, pressure=True)
+    assert sorted(unlinked) == ["000001.hsc", "000001.nxs", "manifest-sha256.txt", "preview.png", "ro-crate-metadata.json"]
+    assert list(folder.iterdir()) == []
+    for leaf in leaves(agent, SpoolFree):
+        assert len(leaf.receipts) == 2
+    totals = await total(agent)
+    assert (totals.landed, totals.spooled, totals.discrepancy) == (5, 0, 0)
+    for space in (one, two):
+        assert verify_run(space / run.folder, None).reason == "signed by an unknown key"
+
+
+async def test_a_run_of_a_day_gives_its_landed_segments_free_when_the_disk_fills_and_still_gets_its_papers(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path, read_space: Any
+) -> None:
+    agent = await start(configure(CAMERA + 'idle = "keep"\n'))
+    inlet = (await sink(adapters, until)).open(IMAGE)
+    for number in range(3):
+        inlet.offer(frame(number))
+    (entry,) = await until(agent.keeper.book.entries)
+    (live,) = agent.keeper.live
+    (series,) = live.recording.series()
+    await asyncio.wrap_future(agent.recorder.call(lambda: series.roll("rolled")))
+    (item,) = agent.spool.outbox.items_of_run(entry.run.run_id)
+    await until(lambda: agent.spool.outbox.is_landed(item.item_id))
+    await asyncio.to_thread(agent.spool.retention.release, agent._before_free, hold=[entry.run.run_id])
+    assert item.path.exists(), "without pressure an open run keeps its files"
+    await asyncio.to_thread(agent.spool.retention.release, agent._before_free, pressure=True)
+    assert not item.path.exists()
+    for number in range(3, 6):
+        inlet.offer(frame(number))
+    await until(lambda: agent.keeper.totals()[IMAGE.key].arrived == 6)
+    await agent.stop()
+    agent = await start(configure(CAMERA + 'idle = "keep"\n'))
+    await landed(agent, until)
+    report = verify_run(tmp_path / "space" / entry.run.folder, None)
+    assert (report.reason, len(report.segments)) == ("signed by an unknown key", 2)
+    assert read_space(tmp_path / "space")[IMAGE.key]["frame_number"] == list(range(6))
+
+
+# Values
+
+
+async def test_a_nan_is_kept_as_it_came_with_its_flag(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path, read_space: Any
+) -> None:
+    agent = await start(configure(CAMERA))
+    inlet = (await sink(adapters, until)).open(NUMBER)
+    agent.desk.start("bl", project="p")
+    now = np.full(3, time.time_ns())
+    await inlet.put(Block(np.array([1.0, np.nan, -np.inf]), now, now, valid=np.array([1, 0, 1], "|u1"), status=np.array([0, 7, 0], "<u4")))
+    await agent.desk.stop("bl")
+    await landed(agent, until)
+    group = read_space(tmp_path / "space")[NUMBER.key]
+    np.testing.assert_array_equal(group["value"], [1.0, np.nan, -np.inf])
+    assert (group["valid"], group["status"]) == ([1, 0, 1], [0, 7, 0])
+    assert (await total(agent, NUMBER.key)).arrived == 3
+
+
+async def test_an_empty_file_is_adopted_and_lands_like_every_other(configure: Configure, start: Any, until: Any, tmp_path: Path) -> None:
+    vendor = tmp_path / "vendor"
+    vendor.mkdir()
+    agent = await start(configure(f'[instrument.vendor]\nadapter = "files"\ngroup = "bl"\nfolder = "{vendor}"\nsettle = "100 ms"\nrescan = "200 ms"\n'))
+    run = agent.desk.start("bl", project="p")
+    (vendor / "empty.dat").touch()
+    (vendor / "full.dat").write_bytes(b"abc")
+    await until(lambda: agent.keeper.totals().get("vendor/files") is not None and agent.keeper.totals()["vendor/files"].arrived == 2)
+    (vendor / "last.dat").write_bytes(b"written as the session ends")
+    await agent.desk.stop("bl")
+    await landed(agent, until)
+    files = tmp_path / "space" / run.folder / "files" / "vendor"
+    assert {path.name: path.read_bytes() for path in files.iterdir()} == {
+        "empty.dat": b"", "full.dat": b"abc", "last.dat": b"written as the session ends",
+    }  # fmt: skip
+    report = verify_run(tmp_path / "space" / run.folder, None)
+    assert (report.files, report.reason) == (3, "signed by an unknown key")
