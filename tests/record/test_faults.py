@@ -258,6 +258,75 @@ def test_a_callback_that_fails_stops_neither_thread(rig: Make, kit: Any, tmp_pat
     assert list(kit.recorded_frames(sorted([*segments, *left], key=lambda c: c.ordinal))) == list(range(1, 10))
 
 
+@pytest.mark.expects_errors
+def test_a_commit_that_fails_for_another_reason_moves_the_series_on(rig: Make, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = rig()
+    frames = run.recording.frames(kit.CAMERA)
+    frames.offer(kit.frame(1))
+    run.durable()
+    real, failures = SegmentWriter.sample, [RuntimeError("a bug")]
+
+    def sample(segment: SegmentWriter) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(segment)
+
+    monkeypatch.setattr(SegmentWriter, "sample", sample)
+    frames.offer(kit.frame(2))
+    run.durable()
+    segments = run.close()
+    assert list(kit.recorded_frames(segments)) == [1, 2]
+    assert [error.code for error in run.errors] == ["COMMIT_FAILED"]
+    kit.check_chain(segments)
+
+
+@pytest.mark.expects_errors
+async def test_a_segment_that_cannot_be_closed_by_age_does_not_end_the_writer(rig: Make, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_agent.record.recorder.TICK", 0.02)
+    run = rig(row_limits=Limits(max_age=0.05))
+    tried = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    before = run.state.closed
+
+    def closed(segment: Any) -> None:
+        run.state.closed = before
+        loop.call_soon_threadsafe(tried.set)
+        raise KeyError("the book")
+
+    run.state.closed = closed
+    mass = run.recording.rows(kit.BALANCE)
+    await mass.put(kit.rows(1))
+    await asyncio.wait_for(tried.wait(), 20)
+    await mass.put(kit.rows(2))
+    await asyncio.to_thread(run.durable)
+    run.close()
+    assert run.recorder.alive()
+    segments = [*run.segments(), *kit.recover_all(run.folder, run.facility, run.session.chain)]
+    assert sorted(kit.recorded_rows(segments)) == [0.5, 1.0]
+
+
+@pytest.mark.expects_errors
+def test_a_broken_segment_whose_recovery_fails_waits_for_the_next_start(rig: Make, kit: Any) -> None:
+    run = rig(kit.Faulty("sync_data", 4, times=2))
+    run.state.broken = lambda segment: run.broken.append(1 / 0)
+    frames = run.recording.frames(kit.CAMERA)
+    for number in (1, 2, 3):
+        frames.offer(kit.frame(number))
+        run.durable()
+    segments = run.close()
+    (left,) = kit.recover_all(run.folder, run.facility, run.session.chain)
+    segments = sorted([*segments, left], key=lambda closed: closed.ordinal)
+    assert list(kit.recorded_frames(segments)) == [1, 2, 3]
+    kit.check_signed(segments, run.facility)
+
+
+def test_a_folder_that_cannot_be_made_is_a_disk_error(kit: Any, facility: Any, tmp_path: Path) -> None:
+    (tmp_path / "spool").write_bytes(b"a file where a folder belongs")
+    opening = leaf.Open(facility.agent_id, b"r" * 16, 1, 1, None, bytes(32), b"b" * 16, b"s" * 16, "files")
+    with pytest.raises(DiskError, match="creating the folder 000001"):
+        SegmentWriter(tmp_path / "spool" / "000001", "a.h5", opening, b"", facility.boot(), kit.DISK, with_data=False)
+
+
 def test_a_cancelled_wait_for_the_end_of_a_run_ends_it_all_the_same(rig: Make, kit: Any) -> None:
     disk = kit.Gated()
     run = rig(disk)
