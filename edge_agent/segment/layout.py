@@ -15,6 +15,7 @@ import numpy as np
 
 from edge_agent.codec import Encoder, encoder
 from edge_agent.model import NO_SEQ, Kind, RunContext, Stream
+from edge_agent.provenance.record import person, sample
 from edge_agent.seal.dsd import Counter, Dsd
 from edge_agent.seal.leaf import GapLeaf
 from edge_agent.seal.meta import DatasetMeta, GroupMeta, MetaObject, SoftLink, Value
@@ -91,13 +92,23 @@ def entry_objects(run: RunContext, site: str, ordinal: int, series: str, record:
         "access": run.label.access.value, "provenance": record,
     }  # fmt: skip
     entry |= {f"/entry/{name}": _small(text(value)) for name, value in facts.items()}
-    if run.user:
-        entry["/entry/user"] = GroupMeta({"NX_class": text("NXuser")})
-        entry["/entry/user/name"] = _small(text(run.user))
-    if run.sample:
-        entry["/entry/sample"] = GroupMeta({"NX_class": text("NXsample")})
-        entry["/entry/sample/name"] = _small(text(run.sample))
-    return entry
+    return entry | _who_and_what(run)
+
+
+def _who_and_what(run: RunContext) -> Objects:
+    """NXuser and NXsample: an ORCID and an IGSN stand in fields of their own, as NeXus has them."""
+    who, what = person(run.user), sample(run.sample)
+    named = {
+        "user/name": getattr(who, "name", None), "user/ORCID": getattr(who, "orcid", None), "user/role": getattr(who, "role", None),
+        "sample/name": what.name, "sample/identifier_igsn": what.igsn,
+    }  # fmt: skip
+    found: Objects = {}
+    for name, value in named.items():
+        if isinstance(value, str):
+            group = f"/entry/{name.partition('/')[0]}"
+            found.setdefault(group, GroupMeta({"NX_class": text(f"NX{group.rpartition('/')[2]}")}))
+            found[f"/entry/{name}"] = _small(text(f"https://orcid.org/{value}" if name == "user/ORCID" else value))
+    return found
 
 
 def closing_objects(ended_ns: int, outcome: str) -> Objects:
