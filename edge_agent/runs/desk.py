@@ -36,6 +36,8 @@ IGNORED = "ignored"
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 SHUTDOWN = 4.5
 """Seconds for closing all runs when the daemon stops; papers that are not made by then are made by the next start."""
+STOP_WAIT = 90.0
+"""Seconds after which somebody who ended a session is told that it goes on without him."""
 MOST_TEXT = 1000
 
 
@@ -116,7 +118,12 @@ class Desk:
             raise UsageError(f"{group} has no run open", try_=try_, code="RUN_NONE")
         told: asyncio.Future[None] = self.loop.create_future()
         self._begin(self._end(live, outcome, self.graces.get(group, SESSION_GRACE), told))
-        await told
+        try:
+            async with asyncio.timeout(STOP_WAIT):
+                await asyncio.shield(told)
+        except TimeoutError as error:
+            told.cancel()
+            raise _safe(live.entry.run.name, f"its segments are not closed after {STOP_WAIT:g} s; does the disk take nothing?") from error
         return live.entry.run
 
     def trigger(self, group: str, on: bool, t_ns: int, what: str) -> None:
@@ -159,6 +166,7 @@ class Desk:
         """Look-back, days, files that wait for the database and the ledger of ignored items, a few times a second."""
         while True:
             await asyncio.sleep(TICK)
+            self.keeper.look()
             for name, group in self.groups.items():
                 group.expire()
                 self._roll_day(name, group)
@@ -219,6 +227,7 @@ class Desk:
 
     def _make(self, live: LiveRun) -> None:
         self.keeper.settle()
+        live.opened.clear()
         Salvage(self.keeper).finish(live.entry)
         live.entry = self.papers.make(live.entry, live)
 
@@ -338,6 +347,6 @@ def _check_text(what: str, text: str) -> None:
 
 def _safe(name: str, error: object) -> EdgeAgentError:
     return EdgeAgentError(
-        f"Run {name} is closed and safe here, but its papers cannot be made now.", why=str(error),
+        f"Run {name} has ended and is safe here, but cannot be finished now.", why=str(error),
         try_="nothing is lost; it is tried again by itself, edge-agent status shows when it is done", code="RUN_STUCK",
     )  # fmt: skip

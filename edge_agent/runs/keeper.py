@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -38,13 +39,14 @@ from edge_agent.seal.cbor import SealError, dumps, loads
 from edge_agent.seal.keys import KeyChain, key_chain, parse_session
 from edge_agent.seal.leaf import RunOpen, SegmentClose
 from edge_agent.seal.policy import policy_digest
-from edge_agent.spool.disk import DiskState
+from edge_agent.spool.disk import DiskState, size_text
 from edge_agent.spool.ledger import Counts, StreamTotals
 from edge_agent.spool.spool import Spool
 from edge_agent.storage import Storage
 
 log = logging.getLogger(__name__)
 
+RECOVERY_ROOM = 1 << 20
 TOTALS_WAIT = 1.0
 """Seconds that the conservation table waits for the writer thread."""
 
@@ -176,6 +178,13 @@ class Keeper:
                     opened[key] = opened.get(key, Counts()) + counts
             return self.spool.ledger.totals(opened)
 
+    def look(self) -> None:
+        """Remember which segments are open, in all runs; called a few times a second."""
+        with self._lock:
+            lives = list(self.live)
+        for live in lives:
+            live.look()
+
     def adopt(self, live: LiveRun, stream: Stream, item: FileItem, durable: Callable[[], None]) -> None:
         """Take a vendor's file into a run (worker thread), leave ``live.adopting``; ``durable`` is called once it is in the outbox."""
 
@@ -226,6 +235,7 @@ class Keeper:
     def _hand_over(self, live: LiveRun, closed: Closed) -> None:
         with live.lock:
             live.held[closed.segment_id] = closed
+            live.handed_over(closed.segment_id)
         self.log_segment(live.entry, closed)
         self.book.add_segment(live.entry.run, closed)
         if not closed.size:
@@ -254,7 +264,10 @@ class Keeper:
     def _broken(self, live: LiveRun, segment: SegmentWriter) -> None:
         """A segment whose disk failed: recover what it had made durable (writer thread)."""
         closed = self.recover_one(live.entry, segment.folder, segment.name, segment.confirmed_position, Cause.DISK)
-        if closed is not None:
+        if closed is None:
+            with live.lock:
+                live.handed_over(segment.opening.segment_id)
+        else:
             live.recording.state.previous[closed.series] = (closed.segment_id, closed.head)
             live.recording.state.ordinal = max(live.recording.state.ordinal, closed.ordinal)
             self._closed(live, closed)
@@ -271,6 +284,7 @@ class Keeper:
         policy = policy_digest(entry.run.label.access.value, entry.run.label.allowed)
         try:
             chain = _chain_of(folder / (name + JOURNAL))
+            _check_room(folder, name)
             return recover(folder, name, self.session, self.storage, self.now_ns, policy, chain=chain, limit=limit, cause=cause)
         except NothingDurable:
             log.info("%s: nothing had been acknowledged", name)
@@ -357,6 +371,22 @@ def context_of_journal(journal_path: Path) -> tuple[bytes, KeyChain] | None:
         return None
     entry, chain = loads(first.context, "journal context")
     return bytes(entry), key_chain(chain)
+
+
+def _check_room(folder: Path, name: str) -> None:
+    """Recovery writes the segment anew, beside the old one; HDF5 does not bear a disk that runs full meanwhile.
+
+    Raises:
+        DiskError: there is no room for it now.
+    """
+    part = folder / (name + PART)
+    needed = (part.stat().st_size if part.exists() else 0) + (folder / (name + JOURNAL)).stat().st_size + RECOVERY_ROOM
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskError(
+            f"There is no room to recover {name}.", why=f"it needs {size_text(needed)}, the disk has {size_text(free)}",
+            try_="free space on the spool's disk; nothing that was durable is lost", code="DISK_FULL",
+        )  # fmt: skip
 
 
 def _chain_of(journal_path: Path) -> KeyChain | None:

@@ -12,7 +12,7 @@ from edge_agent.model import NO_TIME, Block, Gap
 from edge_agent.record.counts import losses
 from edge_agent.record.gate import Gate
 from edge_agent.record.recording import Recording
-from edge_agent.record.segment_writer import Closed
+from edge_agent.record.segment_writer import Closed, SegmentWriter
 from edge_agent.runs.book import RunEntry
 from edge_agent.runs.intake import Intake
 from edge_agent.runs.rows import Mask, source_times
@@ -37,6 +37,8 @@ class LiveRun:
     """Closed segments that are not in the outbox yet."""
     adopting: Gate = field(default_factory=Gate)
     """Vendor files that are being copied into the run."""
+    opened: dict[str, SegmentWriter] = field(default_factory=dict)
+    """The last open segment of each series, until it is handed over: one whose disk failed is not forgotten while it waits for recovery."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def holds(self, source: int, arrival: int) -> bool:
@@ -61,11 +63,25 @@ class LiveRun:
             return self.end_ns is None
         return gap.t_to >= self.entry.run.started_ns and (self.end_ns is None or gap.t_from <= self.end_ns)
 
+    def look(self) -> None:
+        """Remember the open segments; called a few times a second."""
+        with self.lock:
+            for series in self.recording.series():
+                segment = series.segment
+                if segment is not None:
+                    self.opened[series.name] = segment
+
+    def handed_over(self, segment_id: bytes) -> None:
+        """A segment is counted elsewhere now, or was never durable; under ``lock``."""
+        for name, segment in list(self.opened.items()):
+            if segment.opening.segment_id == segment_id:
+                self.opened.pop(name, None)
+
     def open_counts(self) -> dict[str, Counts]:
         """What is durable here and not yet in the outbox, per stream."""
         totals: dict[str, Counts] = {}
         for series in self.recording.series():
-            segment = series.segment
+            segment = series.segment or self.opened.get(series.name)
             if segment is None:
                 continue
             if series.with_data:

@@ -331,7 +331,9 @@ def _read_space(space: Path) -> dict[str, Landed]:
                 gaps = [file[f"{name}/gaps/{column}"][()].tolist() for column in ("first", "last", "count")]
                 causes = [c.decode() for c in file[f"{name}/gaps/cause"][()].tolist()]
                 landed.gaps += list(zip(*gaps, causes, strict=True))
-                names = [column for column, node in file[name].items() if isinstance(node, h5py.Dataset) and node.chunks and column != "data"]
+                names = [
+                    column for column, node in file[name].items() if isinstance(node, h5py.Dataset) and node.chunks and column != "data"
+                ]
                 for column in names:
                     landed.columns.setdefault(column, []).extend(peek.rows(path, f"{name}/{column}").tolist())
     return found

@@ -52,7 +52,12 @@ async def test_a_session_by_the_command_line_lands_signed_and_sigterm_ends_every
 
     await until(enough)
     ended = await asyncio.to_thread(cli, package, "session", "stop", "--outcome", "calibration", "--config", str(file), "--json")
-    assert json.loads(ended.stdout) == {"ok": True, "run": json.loads(began.stdout)["run"], "folder": json.loads(began.stdout)["folder"], "group": "bl"}
+    assert json.loads(ended.stdout) == {
+        "ok": True,
+        "run": json.loads(began.stdout)["run"],
+        "folder": json.loads(began.stdout)["folder"],
+        "group": "bl",
+    }
     folder = tmp_path / "space" / json.loads(began.stdout)["folder"]
     await until(lambda: (folder / "ro-crate-metadata.json").exists())
 

@@ -9,7 +9,9 @@ from edge_agent.agent import supervisor
 
 
 @pytest.mark.expects_errors
-async def test_a_part_of_the_daemon_that_fails_goes_on_and_is_said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_part_of_the_daemon_that_fails_goes_on_and_is_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
     failures: list[BaseException] = [sqlite3.OperationalError("database or disk is full"), RuntimeError("a bug"), asyncio.CancelledError()]
     reached = asyncio.Event()

@@ -340,7 +340,9 @@ async def test_a_nan_is_kept_as_it_came_with_its_flag(
 async def test_an_empty_file_is_adopted_and_lands_like_every_other(configure: Configure, start: Any, until: Any, tmp_path: Path) -> None:
     vendor = tmp_path / "vendor"
     vendor.mkdir()
-    agent = await start(configure(f'[instrument.vendor]\nadapter = "files"\ngroup = "bl"\nfolder = "{vendor}"\nsettle = "100 ms"\nrescan = "200 ms"\n'))
+    agent = await start(
+        configure(f'[instrument.vendor]\nadapter = "files"\ngroup = "bl"\nfolder = "{vendor}"\nsettle = "100 ms"\nrescan = "200 ms"\n')
+    )
     run = agent.desk.start("bl", project="p")
     (vendor / "empty.dat").touch()
     (vendor / "full.dat").write_bytes(b"abc")

@@ -277,7 +277,7 @@ async def test_papers_that_cannot_be_made_are_told_once_and_made_when_it_is_poss
     await house.open("bl")
     run = house.desk.start("bl", project="p")
     house.groups["bl"].offer(camera, frame(0))
-    with pytest.raises(EdgeAgentError, match="Run 000001 is closed and safe here") as caught:
+    with pytest.raises(EdgeAgentError, match="Run 000001 has ended and is safe here") as caught:
         await house.desk.stop("bl")
     assert "No space left" in caught.value.why
     assert "nothing is lost" in caught.value.try_

@@ -37,7 +37,9 @@ class Notary:
         if first != self.seen:
             raise LogSizeDiffers(self.seen, Refusal(Code.LOG_SIZE, "another size"), "here")
         self.seen = shown.size
-        return cose.sign(self.key, cose.WITNESS, Witness(shown.agent_id, shown.tree_id, shown.size, shown.root, head_hash(payload), 7).payload())
+        return cose.sign(
+            self.key, cose.WITNESS, Witness(shown.agent_id, shown.tree_id, shown.size, shown.root, head_hash(payload), 7).payload()
+        )
 
 
 def stage(house: Any) -> str:
@@ -78,7 +80,9 @@ async def test_a_witness_that_is_away_holds_up_neither_the_run_nor_another_witne
     assert house.witnessing.errors == {}
 
 
-async def test_a_run_waits_for_its_first_witness(new_house: New, camera: Stream, frame: Callable[..., Frame], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_run_waits_for_its_first_witness(
+    new_house: New, camera: Stream, frame: Callable[..., Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("edge_agent.runs.witness.RETRY", 0.05)
     away = Notary(away=True)
     house = new_house(targets=("away",))
