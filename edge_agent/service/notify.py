@@ -32,6 +32,11 @@ class Notifier:
         """Segments and runs are being closed."""
         self._systemd.notify("STOPPING=1\nSTATUS=closing runs")
 
+    def close(self) -> None:
+        """Let go of the socket."""
+        if self._systemd.socket is not None:
+            self._systemd.socket.close()
+
     async def watch(self, agent: Agent) -> None:
         """Feed the watchdog for ever, at half the interval that systemd asked for."""
         wanted = int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6

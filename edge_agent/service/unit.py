@@ -112,7 +112,7 @@ def install(text: str, folder: Path = UNIT_FOLDER) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    except PermissionError as error:
+    except OSError as error:
         raise PermissionRefused(
             t("The unit cannot be written."),
             why=f"{path}: {error.strerror}",

@@ -62,6 +62,7 @@ async def _serve(config: Config) -> None:
         notifier.stopping()
         watch.cancel()
         await agent.stop()
+        notifier.close()
     # Everything is closed. What does not listen (a driver that blocks, a long copy) must not hold the process.
     last = threading.Timer(LINGER, os._exit, (0,))
     last.daemon = True
