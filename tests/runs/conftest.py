@@ -104,7 +104,8 @@ class House:
         self.recorder._writer.join()
         for series in self.recorder._series:
             if series.segment is not None:
-                series.segment.release()
+                with series.segment.committing:  # a commit that is under way ends first
+                    series.segment.release()
                 if series.segment._file is not None:
                     series.segment._file.abandon()
         self.recorder._series.clear()
