@@ -270,7 +270,9 @@ class Agent:
             pressure = self._disk_state() is not DiskState.OK
             entries = await asyncio.to_thread(self.keeper.book.entries)
             hold = [entry.run.run_id for entry in entries if entry.stage is Stage.CLOSING or not pressure]
-            await asyncio.to_thread(self.spool.retention.release, self._before_free, pressure=pressure, hold=hold)
+            freed = await asyncio.to_thread(self.spool.retention.release, self._before_free, pressure=pressure, hold=hold)
+            if freed.items:
+                await asyncio.to_thread(self.keeper.book.sweep, self.spool.folder / "runs")
 
     def _before_free(self, item: OutboxItem, receipts: Sequence[Receipt]) -> None:
         proofs = tuple(hashlib.sha256(r.cose or r.sha256).digest() for r in receipts)

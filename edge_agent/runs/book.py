@@ -7,6 +7,7 @@ Stages: ``open`` (recording, or interrupted while recording), ``closing`` (all s
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -15,10 +16,13 @@ from typing import Any
 
 from edge_agent.model import Access, Label, RunContext
 from edge_agent.record.segment_writer import Closed
-from edge_agent.seal.cbor import dumps, loads
+from edge_agent.runs.mirror import Mirror
+from edge_agent.seal.cbor import SealError, dumps, loads
 from edge_agent.seal.head import State as HeadState
 from edge_agent.seal.leaf import GapLeaf
 from edge_agent.spool.state import State
+
+log = logging.getLogger(__name__)
 
 
 class Stage(StrEnum):
@@ -101,13 +105,16 @@ def _closed(folder: Path, data: bytes) -> Closed:
 class Book:
     """Durable when a method returns; from any thread."""
 
-    def __init__(self, state: State) -> None:
-        """Keep the book in the spool's state."""
+    def __init__(self, state: State, mirror: Mirror) -> None:
+        """Keep the book in the spool's state, and a copy of it in files."""
         self._state = state
+        self._mirror = mirror
 
     def put(self, entry: RunEntry) -> None:
         """Write or replace the entry of a run."""
-        self._state.put(f"run/{entry.run.name}", entry.encode())
+        key, data = f"run/{entry.run.name}", entry.encode()
+        self._mirror.put(key, data)
+        self._state.put(key, data)
 
     def entries(self) -> list[RunEntry]:
         """All runs that are not done, by number."""
@@ -115,10 +122,11 @@ class Book:
 
     def done(self, entry: RunEntry) -> None:
         """The run is complete: only its number is remembered, to be shown."""
-        self._state.put(f"past/{entry.run.name}", entry.at(Stage.DONE).encode())
+        data = entry.at(Stage.DONE).encode()
+        self._mirror.put(f"run/{entry.run.name}", data)
+        self._state.put(f"past/{entry.run.name}", data)
         self._state.delete(f"run/{entry.run.name}")
-        for key in self._state.under(f"segment/{entry.run.name}/"):
-            self._state.delete(key)
+        self.forget_segments(entry)
 
     def is_done(self, entry: RunEntry) -> bool:
         """Whether the run is complete."""
@@ -130,7 +138,9 @@ class Book:
 
     def add_segment(self, run: RunContext, closed: Closed) -> None:
         """Remember a closed segment; the same ordinal again replaces it."""
-        self._state.put(f"segment/{run.name}/{closed.ordinal:06d}", _closed_value(closed))
+        key, data = f"segment/{run.name}/{closed.ordinal:06d}", _closed_value(closed)
+        self._mirror.put(key, data)
+        self._state.put(key, data)
 
     def segments(self, run: RunContext, folder: Path) -> list[Closed]:
         """The closed segments of a run by ordinal."""
@@ -139,3 +149,51 @@ class Book:
     def has_segment(self, run: RunContext, name: str) -> bool:
         """Whether a segment of this file name is in the book."""
         return any(closed.path.name == name for closed in self.segments(run, Path()))
+
+    def add_chain(self, boot_id: bytes, chain: bytes) -> None:
+        """Remember the key chain of a boot."""
+        key = f"chain/{boot_id.hex()}"
+        self._mirror.put(key, chain)
+        self._state.put(key, chain)
+
+    def chains(self) -> list[bytes]:
+        """The key chains of all boots."""
+        return list(self._state.under("chain/").values())
+
+    def restore(self) -> list[RunEntry]:
+        """The database is new: take everything from the copies. Returns the runs that were signed: their files have to be handed on."""
+        signed = []
+        for key, data in self._mirror.items().items():
+            kind, _, rest = key.partition("/")
+            try:
+                if kind == "run":
+                    entry = entry_of(data)
+                    self._state.raise_run_no(entry.run.run_no)
+                    key = f"past/{rest}" if entry.stage is Stage.DONE else key
+                    signed += [entry] if entry.stage in (Stage.CLOSED, Stage.DONE) else []
+                elif kind == "segment":
+                    _closed(Path(), data)
+                elif kind != "chain":
+                    continue
+            except (SealError, ValueError, TypeError, LookupError) as error:
+                log.error("the copy of %s cannot be used: %s", rest, error, extra={"code": "BOOK_COPY"})
+                continue
+            self._state.put(key, data)
+        return signed
+
+    def forget_segments(self, entry: RunEntry) -> None:
+        """A complete run needs its segments no more."""
+        for key in self._state.under(f"segment/{entry.run.name}/"):
+            self._state.delete(key)
+
+    def sweep(self, folders: Path) -> None:
+        """Remove the copies of complete runs whose files are all gone."""
+        for key, data in self._mirror.items().items():
+            if key.startswith("run/") and entry_of(data).stage is Stage.DONE and not _has_files(folders / key[4:]):
+                for other in [k for k in self._mirror.items() if k.startswith(f"segment/{key[4:]}/")]:
+                    self._mirror.delete(other)
+                self._mirror.delete(key)
+
+
+def _has_files(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))

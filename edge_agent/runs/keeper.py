@@ -34,6 +34,7 @@ from edge_agent.record.session import Session
 from edge_agent.runs.book import Book, RunEntry, Stage
 from edge_agent.runs.intake import Intake
 from edge_agent.runs.live import LiveRun, counts_of
+from edge_agent.runs.mirror import Mirror
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError, dumps, loads
 from edge_agent.seal.keys import KeyChain, key_chain, parse_session
@@ -101,8 +102,8 @@ class Keeper:
 
     def __post_init__(self) -> None:
         """Open the book."""
-        self.book = Book(self.spool.state)
-        self.spool.state.put(f"chain/{self.session.boot_id.hex()}", self.session.chain.encode())
+        self.book = Book(self.spool.state, Mirror(self.spool.folder / "book"))
+        self.book.add_chain(self.session.boot_id, self.session.chain.encode())
 
     def folder(self, run: RunContext) -> Path:
         """Where the files of a run are."""
@@ -126,11 +127,14 @@ class Keeper:
         return self._start(entry, self.book.segments(entry.run, self.folder(entry.run)))
 
     def _start(self, entry: RunEntry, before: Sequence[Closed]) -> LiveRun:
-        run = entry.run
+        run, folder = entry.run, self.folder(entry.run)
+        # Here, because segments and vendor files begin in it at the same time.
+        folder.mkdir(parents=True, exist_ok=True)
+        self.storage.sync_folder(folder.parent)
         live: LiveRun
         context = dumps([entry.encode(), self.session.chain.value()])
         state = RunState(
-            run, self.site, self.folder(run), self.session, self.storage,
+            run, self.site, folder, self.session, self.storage,
             record=lambda: self.record(live.entry),
             context=lambda: context,
             closed=lambda closed: self._closed(live, closed),
@@ -351,7 +355,7 @@ class Keeper:
     def chains(self, segments: Sequence[Closed]) -> KeyChain:
         """Keys of every boot that signed a close head among ``segments``, and of this one."""
         wanted = {cose.parse(closed.head_cose).kid for closed in segments}
-        known = [key_chain(loads(data, "key chain")) for data in self.spool.state.under("chain/").values()]
+        known = [key_chain(loads(data, "key chain")) for data in self.book.chains()]
         used = [c for c in known if any(cose.thumbprint(parse_session(cose.parse(s).payload).key) in wanted for s in c.sessions)]
         mine = self.session.chain
         certificates = dict.fromkeys(der for chain in (*used, mine) for der in chain.certificates)

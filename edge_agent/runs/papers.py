@@ -165,9 +165,10 @@ class Papers:
         """The only segment of a run is called ``<run>.nxs``; what was held back goes into the outbox under its final name."""
         segments = self.keeper.book.segments(entry.run, self.keeper.folder(entry.run))
         for closed in [c for c in segments if c.size and not self._in_outbox(c)]:
-            named = closed
+            named, path = closed, closed.path.with_name(f"{entry.run.name}.nxs")
+            if not closed.path.exists() and not path.exists():
+                continue  # freed before the database was lost: every required target has it
             if sum(1 for c in segments if c.size) == 1:
-                path = closed.path.with_name(f"{entry.run.name}.nxs")
                 if closed.path.exists():
                     self.keeper.storage.rename(closed.path, path)
                     self.keeper.storage.sync_folder(path.parent)

@@ -6,16 +6,19 @@ holds was never acknowledged, so it is set aside and nothing is added to a run w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edge_agent.model import ItemKind
 from edge_agent.record.segment_writer import JOURNAL, Closed
 from edge_agent.runs.book import RunEntry, Stage, entry_of
 from edge_agent.runs.keeper import Keeper, context_of_journal
 from edge_agent.runs.live import counts_of
+from edge_agent.runs.papers import CRATE, MANIFEST, PREVIEW
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.leaf import FileLeaf, parse
 
@@ -54,6 +57,8 @@ class Salvage:
             DiskError: the disk refused.
         """
         found = Recovered()
+        if self.keeper.spool.fresh:
+            self._rebuild()
         known = {entry.run.name: entry for entry in self.keeper.book.entries()}
         for journal_path in sorted((self.keeper.spool.folder / "runs").glob(f"*/*{JOURNAL}")):
             folder, name = journal_path.parent, journal_path.name.removesuffix(JOURNAL)
@@ -75,6 +80,47 @@ class Salvage:
         folder = self.keeper.folder(entry.run)
         for journal_path in sorted(folder.glob(f"*{JOURNAL}")):
             self._one(entry, folder, journal_path.name.removesuffix(JOURNAL), Recovered())
+
+    def _rebuild(self) -> None:
+        """The database is new: hand everything on again that still has a file here. Targets bear being sent the same twice."""
+        keeper = self.keeper
+        signed = keeper.book.restore()
+        for folder in (keeper.spool.folder / "runs").glob("[0-9]*"):
+            keeper.spool.state.raise_run_no(int(folder.name) if folder.name.isdigit() else 0)
+        for entry in signed:
+            self._hand_on(entry)
+        for entry in keeper.book.entries():
+            if entry.stage is Stage.OPEN:
+                self._hand_on_segments(entry)
+
+    def _hand_on(self, entry: RunEntry) -> None:
+        """Files of a run that is signed: nothing is made anew, because the sidecar names every byte."""
+        segments = self._hand_on_segments(entry)
+        name, folder = entry.run.name, self.keeper.folder(entry.run)
+        papers = {
+            f"{name}.nxs": ItemKind.MASTER, f"{name}.hsc": ItemKind.SIDECAR, PREVIEW: ItemKind.PREVIEW, MANIFEST: ItemKind.MANIFEST,
+            f"{name}.receipts": ItemKind.RECEIPTS, CRATE: ItemKind.CRATE,
+        }  # fmt: skip
+        for paper, kind in papers.items():
+            path = folder / paper
+            if not path.exists() or paper in segments or (kind is ItemKind.CRATE and entry.stage is not Stage.DONE):
+                continue
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+            self.keeper.add_paper(entry, kind, paper, digest)
+        if entry.stage is Stage.DONE:
+            self.keeper.book.forget_segments(entry)
+
+    def _hand_on_segments(self, entry: RunEntry) -> set[str]:
+        """Closed segments and vendor files of a run; the names of its segments."""
+        segments = self.keeper.book.segments(entry.run, self.keeper.folder(entry.run))
+        for closed in segments:
+            if not closed.size:
+                self._files_of(entry, closed)
+                self.keeper.spool.ledger.tally(f"tree-{closed.segment_id.hex()}", counts_of(closed))
+            elif closed.path.exists():
+                self.keeper.add_segment(entry, closed)
+        return {closed.path.name for closed in segments}
 
     def _one(self, entry: RunEntry, folder: Path, name: str, found: Recovered) -> None:
         keeper = self.keeper
