@@ -76,15 +76,12 @@ def options_for(uri: str, instrument: Instrument) -> dict[str, Any]:
 
 
 async def follow(group: str, condition: RunWhile, instrument: Instrument, desk: Desk) -> None:
-    """Follow one trigger for ever; a condition that cannot be compared (a text against a number) is false and said once."""
+    """Follow one trigger for ever; a value of the wrong kind (a text against a number) is said once."""
     watch = watcher(condition.uri)
     complained = False
     async for value, t_ns in watch(condition.uri, **options_for(condition.uri, instrument)):
-        try:
-            on = condition.holds(value)
-        except TypeError:
-            on = False
-            if not complained:
-                log.warning("%s: %s gives %r, which cannot be compared", group, condition.uri, value, extra={"code": "TRIGGER"})
-                complained = True
-        desk.trigger(group, on, t_ns, str(condition))
+        if isinstance(value, str) is not isinstance(condition.value, str) and not complained:
+            kinds = "text and a number" if isinstance(value, str) else "a number and text"
+            log.warning("%s: %s gives %r: %s never equal (%s)", group, condition.uri, value, kinds, condition, extra={"code": "TRIGGER"})
+            complained = True
+        desk.trigger(group, condition.holds(value), t_ns, str(condition))
