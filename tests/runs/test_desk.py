@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import errno
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,35 @@ async def test_the_run_of_the_day_ends_at_midnight_although_nothing_comes_any_mo
     house.clock.now = t0 + 24 * 3600 * S
     await house.until(lambda: [e.run.run_no for e in house.keeper.book.past()] == [1])
     assert len(house.runs()) == 1
+
+
+async def test_midnight_while_threads_deliver_ends_each_day_once_and_every_frame_is_in_exactly_one_day(
+    new_house: New, frame: MakeFrame, rule: New, t0: int
+) -> None:
+    house = new_house()
+    await house.open("bl", rules={"camera": rule("keep")})
+    streams = [Stream("camera", f"image{i}", Kind.FRAMES, "<u2", (4, 4), counted=True) for i in range(3)]
+    done = 0
+
+    def shoot(stream: Stream) -> None:
+        nonlocal done
+        for number in range(200):
+            assert house.groups["bl"].offer(stream, frame(number))
+            time.sleep(0.001)
+        done += 1
+
+    threads = [asyncio.create_task(asyncio.to_thread(shoot, stream)) for stream in streams]
+    days = 0
+    while done < len(streams):
+        days += 1
+        house.clock.now = t0 + days * 24 * 3600 * S
+        await asyncio.sleep(0.08)
+    await asyncio.gather(*threads)
+    await house.desk.shutdown()
+    for stream in streams:
+        assert sorted(n for run in house.runs() for n in house.column(run, stream, "frame_number")) == list(range(200))
+    assert [leaf.run_no for leaf in house.log(RunOpen)] == [run.run_no for run in house.runs()]
+    assert sorted(leaf.run_no for leaf in house.log(RunClose)) == [run.run_no for run in house.runs()]
 
 
 async def test_an_interrupted_session_goes_on_and_says_what_may_be_missing(
