@@ -90,6 +90,7 @@ async def test_a_disk_that_fills_refuses_frames_then_rows_and_goes_on_when_it_ha
     assert {key: (t.arrived, t.lost, t.discrepancy) for key, t in totals.items()} == {
         IMAGE.key: (4, 2, 0), NUMBER.key: (4, 1, 0), FILES.key: (1, 0, 0),
     }  # fmt: skip
+    await until(lambda: (tmp_path / "space" / run.folder / "ro-crate-metadata.json").exists())  # the crate is delivered last
     assert verify_run(tmp_path / "space" / run.folder, None).reason == "signed by an unknown key"
 
 
