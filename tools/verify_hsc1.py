@@ -54,6 +54,7 @@ README = (
 INTEGRITY = b"/entry/integrity"
 SEGMENT_SUFFIXES = (".nxs", ".h5")
 PIECE = 8388608
+EPOCH, EPOCHS_ABOVE = 256, 4096
 NO_COUNTER = 2**64 - 1
 MEMORY_LIMIT = 4 << 30
 SECONDS = 20
@@ -168,7 +169,11 @@ class Frontier:
 
     def push(self, *payload: bytes) -> None:
         """Append a leaf."""
-        node, size = sha(b"\0", *payload), self.size
+        self.push_node(sha(b"\0", *payload))
+
+    def push_node(self, node: bytes) -> None:
+        """Append a leaf by its hash."""
+        size = self.size
         while size & 1:
             node, size = sha(b"\1", self.peaks.pop(), node), size >> 1
         self.peaks.append(node)
@@ -335,12 +340,13 @@ class Log:
     gaps: list[Json] = field(default_factory=list)
     files: list[Json] = field(default_factory=list)
     last: dict[str, int] = field(default_factory=dict)
+    epochs: list[bytes] = field(default_factory=list)
     size: int = 0
 
 
 def read_log(payloads: Iterable[bytes], sizes: set[int], dsds: dict[bytes, Json]) -> Log:
     """Read leaves in order and check what concerns order: OPEN, CLOSE, DATASET before CHUNK, continuity."""
-    log, tree = Log(), Frontier()
+    log, tree, epoch = Log(), Frontier(), Frontier()
     steps = {d[8][0]: d[8][2] for d in dsds.values() if d[8][1] == 1}
     following: dict[str, int] = {}
 
@@ -352,7 +358,12 @@ def read_log(payloads: Iterable[bytes], sizes: set[int], dsds: dict[bytes, Json]
 
     for index, payload in enumerate(payloads):
         what = f"leaf {index}"
-        tree.push(payload)
+        node = sha(b"\0", payload)
+        tree.push_node(node)
+        if epoch.size == EPOCH:
+            log.epochs.append(epoch.root())
+            epoch = Frontier()
+        epoch.push_node(node)
         if tree.size in sizes:
             log.roots[tree.size] = tree.root()
         want(not log.close, f"{what}: stands after CLOSE")
@@ -404,6 +415,7 @@ def read_log(payloads: Iterable[bytes], sizes: set[int], dsds: dict[bytes, Json]
     want(log.close[5] in ("rolled", "run-end", "recovered", "failed"), f"CLOSE has the reason {log.close[5]!r}")
     log.last = {source: n - steps[source] for source, n in following.items()}
     log.size = tree.size
+    log.epochs.append(epoch.root())
     return log
 
 
@@ -613,10 +625,11 @@ class Segment:
         arrays: dict[str, Any] = {}
         members = sorted(name.decode() for name, _ in self.links(group, self.at))
         right = ["README", "descriptors", "events", "heads", "index", "keychain", "leaves"]
-        want(members == right, f"/entry/integrity: holds {', '.join(members)} instead of {', '.join(right)}")
+        plain = [name for name in members if name != "epochs"]
+        want(plain == right, f"/entry/integrity: holds {', '.join(members)} instead of {', '.join(right)}")
         for name in members:
             if name != "index":
-                arrays[name] = self.table(group, name, 1, 2 if name == "leaves" else 1)
+                arrays[name] = self.table(group, name, 1, 2 if name in ("leaves", "epochs") else 1)
         index = h5o.open(group, b"index")
         plain = isinstance(index, h5g.GroupID) and h5o.get_info(index).rc == 1 and not h5a.get_num_attrs(index)
         want(plain and h5o.get_info(group).rc == 1, "/entry/integrity/index: is not a plain group")
@@ -794,6 +807,10 @@ def check_segment(segment: Segment, roots: Roots) -> Json:
     want(not log.files, "a FILE leaf stands in an HDF5 segment")
     finals = {dsd: (shape, count) for dsd, shape, count in log.close[1]}
     want(len(finals) == len(log.close[1]) and finals.keys() == dsds.keys(), "CLOSE does not name every dataset once")
+    want(("epochs" in arrays) == (log.size > EPOCHS_ABOVE), f"/entry/integrity/epochs: is wrong with {log.size} leaves")
+    if "epochs" in arrays:
+        same = arrays["epochs"].shape == (len(log.epochs), 32) and arrays["epochs"].tobytes() == b"".join(log.epochs)
+        want(same, "/entry/integrity/epochs: are not the roots of the leaves")
     want(indices == [log.numbers[dsd] for dsd in dsds], "/entry/integrity/index: does not give the leaves of the chunks")
     digest, chunked = segment.meta()
     for path in sorted(chunked.keys() ^ paths.keys()):

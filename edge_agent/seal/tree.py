@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 
 from edge_agent.seal.cbor import SealError
 
+EPOCH = 256
+"""Leaves of one epoch: a subtree whose root is stored, so that one leaf can be proved without reading all others."""
+EPOCHS_ABOVE = 4096
+"""Trees of up to so many leaves store no epochs: reading all of them costs less than half a megabyte."""
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
@@ -67,6 +71,14 @@ def root_of(hashes: Sequence[bytes]) -> bytes:
     for digest in hashes:
         frontier.append_hash(digest)
     return frontier.root()
+
+
+def epoch_roots(hashes: Sequence[bytes]) -> list[bytes]:
+    """Root of each `EPOCH` leaf hashes; the last one may stand for fewer.
+
+    They are nodes of the tree of RFC 9162 over all leaves, because it splits at powers of two: `root_of` them is its root.
+    """
+    return [root_of(hashes[start : start + EPOCH]) for start in range(0, len(hashes), EPOCH)]
 
 
 def _split(n: int) -> int:

@@ -16,10 +16,13 @@ from edge_agent.seal.dsd import dsd_digest
 from edge_agent.seal.keys import KeyChain, parse_key_chain
 from edge_agent.seal.meta import DatasetMeta, GroupMeta, MetaObject, Value
 from edge_agent.seal.sidecar import FORMAT
+from edge_agent.seal.tree import EPOCHS_ABOVE, epoch_roots, leaf_hash
 from edge_agent.segment import types
 
 PATH = "/entry/integrity"
 NAMES = frozenset({"leaves", "events", "descriptors", "index", "heads", "keychain", "README"})
+EPOCHS = "epochs"
+"""There as well, in segments of more than `EPOCHS_ABOVE` leaves."""
 README = (
     "This file is signed chunk by chunk (HSC/1). To check it without our software:\n"
     "python verify_hsc1.py FILE --root root.pem\n"
@@ -56,6 +59,8 @@ def write(file: h5py.File, tables: Tables) -> None:
         ("keychain", tables.chain.encode()),
     ):
         group.create_dataset(name, data=np.frombuffer(data, np.uint8))
+    if len(tables.leaves) > EPOCHS_ABOVE:
+        group.create_dataset(EPOCHS, data=np.frombuffer(_epochs(tables.leaves), np.uint8).reshape(-1, 32))
     index = group.create_group("index")
     for number, positions in enumerate(_index(tables)):
         index.create_dataset(str(number), data=np.array(positions, dtype="<u4"))
@@ -75,12 +80,14 @@ def read(objects: Mapping[str, MetaObject]) -> Tables:
         raise SealError(f"{PATH}: another format than {FORMAT}, or other attributes")
     descriptors = _byte_strings(objects, "descriptors")
     index = {f"{PATH}/index/{number}" for number in range(len(descriptors))}
-    if set(objects) != {PATH, *(f"{PATH}/{name}" for name in NAMES), *index} or objects[f"{PATH}/index"] != GroupMeta():
+    rest = set(objects) - {f"{PATH}/{EPOCHS}"}
+    if rest != {PATH, *(f"{PATH}/{name}" for name in NAMES), *index} or objects[f"{PATH}/index"] != GroupMeta():
         raise SealError(f"{PATH}: holds something else than the format says")
     if _text(_plain(objects, "README")) != README:
         raise SealError(f"{PATH}/README: another text")
     data, dims = _array(objects, "leaves", 2)
     leaves = _unpack(data, dims[1], _array(objects, "events", 1)[0])
+    _check_epochs(objects, leaves)
     chain = parse_key_chain(_array(objects, "keychain", 1)[0])
     tables = Tables(leaves, descriptors, _byte_strings(objects, "heads"), chain)
     for number, positions in enumerate(_index(tables)):
@@ -128,6 +135,20 @@ def _unpack(data: bytes, width: int, events: bytes) -> tuple[bytes, ...]:
     if expected != len(events):
         raise SealError(f"{PATH}/events: has bytes that no leaf points to")
     return tuple(payloads)
+
+
+def _epochs(leaves: Sequence[bytes]) -> bytes:
+    return b"".join(epoch_roots([leaf_hash(payload) for payload in leaves]))
+
+
+def _check_epochs(objects: Mapping[str, MetaObject], leaves: Sequence[bytes]) -> None:
+    there, needed = f"{PATH}/{EPOCHS}" in objects, len(leaves) > EPOCHS_ABOVE
+    if there != needed:
+        raise SealError(f"{PATH}/{EPOCHS}: {'missing' if needed else 'there'}, with {len(leaves)} leaves")
+    if there:
+        data, dims = _array(objects, EPOCHS, 2)
+        if dims[1] != 32 or data != _epochs(leaves):
+            raise SealError(f"{PATH}/{EPOCHS}: not the roots of the leaves")
 
 
 def _index(tables: Tables) -> list[list[int]]:

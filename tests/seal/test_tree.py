@@ -15,6 +15,7 @@ from edge_agent.seal.tree import (
     check_consistency,
     check_inclusion,
     consistency_proof,
+    epoch_roots,
     inclusion_proof,
     leaf_hash,
     node_hash,
@@ -102,6 +103,15 @@ def test_the_growing_tree_has_the_root_of_the_definition(given: list[bytes]) -> 
         assert frontier.append_hash(digest) == n
     assert frontier.root() == root_of(given) == naive_root(given)
     assert len(frontier.peaks) == len(given).bit_count()
+
+
+def test_the_roots_of_epochs_are_nodes_of_the_whole_tree() -> None:
+    given = [leaf_hash(n.to_bytes(2)) for n in range(1300)]
+    assert epoch_roots([]) == []
+    for size in (1, 255, 256, 257, 511, 512, 513, 768, 769, 1024, 1025, 1300):
+        roots = epoch_roots(given[:size])
+        assert roots == [naive_root(given[n : min(n + 256, size)]) for n in range(0, size, 256)]
+        assert root_of(roots) == naive_root(given[:size])
 
 
 def test_appending_to_a_copy_leaves_the_tree_alone() -> None:

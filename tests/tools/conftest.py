@@ -346,6 +346,9 @@ def write_integrity(file: h5py.File, leaves: list[bytes], dsds: list[dict[int, A
     table("descriptors", cbor([cbor(d) for d in dsds]))
     table("heads", cbor(heads))
     table("keychain", cbor(chain))
+    if len(leaves) > 4096:
+        roots = b"".join(root_of(leaves[at : at + 256]) for at in range(0, len(leaves), 256))
+        group.create_dataset("epochs", data=np.frombuffer(roots, np.uint8).reshape(-1, 32))
     group.create_dataset("README", data=README)
     group.create_group("index")
     for n, indices in enumerate(numbers.values()):

@@ -262,6 +262,31 @@ def test_files_changed_with_the_library_are_damage(hsc, run, root):
     assert wrong_reports(hsc, run, root, cases) == {}
 
 
+def many(leaves):
+    """The same with more than 4096 leaves."""
+    return [*leaves[:15], *[leaves[15]] * 4100, *leaves[15:]]
+
+
+EPOCHS = {
+    "a bit": (rewrite_byte("epochs", (16, 0)), "epochs: are not the roots of the leaves"),
+    "one less": (lambda f: replace_table("epochs", f[f"{TABLES}/epochs"][:-1])(f), "epochs: are not the roots of the leaves"),
+    "missing": (replace_table("epochs", None), "epochs: is wrong with 4117 leaves"),
+    "of another rank": (lambda f: replace_table("epochs", f[f"{TABLES}/epochs"][:].ravel())(f), "epochs: has the wrong type or rank"),
+}
+
+
+def test_epochs_that_are_not_those_of_the_leaves_are_damage(hsc, run, root):
+    cases = {name: ({"signed": many, "after": change}, text) for name, (change, text) in EPOCHS.items()}
+    unneeded = {"after": lambda file: file.__setitem__(f"{TABLES}/epochs", np.zeros((1, 32), "u1"))}
+    cases["not needed"] = (unneeded, "epochs: is wrong with 17 leaves")
+    assert wrong_reports(hsc, run, root, cases) == {}
+
+
+def test_epochs_of_a_long_segment_are_signed(hsc, run, root):
+    code, out = hsc.verify(hsc.make_segment(run, "a.h5", signed=many).path, root=root)
+    assert (code, out["level"]) == (0, 2), out
+
+
 HEADS = {
     "the first anchor missing": (lambda heads: heads[1:], "head 0: does not name the head before it"),
     "an anchor missing": (lambda heads: [heads[0], heads[2]], "head 1: does not name the head before it"),
