@@ -74,7 +74,7 @@ class Agent:
 
         Args:
             config: the whole configuration.
-            storage: the file system of the record path.
+            storage: the file system of the spool.
             space: reads how full the spool's disk is; default: asks the system.
         """
         self.config = config
@@ -97,7 +97,7 @@ class Agent:
             ConfigError: something that the configuration names does not exist.
         """
         config = self.config
-        self.spool = await asyncio.to_thread(Spool, config.spool.dir)
+        self.spool = await asyncio.to_thread(Spool, config.spool.dir, self.storage)
         self.identity: Identity = await asyncio.to_thread(load_identity, config)
         session = new_session(self.identity.agent_id, self.identity.key, self.identity.certificates, time.time_ns())
         self.agent_log = await asyncio.to_thread(AgentLog, self.spool.folder / "agent.log", session, self.storage)
@@ -123,7 +123,7 @@ class Agent:
         await self.engine.start()
         self.engine.wake()
         limits = await asyncio.to_thread(self._limits)
-        guard = DiskGuard(self.spool.folder, limits, space=self._space)
+        guard = DiskGuard(self.spool.folder, limits, space=self._space, storage=self.storage)
         self.disk = await asyncio.to_thread(guard.poll)
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "disk": lambda: guard.watch(self._disk_seen),

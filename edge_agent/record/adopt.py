@@ -18,7 +18,7 @@ from edge_agent.errors import DiskError
 from edge_agent.model import FileItem
 from edge_agent.seal.leaf import PIECE
 from edge_agent.seal.tree import Frontier
-from edge_agent.storage import Storage, disk_error
+from edge_agent.storage import Storage, durable
 
 UNFINISHED = ".unfinished"
 """Folder of the copies that are being made; a crash leaves them behind."""
@@ -52,13 +52,13 @@ def adopt(folder: Path, item: FileItem, storage: Storage) -> Adopted:
     if name.is_absolute() or not name.parts or {"..", UNFINISHED} & set(name.parts):
         raise ValueError(f"file name {item.name!r}: must stay below its folder")
     partial = folder / UNFINISHED / os.urandom(8).hex()
-    _make(partial.parent, storage)
+    durable.make_folder(storage, partial.parent)
     place = partial
     try:
         digest, root = _copy(item, partial, storage)
-        _make((folder / name).parent, storage)
+        durable.make_folder(storage, (folder / name).parent)
         with _naming:
-            free = _free_name(folder, item.name)
+            free = _free_name(folder, item.name, storage)
             storage.rename(partial, folder / free)
         place = folder / free
         storage.sync_folder(place.parent)
@@ -89,29 +89,18 @@ def _copy(item: FileItem, partial: Path, storage: Storage) -> tuple[bytes, bytes
                 storage.write(copy, piece)
             storage.sync_data(copy)
         finally:
-            os.close(copy)
+            storage.close(copy)
         after = os.fstat(source.fileno())
     if after.st_size != item.size or after.st_mtime_ns != item.mtime_ns:
         raise ChangedWhileReading(f"{item.name} changed while it was read")
-    os.utime(partial, ns=(after.st_atime_ns, after.st_mtime_ns))
+    storage.set_times(partial, after.st_atime_ns, after.st_mtime_ns)
     return digest.digest(), pieces.root()
 
 
-def _make(folder: Path, storage: Storage) -> None:
-    """Create a folder and those above it, their names durable."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(f"creating the folder {folder.name}", error) from error
-    for each in missing:
-        storage.sync_folder(each.parent)
-
-
-def _free_name(folder: Path, name: str) -> str:
+def _free_name(folder: Path, name: str, storage: Storage) -> str:
     """``name``, or ``name~2`` and so on when an earlier version of the file is already there."""
     free, version = name, 1
-    while (folder / free).exists():
+    while storage.exists(folder / free):
         version += 1
         free = f"{name}~{version}"
     return free

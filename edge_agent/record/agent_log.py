@@ -26,7 +26,7 @@ from edge_agent.seal.leaf import Leaf, SegmentClose
 from edge_agent.seal.leaf import parse as parse_leaf
 from edge_agent.seal.receipt import Inclusion
 from edge_agent.seal.tree import consistency_proof, inclusion_proof, leaf_hash
-from edge_agent.storage import Storage
+from edge_agent.storage import Storage, durable
 
 
 class AgentLog:
@@ -41,9 +41,9 @@ class AgentLog:
         """
         self._storage = storage
         self._lock = threading.Lock()
-        if not path.exists():
+        if not storage.exists(path):
             _begin(path, session, storage)
-        data = path.read_bytes()
+        data = storage.read_file(path)
         entries = list(journal.entries(data))
         opening = entries[0][0] if entries else None
         if not isinstance(opening, Opening) or opening.final_name != session.agent_id.hex():
@@ -64,7 +64,8 @@ class AgentLog:
         self._closes: dict[tuple[bytes, bytes], int] = {}
         for entry, _ in entries[1:]:
             self._take(entry)
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
+        self._path = path
+        self._fd = storage.reopen(path)
         if self._size < len(data):
             storage.cut(self._fd, self._size)
             storage.sync_data(self._fd)
@@ -123,7 +124,7 @@ class AgentLog:
         """Let go of the file; callable twice."""
         with self._lock:
             if self._fd >= 0:
-                os.close(self._fd)
+                self._storage.close(self._fd)
                 self._fd = -1
 
     def _take(self, entry: journal.Entry) -> None:
@@ -145,7 +146,7 @@ class AgentLog:
 
     def _write(self, encoded: bytes) -> None:
         """Append durably, or leave the file as it was: half a frame would hide everything that is written behind it."""
-        if os.fstat(self._fd).st_size > self._size:
+        if self._storage.size(self._path) > self._size:
             self._storage.cut(self._fd, self._size)
         try:
             self._storage.write(self._fd, encoded)
@@ -159,7 +160,7 @@ class AgentLog:
 
 def _begin(path: Path, session: Session, storage: Storage) -> None:
     """Create the file with its first frame, in one step: a crash leaves no log or a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(storage, path.parent)
     new = path.with_name(path.name + ".new")
     storage.unlink(new)
     fd = storage.open_append(new)
@@ -167,6 +168,6 @@ def _begin(path: Path, session: Session, storage: Storage) -> None:
         storage.write(fd, Opening(session.agent_id.hex(), os.urandom(16)).frame())
         storage.sync_data(fd)
     finally:
-        os.close(fd)
+        storage.close(fd)
     storage.rename(new, path)
     storage.sync_folder(path.parent)

@@ -47,4 +47,4 @@ def finish_file(file: SegmentFile, tree: Tree, part: Path, final: Path, storage:
     storage.sync_file(part)
     storage.rename(part, final)
     storage.sync_folder(final.parent)
-    return final.stat().st_size
+    return storage.size(final)

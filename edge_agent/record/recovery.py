@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -38,7 +36,7 @@ from edge_agent.seal.dsd import Counter, Dsd, parse_dsd
 from edge_agent.seal.head import State, head_hash, parse_head
 from edge_agent.seal.keys import KeyChain
 from edge_agent.seal.meta import DatasetMeta, MetaObject, meta_digest
-from edge_agent.segment import integrity, layout, reader
+from edge_agent.segment import hdf5, integrity, layout, reader
 from edge_agent.segment.file import SegmentFile
 from edge_agent.segment.report import INTACT
 from edge_agent.segment.types import numpy_dtype
@@ -74,13 +72,13 @@ def recover(
     """
     path, journal_path = folder / final_name, folder / (final_name + JOURNAL)
     part = folder / (final_name + PART)
-    if path.exists():
+    if storage.exists(path):
         # It got its name when it was complete and durable; only the steps after it are missing.
-        closed = _finished(path, journal_path)
+        closed = _finished(path, journal_path, storage)
         storage.unlink(part)
         return closed
-    with Payload(part) as payload:
-        remains = read_remains(journal_path, payload.holds, limit)
+    with Payload(part, storage) as payload:
+        remains = read_remains(journal_path, storage, payload.holds, limit)
         if remains.covered > len(remains.payloads):
             raise Damaged(
                 f"{final_name}: the journal holds a head over {remains.covered} leaves, {len(remains.payloads)} can be read back",
@@ -96,15 +94,15 @@ def recover(
     return closed
 
 
-def _finished(path: Path, journal_path: Path) -> Closed:
+def _finished(path: Path, journal_path: Path, storage: Storage) -> Closed:
     """What a complete file says of itself; the journal adds what is counted by rows."""
-    report = verify_segment(path, None)
+    report = verify_segment(path, None, storage)
     if report.level < INTACT:
         raise Damaged(
             f"{path.name}: the finished file is not what was signed", why=report.reason,
             try_="the files are in quarantine; check the disk (smartctl, kernel log)",
         )  # fmt: skip
-    with h5py.File(path, "r", locking=False) as file:
+    with hdf5.opened(path, storage) as file:
         contents = reader.walk(file)
         tables = integrity.read(contents.integrity)
         shapes = {name: tuple(int(n) for n in dataset.shape) for name, dataset in contents.chunked.items()}
@@ -112,8 +110,8 @@ def _finished(path: Path, journal_path: Path) -> Closed:
     dtypes = {dsd.path: numpy_dtype(dsd.type).str for dsd in dsds.values()}
     payload = cose.parse(tables.heads[-1]).payload
     head = SignedHead(parse_head(payload), tables.heads[-1], head_hash(payload))
-    remains = read_remains(journal_path, lambda entry, number: tables.leaves[number : number + 1] == (entry.payload,))
-    return _closed(path, journal_path, remains, tables.leaves, head, path.stat().st_size, shapes, dtypes, dsds)
+    remains = read_remains(journal_path, storage, lambda entry, number: tables.leaves[number : number + 1] == (entry.payload,))
+    return _closed(path, journal_path, remains, tables.leaves, head, storage.size(path), shapes, dtypes, dsds)
 
 
 @dataclass(slots=True)
@@ -146,7 +144,7 @@ class _Builder:
         self.storage.unlink(rebuilt)
         file: SegmentFile | None = None
         try:
-            file = SegmentFile(rebuilt)
+            file = SegmentFile(rebuilt, self.storage)
             self._build(file, payload)
             head = self._close_head()
             shapes, dtypes = dict(file.shapes), file_dtypes(file)
@@ -176,14 +174,13 @@ class _Builder:
 
     def _append(self, journal_path: Path, added: bytes) -> None:
         """Make what was signed durable before it is told to anybody."""
-        fd = self.storage.open_read(journal_path)
+        fd = self.storage.reopen(journal_path)
         try:
             self.storage.cut(fd, self.remains.end)
-            os.lseek(fd, 0, os.SEEK_END)
             self.storage.write(fd, added)
             self.storage.sync_data(fd)
         finally:
-            os.close(fd)
+            self.storage.close(fd)
 
     def _build(self, file: SegmentFile, payload: Payload) -> None:
         self._add_objects(file)

@@ -7,7 +7,6 @@ bytes that its leaf says. What stands behind it was either never acknowledged, o
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.errors import IntegrityError
+from edge_agent.errors import DiskError, IntegrityError
 from edge_agent.model import Valid
 from edge_agent.record import journal
 from edge_agent.record.journal import Entry, Frame, LeafFrame, Opening, RowsFrame, TableFrame
@@ -26,6 +25,7 @@ from edge_agent.seal.dsd import Counter, Dsd, parse_dsd
 from edge_agent.seal.head import head_hash, parse_head
 from edge_agent.seal.meta import MetaObject
 from edge_agent.segment.skeleton import parse_meta
+from edge_agent.storage import Storage
 
 
 class Damaged(IntegrityError):
@@ -41,21 +41,21 @@ class NothingDurable(Exception):
 class Payload:
     """The HDF5 file that was open, read by offset; a missing or unreadable part reads as nothing. A context manager."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, storage: Storage) -> None:
         """Open ``path`` if it is there."""
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)) if path.exists() else -1
+        self._storage = storage
+        self._fd = storage.reopen(path) if storage.exists(path) else -1
 
     def read(self, offset: int, chunk: leaf.Chunk) -> bytes | None:
         """The stored bytes of a chunk, if they are what its leaf says."""
-        data = bytearray()
+        if self._fd < 0:
+            return None
         try:
-            os.lseek(self._fd, offset, os.SEEK_SET)
-            while len(data) < chunk.size and (more := os.read(self._fd, chunk.size - len(data))):
-                data += more
-        except OSError:
+            data = self._storage.read(self._fd, offset, chunk.size)
+        except DiskError:
             # A bad sector is as good as other bytes.
             return None
-        return bytes(data) if hashlib.sha256(data).digest() == chunk.digest else None
+        return data if hashlib.sha256(data).digest() == chunk.digest else None
 
     def holds(self, entry: LeafFrame, number: int) -> bool:
         """Whether the bytes that a leaf points to can be read back; ``number`` is the leaf's."""
@@ -69,7 +69,7 @@ class Payload:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Close the file."""
         if self._fd >= 0:
-            os.close(self._fd)
+            self._storage.close(self._fd)
 
 
 @dataclass(slots=True)
@@ -179,11 +179,12 @@ class Remains:
                 del self.chunks[len(self.payloads)], self.stored[len(self.payloads)]
 
 
-def read_remains(journal_path: Path, holds: Callable[[LeafFrame, int], bool], limit: int | None = None) -> Remains:
+def read_remains(journal_path: Path, storage: Storage, holds: Callable[[LeafFrame, int], bool], limit: int | None = None) -> Remains:
     """Read the good prefix.
 
     Args:
         journal_path: the journal.
+        storage: the file system.
         holds: whether what a leaf with its number stands for is there; the prefix ends before the first one for which it is not.
         limit: take the journal only up to this length (a segment whose disk failed while the agent lived on).
 
@@ -192,9 +193,9 @@ def read_remains(journal_path: Path, holds: Callable[[LeafFrame, int], bool], li
         Damaged: the journal cannot be read at all.
     """
     try:
-        data = journal_path.read_bytes()[:limit]
-    except OSError as error:
-        raise Damaged(f"{journal_path.name} cannot be read", why=str(error), try_="check the disk (smartctl, kernel log)") from error
+        data = storage.read_file(journal_path)[:limit]
+    except DiskError as error:
+        raise Damaged(f"{journal_path.name} cannot be read", why=error.why, try_="check the disk (smartctl, kernel log)") from error
     entries = journal.entries(data)
     opening, _ = next(entries, (None, 0))
     first, end = next(entries, (None, 0))

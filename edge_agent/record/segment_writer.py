@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -37,7 +36,7 @@ from edge_agent.seal.head import State
 from edge_agent.seal.meta import MetaObject, encode_meta, meta_digest
 from edge_agent.seal.tree import Frontier
 from edge_agent.segment.file import SegmentFile
-from edge_agent.storage import Storage, disk_error
+from edge_agent.storage import Storage, durable
 
 log = logging.getLogger(__name__)
 
@@ -146,19 +145,14 @@ class SegmentWriter:
             raise
 
     def _create(self) -> None:
-        if not self.folder.exists():
-            try:
-                self.folder.mkdir(parents=True)
-            except OSError as error:
-                raise disk_error(f"creating the folder {self.folder.name}", error) from error
-            self.storage.sync_folder(self.folder.parent)
+        durable.make_folder(self.storage, self.folder)
         self._journal = self.storage.open_append(self.journal_path)
         self._frame(Opening(self.name, self.context).frame())
         self.append_leaf(self.opening.payload())
         if self.with_data:
             with self._hdf5("creating a segment"):
-                self._file = SegmentFile(self.part_path)
-            self._data = self.storage.open_read(self.part_path)
+                self._file = SegmentFile(self.part_path, self.storage)
+            self._data = self.storage.reopen(self.part_path)
             if self.preallocate:
                 self.storage.preallocate(self._data, self.preallocate)
             self.add(self.objects)
@@ -390,7 +384,7 @@ class SegmentWriter:
         """Close the descriptors; the files stay as they are."""
         for fd in (self._journal, self._data):
             if fd >= 0:
-                os.close(fd)
+                self.storage.close(fd)
         self._journal = self._data = -1
 
     def abandon(self) -> list[Item]:

@@ -43,7 +43,7 @@ from edge_agent.seal.policy import policy_digest
 from edge_agent.spool.disk import DiskState, size_text
 from edge_agent.spool.ledger import Counts, StreamTotals
 from edge_agent.spool.spool import Spool
-from edge_agent.storage import Storage
+from edge_agent.storage import Storage, durable
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Keeper:
 
     def __post_init__(self) -> None:
         """Open the book."""
-        self.book = Book(self.spool.state, Mirror(self.spool.folder / "book"))
+        self.book = Book(self.spool.state, Mirror(self.spool.folder / "book", self.storage))
         self.book.add_chain(self.session.boot_id, self.session.chain.encode())
 
     def folder(self, run: RunContext) -> Path:
@@ -129,8 +129,7 @@ class Keeper:
     def _start(self, entry: RunEntry, before: Sequence[Closed]) -> LiveRun:
         run, folder = entry.run, self.folder(entry.run)
         # Here, because segments and vendor files begin in it at the same time.
-        folder.mkdir(parents=True, exist_ok=True)
-        self.storage.sync_folder(folder.parent)
+        durable.make_folder(self.storage, folder)
         live: LiveRun
         context = dumps([entry.encode(), self.session.chain.value()])
         state = RunState(
@@ -310,13 +309,12 @@ class Keeper:
     def set_aside(self, folder: Path, name: str, why: str) -> None:
         """Move what cannot be used to quarantine; nothing is deleted."""
         home = self._aside(folder, name)
-        home.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(self.storage, home)
         for suffix in ("", PART, JOURNAL):
             path = folder / (name + suffix)
             if path.exists():
                 self.storage.rename(path, home / path.name)
-        (home / "reason.txt").write_text(why + "\n", encoding="utf-8")
-        self.storage.sync_folder(home)
+        durable.replace_file(self.storage, home / "reason.txt", (why + "\n").encode())
         self.storage.sync_folder(folder)
 
     def _aside(self, folder: Path, name: str) -> Path:

@@ -6,55 +6,42 @@ One file a key, replaced by rename and durable when a method returns. A copy tha
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+from edge_agent.errors import DiskError
+from edge_agent.storage import Storage, durable
+from edge_agent.storage.durable import PART
 
-PART = ".part"
+log = logging.getLogger(__name__)
 
 
 class Mirror:
     """Keys are those of the spool's state, as ``run/000001``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, storage: Storage) -> None:
         """Use ``folder``; made when it is not there."""
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self._storage = storage
+        durable.make_folder(storage, folder)
 
     def put(self, key: str, data: bytes) -> None:
         """Write or replace a copy."""
-        path = self._path(key)
-        part = path.with_name(path.name + PART)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        self._sync()
+        durable.replace_file(self._storage, self._path(key), data)
 
     def delete(self, key: str) -> None:
         """Remove a copy; no error when there is none."""
-        self._path(key).unlink(missing_ok=True)
+        self._storage.unlink(self._path(key))
 
     def items(self) -> dict[str, bytes]:
         """All copies by key."""
         found = {}
-        for path in sorted(self._folder.iterdir()):
-            if not path.name.endswith(PART):
+        for name in self._storage.names(self._folder):
+            if not name.endswith(PART):
                 try:
-                    found[path.name.replace("@", "/")] = path.read_bytes()
-                except OSError as error:
-                    log.warning("%s cannot be read: %s", path, error)
+                    found[name.replace("@", "/")] = self._storage.read_file(self._folder / name)
+                except DiskError as error:
+                    log.warning("%s cannot be read: %s", self._folder / name, error)
         return found
 
     def _path(self, key: str) -> Path:
         return self._folder / key.replace("/", "@")
-
-    def _sync(self) -> None:
-        if os.name != "nt":
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)

@@ -26,6 +26,7 @@ from edge_agent.seal.policy import policy_digest
 from edge_agent.seal.receipt import Inclusion, Receipts
 from edge_agent.seal.sidecar import NamedFile, RunStatement, SegmentEntry, Sidecar
 from edge_agent.segment.master import Part, write_master
+from edge_agent.storage import durable
 
 log = logging.getLogger(__name__)
 
@@ -229,9 +230,7 @@ class Papers:
 
     def _paper(self, entry: RunEntry, name: str, kind: ItemKind, data: bytes) -> Listed:
         path = self.keeper.folder(entry.run) / name
-        partial = path.with_name(name + ".part")
-        partial.write_bytes(data)
-        self._in_place(partial, path)
+        durable.replace_file(self.keeper.storage, path, data)
         return Listed(name, len(data), hashlib.sha256(data).digest(), kind)
 
     def _in_place(self, partial: Path, path: Path) -> None:

@@ -15,12 +15,14 @@ from edge_agent.errors import IntegrityError
 from edge_agent.seal.dsd import Dsd
 from edge_agent.seal.meta import MetaObject
 from edge_agent.segment import hdf5, integrity
+from edge_agent.storage import DISK, Storage
+from edge_agent.storage.file_object import FileObject
 
 
 class SegmentFile:
     """A segment file open for writing."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, storage: Storage = DISK) -> None:
         """Create ``path``; it must not exist."""
         self.path = path
         self.objects: dict[str, MetaObject] = {}
@@ -28,7 +30,8 @@ class SegmentFile:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.chunks: dict[str, int] = {}
         self._offsets: dict[str, dict[tuple[int, ...], tuple[int, int, int]]] = {}
-        self._file = hdf5.create(path)
+        self._source = storage.hdf5(path, create=True)
+        self._file = hdf5.create(self._source)
         self._datasets: dict[str, h5py.Dataset] = {}
 
     def add(self, objects: Mapping[str, MetaObject], dsds: tuple[Dsd, ...] = ()) -> None:
@@ -88,8 +91,15 @@ class SegmentFile:
                     code="HDF5_INDEX",
                 )
         integrity.write(self._file, tables)
-        self._file.close()
+        self._close()
 
     def abandon(self) -> None:
         """Close without tables; the file is rebuilt from its journal or dropped."""
-        self._file.close()
+        self._close()
+
+    def _close(self) -> None:
+        try:
+            self._file.close()
+        finally:
+            if isinstance(self._source, FileObject):
+                self._source.close()

@@ -8,6 +8,8 @@ the page cache.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,27 @@ from edge_agent.errors import IntegrityError
 from edge_agent.seal.dsd import Dsd
 from edge_agent.seal.meta import DatasetMeta, GroupMeta, MetaObject, SoftLink, Value
 from edge_agent.segment import types
+from edge_agent.storage import DISK, Storage
+from edge_agent.storage.file_object import FileObject
 
 LIBVER = ("earliest", "v110")
 
 
-def create(path: Path) -> h5py.File:
-    """A new, empty segment file; fails if it exists."""
-    return h5py.File(path, "x", libver=LIBVER, fs_strategy="none", page_buf_size=None)
+def create(source: Path | FileObject) -> h5py.File:
+    """A new, empty segment file in what `Storage.hdf5` gave; fails if it exists."""
+    return h5py.File(source, "x", libver=LIBVER, fs_strategy="none", page_buf_size=None)
+
+
+@contextmanager
+def opened(path: Path, storage: Storage = DISK) -> Iterator[h5py.File]:
+    """A file open for reading, without a lock."""
+    source = storage.hdf5(path)
+    try:
+        with h5py.File(source, "r", locking=False) as file:
+            yield file
+    finally:
+        if isinstance(source, FileObject):
+            source.close()
 
 
 def set_attribute(node: Any, name: str, value: Value) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 from cryptography import x509
 
 from edge_agent.errors import IntegrityError
@@ -17,30 +16,32 @@ from edge_agent.seal.cbor import SealError
 from edge_agent.seal.dsd import Counter
 from edge_agent.seal.keys import Trusted, check_chain
 from edge_agent.seal.meta import meta_digest
-from edge_agent.segment import integrity, reader
+from edge_agent.segment import hdf5, integrity, reader
 from edge_agent.segment.account import Account, account
 from edge_agent.segment.heads import check_heads
 from edge_agent.segment.numbers import check_numbers, column_of
 from edge_agent.segment.report import INTACT, SIGNED, SegmentReport
 from edge_agent.segment.stored import check_chunks, check_properties
+from edge_agent.storage import DISK, Storage
 
 _UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, MemoryError)
 """What HDF5 and numpy raise for files that are damaged or made to hurt."""
 
 
-def verify_segment(path: Path, root: x509.Certificate | None) -> SegmentReport:
+def verify_segment(path: Path, root: x509.Certificate | None, storage: Storage = DISK) -> SegmentReport:
     """Judge a segment.
 
     Args:
         path: the file.
         root: certificate of the facility's CA; without one the highest level is 1.
+        storage: where the file is.
 
     Returns:
         The report; whatever is wrong with the file is its ``reason``.
     """
     report = SegmentReport(str(path), 0)
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with hdf5.opened(path, storage) as file:
             contents = reader.walk(file)
             tables = integrity.read(contents.integrity)
             trusted = check_chain(tables.chain, root)

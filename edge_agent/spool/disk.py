@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from edge_agent.errors import ConfigError
-from edge_agent.spool.fs import DiskFs, FileSystem
+from edge_agent.storage import DISK, Storage, durable
 
 MIB = 1 << 20
 RATE_TAU = 60.0
@@ -111,7 +111,7 @@ class DiskGuard:
         space: Callable[[Path], Space] | None = None,
         used: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        fs: FileSystem | None = None,
+        storage: Storage = DISK,
     ) -> None:
         """Guard the spool in ``folder``.
 
@@ -121,14 +121,14 @@ class DiskGuard:
             space: reads the file system; default `shutil.disk_usage`.
             used: bytes that the spool occupies; asked only when there is a ``max_size``; default: counts its files.
             clock: seconds, monotonic.
-            fs: for the ballast file.
+            storage: for the ballast file.
         """
         self._folder = folder
         self._limits = limits
         self._space = space or _disk_space
         self._used = used or (lambda: tree_usage(folder))
         self._clock = clock
-        self._fs = fs or DiskFs()
+        self._storage = storage
         self._ballast = folder / "ballast"
         self._last: tuple[float, int] | None = None
         self._rate = 0.0
@@ -158,7 +158,7 @@ class DiskGuard:
     def drop_ballast(self) -> bool:
         """Give the reserve free now (ENOSPC was met): room to close what is open. Whether there was one."""
         there = self._ballast.exists()
-        self._fs.unlink(self._ballast)
+        durable.remove(self._storage, self._ballast)
         return there
 
     async def watch(self, seen: Callable[[DiskReport], None], every: float = 1.0) -> None:
@@ -172,7 +172,7 @@ class DiskGuard:
         if size == 0 or headroom <= self._limits.hard + size:
             return
         if not self._ballast.exists() or self._ballast.stat().st_size != size:
-            self._fs.allocate(self._ballast, size)
+            durable.allocate(self._storage, self._ballast, size)
 
 
 def tree_usage(folder: Path) -> int:

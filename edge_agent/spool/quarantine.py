@@ -14,9 +14,9 @@ from pathlib import Path
 from edge_agent.errors import UsageError
 from edge_agent.model import OutboxItem, utc_now_ns
 from edge_agent.spool.database import Database
-from edge_agent.spool.fs import FileSystem
 from edge_agent.spool.outbox import Outbox
 from edge_agent.spool.retention import Retention
+from edge_agent.storage import Storage, durable
 
 log = logging.getLogger(__name__)
 REASON = "reason.json"
@@ -52,25 +52,25 @@ class Dropped:
 class Quarantine:
     """List, show, retry, drop, export."""
 
-    def __init__(self, db: Database, outbox: Outbox, retention: Retention, fs: FileSystem, folder: Path) -> None:
+    def __init__(self, db: Database, outbox: Outbox, retention: Retention, storage: Storage, folder: Path) -> None:
         self._db = db
         self._outbox = outbox
         self._retention = retention
-        self._fs = fs
+        self._storage = storage
         self.folder = folder
 
     def set_aside(self, path: Path, why: str) -> Quarantined:
         """Move a file that cannot be used into quarantine. ``path`` must be on the spool's file system.
 
         Raises:
-            OSError: it could not be moved; it is still at ``path``.
+            DiskError: it could not be moved; it is still at ``path``.
         """
         now = utc_now_ns()
         home = self._new_home(now)
         size = path.stat().st_size
         reason = {"name": path.name, "origin": str(path), "size": size, "since_ns": now, "why": why}
-        self._fs.write(home / REASON, json.dumps(reason, ensure_ascii=False, indent=1).encode())
-        self._fs.rename(path, home / path.name)
+        durable.write_file(self._storage, home / REASON, json.dumps(reason, ensure_ascii=False, indent=1).encode())
+        durable.move(self._storage, path, home / path.name)
         log.warning("set aside %s as %s: %s", path, home.name, why)
         return Quarantined(home.name, home / path.name, size, why, now, origin=path)
 
@@ -108,9 +108,9 @@ class Quarantine:
                     why="the place is taken or unknown",
                     try_=f"edge-agent quarantine export {entry_id} DIR, then look at both",
                 )
-            self._fs.make_dir(entry.origin.parent)
-            self._fs.rename(entry.path, entry.origin)
-            self._fs.remove_tree(self.folder / entry.id)
+            durable.make_folder(self._storage, entry.origin.parent)
+            durable.move(self._storage, entry.path, entry.origin)
+            durable.remove_folder(self._storage, self.folder / entry.id)
             return entry
         with self._db.transaction():
             (item_no,) = self._numbers(entry_id)
@@ -146,7 +146,7 @@ class Quarantine:
                 self._drop_item(entry_id, reason)
         log.warning("dropped %s (%s): %s", entry.id, entry.why, reason)
         if entry.item is None:
-            self._fs.remove_tree(self.folder / entry.id)
+            durable.remove_folder(self._storage, self.folder / entry.id)
         else:
             self._retention.finish_drops()
         return entry
@@ -159,12 +159,12 @@ class Quarantine:
     def export(self, entry_id: str, folder: Path) -> Path:
         """Copy the bytes and the reason into ``folder``; returns the path of the copy."""
         entry = self.show(entry_id)
-        self._fs.make_dir(folder)
+        durable.make_folder(self._storage, folder)
         copy = folder / entry.path.name
-        self._fs.copy(entry.path, copy)
+        durable.copy(self._storage, entry.path, copy)
         origin = str(entry.origin or entry.path)
         reason = {"id": entry.id, "why": entry.why, "since_ns": entry.since_ns, "targets": list(entry.targets), "origin": origin}
-        self._fs.write(folder / f"{entry.path.name}.{REASON}", json.dumps(reason, ensure_ascii=False, indent=1).encode())
+        durable.write_file(self._storage, folder / f"{entry.path.name}.{REASON}", json.dumps(reason, ensure_ascii=False, indent=1).encode())
         return copy
 
     def _drop_item(self, item_id: str, reason: str) -> None:
@@ -209,5 +209,5 @@ class Quarantine:
     def _new_home(self, now: int) -> Path:
         while (home := self.folder / f"file-{now:016x}").exists():
             now += 1
-        self._fs.make_dir(home)
+        durable.make_folder(self._storage, home)
         return home

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from edge_agent.model import OutboxItem, Receipt, utc_now_ns
 from edge_agent.spool.database import Database
-from edge_agent.spool.fs import FileSystem
 from edge_agent.spool.outbox import Outbox
+from edge_agent.storage import Storage, durable
 
 BeforeFree = Callable[[OutboxItem, tuple[Receipt, ...]], None]
 """Called with the item and the receipts of its required targets; must be durable when it returns; raising keeps the file."""
@@ -32,10 +32,10 @@ class Freed:
 class Retention:
     """Evicts what every required target holds."""
 
-    def __init__(self, db: Database, outbox: Outbox, fs: FileSystem) -> None:
+    def __init__(self, db: Database, outbox: Outbox, storage: Storage) -> None:
         self._db = db
         self._outbox = outbox
-        self._fs = fs
+        self._storage = storage
 
     def release(self, before_free: BeforeFree, *, pressure: bool = False, hold: Collection[bytes] = ()) -> Freed:
         """Free what may be freed.
@@ -46,7 +46,7 @@ class Retention:
             hold: run ids whose files are still needed here (open runs).
 
         Raises:
-            OSError: an unlink failed; the item stays evictable.
+            DiskError: an unlink failed; the item stays evictable.
         """
         self._mark(pressure, frozenset(hold))
         items = size = 0
@@ -95,5 +95,5 @@ class Retention:
                 (ENDED[state], utc_now_ns(), item.item_id, state),
             )
             if changed:
-                self._fs.unlink(item.path)
+                durable.remove(self._storage, item.path)
             return changed == 1

@@ -14,12 +14,12 @@ from pathlib import Path
 from edge_agent.errors import DiskError, EdgeAgentError
 from edge_agent.model import utc_now_ns
 from edge_agent.spool.database import Database
-from edge_agent.spool.fs import DiskFs, FileSystem
 from edge_agent.spool.ledger import Ledger
 from edge_agent.spool.outbox import Outbox
 from edge_agent.spool.quarantine import Quarantine
 from edge_agent.spool.retention import Retention
 from edge_agent.spool.state import State
+from edge_agent.storage import DISK, Storage, durable
 
 log = logging.getLogger(__name__)
 DATABASE = "spool.db"
@@ -29,30 +29,28 @@ QUARANTINE = "quarantine"
 class Spool:
     """All parts over one database. Every method of the parts is synchronous, durable when it returns, and safe from any thread."""
 
-    def __init__(self, folder: Path, fs: FileSystem | None = None) -> None:
+    def __init__(self, folder: Path, storage: Storage = DISK) -> None:
         """Open or create the spool in ``folder``.
 
         Raises:
             DiskError: another process has it, the disk refuses, or a newer version wrote it.
         """
         self.folder = folder.absolute()
-        self.fs = fs or DiskFs()
+        self.storage = storage
         aside = self.folder / QUARANTINE
         try:
-            self.fs.make_dir(aside)
+            durable.make_folder(storage, aside)
+        except DiskError as error:
+            raise _not_opened(self.folder, error.why) from error
+        try:
             self._db = self._open(self.folder / DATABASE, aside)
         except (OSError, sqlite3.Error) as error:
-            raise DiskError(
-                "The spool cannot be opened.",
-                why=f"{self.folder}: {error}",
-                try_="check that the disk is mounted, writable and not full (df, ls -ld)",
-                code="SPOOL_OPEN",
-            ) from error
+            raise _not_opened(self.folder, str(error)) from error
         self.state = State(self._db)
         self.ledger = Ledger(self._db)
         self.outbox = Outbox(self._db, self.ledger, self.state, self.folder)
-        self.retention = Retention(self._db, self.outbox, self.fs)
-        self.quarantine = Quarantine(self._db, self.outbox, self.retention, self.fs, aside)
+        self.retention = Retention(self._db, self.outbox, storage)
+        self.quarantine = Quarantine(self._db, self.outbox, self.retention, storage, aside)
 
     @property
     def fresh(self) -> bool:
@@ -74,12 +72,21 @@ class Spool:
             raise
         except sqlite3.DatabaseError as error:
             home = aside / f"database-{utc_now_ns():016x}"
-            self.fs.make_dir(home)
+            durable.make_folder(self.storage, home)
             for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
                 if (path.parent / name).exists():
-                    self.fs.rename(path.parent / name, home / name)
+                    durable.move(self.storage, path.parent / name, home / name)
             log.warning("%s", _damaged(path, home, error))
             return Database(path)
+
+
+def _not_opened(folder: Path, why: str) -> EdgeAgentError:
+    return DiskError(
+        "The spool cannot be opened.",
+        why=f"{folder}: {why}",
+        try_="check that the disk is mounted, writable and not full (df, ls -ld)",
+        code="SPOOL_OPEN",
+    )
 
 
 def _damaged(path: Path, home: Path, error: sqlite3.Error) -> EdgeAgentError:

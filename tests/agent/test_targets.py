@@ -21,7 +21,7 @@ from edge_agent.seal.policy import policy_digest
 from edge_agent.segment import integrity, reader
 from edge_agent.segment.roots import load_root
 from edge_agent.segment.run import verify_run
-from edge_agent.spool.fs import DiskFs
+from edge_agent.storage import Disk
 
 Configure = Callable[..., Path]
 CAMERA = '[instrument.camera]\nadapter = "driven"\ngroup = "bl"\n'
@@ -249,16 +249,16 @@ async def test_space_is_freed_only_after_every_required_target_has_it_and_the_lo
     targets = f'[target.one]\nfolder = "{one}"\n[target.two]\nfolder = "{two}"\n[target.spare]\nfolder = "{tmp_path / "none"}"\nrequired = false\n'
     agent = await start(configure(CAMERA, targets))
     unlinked: list[str] = []
-    real = DiskFs.unlink
+    real = Disk.unlink
 
-    def unlink(fs: DiskFs, path: Path) -> None:
+    def unlink(disk: Disk, path: Path) -> None:
         items = {item.path: item.item_id for e in agent.keeper.book.past() for item in agent.spool.outbox.items_of_run(e.run.run_id)}
         if path in items:
             assert items[path] in {leaf.item_id for leaf in leaves(agent, SpoolFree)}, "freed before the log said so"
             unlinked.append(path.name)
-        real(fs, path)
+        real(disk, path)
 
-    monkeypatch.setattr(DiskFs, "unlink", unlink)
+    monkeypatch.setattr(Disk, "unlink", unlink)
     run = await one_run(agent, adapters, until)
     folder = agent.keeper.folder(run)
 

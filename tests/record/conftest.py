@@ -210,9 +210,9 @@ class Faulty(Disk):
         self._call("open_append")
         return super().open_append(path)
 
-    def open_read(self, path: Path) -> int:
-        self._call("open_read")
-        return super().open_read(path)
+    def reopen(self, path: Path) -> int:
+        self._call("reopen")
+        return super().reopen(path)
 
     def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:
         try:

@@ -78,7 +78,7 @@ def check(run: Any, kit: Any, durable: list[str]) -> None:
     assert run.recorder._buffers._held == sum(len(idle) * size for size, idle in run.recorder._buffers._idle.items())
 
 
-KINDS = ["open_append", "open_read", "write", "sync_data", "sync_file", "sync_folder", "trim", "rename", "unlink"]
+KINDS = ["open_append", "reopen", "write", "sync_data", "sync_file", "sync_folder", "trim", "rename", "unlink"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -376,7 +376,7 @@ def test_nothing_is_confirmed_by_a_commit_that_was_waiting_while_another_failed(
 
 
 def test_no_descriptor_is_left_open_by_segments_that_failed(rig: Make, kit: Any) -> None:
-    run = rig(kit.Faulty("sync_data", 5, times=6))
+    run = rig(kit.Faulty("sync_data", 2, times=6))
     frames = run.recording.frames(kit.CAMERA)
     for number in range(1, 30):
         frames.offer(kit.frame(number))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import errno
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -388,13 +389,14 @@ async def test_a_crash_before_the_sidecar_was_signed_makes_all_papers_anew(new_h
 
 
 class Refusing(Disk):
-    """A disk that fails when it is told to."""
+    """A disk that fails for open segments and the agent log when it is told to."""
 
     def __init__(self) -> None:
         self.full = False
 
     def sync_data(self, fd: int) -> None:
-        if self.full:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        if self.full and (".h5." in path or path.endswith("agent.log")):
             raise DiskError("The disk did not take it: making data durable", why="No space left on device", code="DISK_FULL")
         super().sync_data(fd)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_agent.errors import ConfigError
 from edge_agent.spool import DiskGuard, DiskLimits, DiskReport, DiskState
 from edge_agent.spool.disk import Space, disk_state, size_text, tree_usage
-from edge_agent.spool.fs import DiskFs
+from edge_agent.storage import DISK, durable
 
 LIMITS = DiskLimits(keep_free=100, max_size=None, soft=1000, hard=400, reserve=0)
 CHILD = Path(__file__).with_name("disk_full_child.py")
@@ -117,7 +117,7 @@ def test_limits_are_in_order_whatever_the_disk(total: int, keep_free: int, max_s
 
 
 def test_the_usage_of_a_tree_counts_what_is_allocated(tmp_path: Path) -> None:
-    DiskFs().allocate(tmp_path / "a", 100_000)
+    durable.allocate(DISK, tmp_path / "a", 100_000)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b").write_bytes(bytes(5000))
     assert 105_000 <= tree_usage(tmp_path) <= 120_000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.errors import UsageError
+from edge_agent.errors import DiskError, UsageError
 from edge_agent.model import OutboxItem
 from edge_agent.spool import Spool
 
@@ -125,6 +125,6 @@ def test_export_copies_the_bytes_and_the_reason_and_changes_nothing(spool: Spool
     copy = spool.quarantine.export("a", tmp_path / "out" / "here")
     assert copy.read_bytes() == item.path.read_bytes()
     assert json.loads((tmp_path / "out" / "here" / "a.h5.reason.json").read_text())["targets"] == ["cloud"]
-    with pytest.raises(FileExistsError):
+    with pytest.raises(DiskError, match="exists"):
         spool.quarantine.export("a", tmp_path / "out" / "here")
     assert len(spool.quarantine.entries()) == 1

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.errors import DiskError
 from edge_agent.model import ItemKind, OutboxItem, Receipt
 from edge_agent.spool import Spool
-from edge_agent.spool.fs import DiskFs
+from edge_agent.storage import Disk, disk_error
 
 MakeItem = Callable[..., OutboxItem]
 Prove = Callable[..., None]
@@ -103,22 +104,22 @@ def test_if_the_agent_log_cannot_be_written_the_file_stays_and_the_next_release_
 
 
 def test_a_failed_unlink_is_tried_again(tmp_path: Path, make_item: MakeItem, prove: Prove) -> None:
-    class Stubborn(DiskFs):
+    class Stubborn(Disk):
         refuse = True
 
         def unlink(self, path: Path) -> None:
             if self.refuse:
-                raise OSError(5, "Input/output error")
+                raise disk_error("removing a", OSError(5, "Input/output error"))
             super().unlink(path)
 
-    fs = Stubborn()
-    spool = Spool(tmp_path / "spool", fs)
+    disk = Stubborn()
+    spool = Spool(tmp_path / "spool", disk)
     item = make_item("a")
     spool.outbox.add(item, ["cloud"])
     prove(spool, item)
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(DiskError, match="Input/output"):
         spool.retention.release(Log())
-    fs.refuse = False
+    disk.refuse = False
     assert spool.retention.release(Log()).items == 1
     assert not item.path.exists()
     spool.close()

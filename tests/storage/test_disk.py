@@ -32,7 +32,7 @@ def test_a_full_disk_is_told_apart_from_a_broken_one() -> None:
 
 CALLS: list[tuple[str, Callable[[Path], object]]] = [
     ("creating there", lambda p: DISK.open_append(p / "there")),
-    ("opening none", lambda p: DISK.open_read(p / "none")),
+    ("opening none", lambda p: DISK.reopen(p / "none")),
     ("opening none", lambda p: DISK.sync_file(p / "none")),
     ("opening the folder none", lambda p: DISK.sync_folder(p / "none")),
     ("trimming none", lambda p: DISK.trim(p / "none")),
@@ -52,7 +52,7 @@ def test_every_refusal_is_a_disk_error(tmp_path: Path, doing: str, call: Callabl
 def test_a_file_that_is_open_for_reading_cannot_be_shortened(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"12")
     fd = os.open(tmp_path / "a", os.O_RDONLY)
-    with pytest.raises(DiskError, match="shortening a file"):
+    with pytest.raises(DiskError, match="setting the length of a file"):
         DISK.cut(fd, 1)
     os.close(fd)
 
