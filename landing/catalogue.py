@@ -1,7 +1,8 @@
 """What a landing service knows, in one SQLite file: agents, tokens, stored items, refusals, countersigned heads.
 
 One connection, WAL, ``synchronous=FULL``: when a method that writes returns, the row survives a power cut. Other
-processes (``token``, ``grant``) write to the same file.
+processes (``token``, ``grant``) write to the same file. Once it is closed, whoever comes late (a request that was cut,
+a connection that was being made) is refused with TROUBLE, which means: try again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.model import ItemKind
+from edge_agent.wire.refusal import Code, Refused
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS agents (agent_id BLOB PRIMARY KEY, identity BLOB NOT NULL, name TEXT NOT NULL, t_ns INTEGER NOT NULL) STRICT;
@@ -96,38 +98,47 @@ class Run:
 
 
 class Catalogue:
-    """The file. Methods are safe to call from several threads."""
+    """The file. Methods are safe to call from several threads; after `close` they raise `Refused`: TROUBLE."""
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
         self._lock = threading.Lock()
+        self._closed = False
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, when nobody is in it."""
         with self._lock:
+            self._closed = True
             self._db.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _reading(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
+            if self._closed:
+                raise stopping()
+            yield self._db
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._reading() as db:
+            db.execute("BEGIN IMMEDIATE")
             try:
-                yield self._db
+                yield db
             except BaseException:
-                self._db.execute("ROLLBACK")
+                db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
+            db.execute("COMMIT")
 
     # ---- agents and tokens
 
     def agent(self, agent_id: bytes) -> Agent | None:
         """An agent, if it is enrolled."""
-        with self._lock:
-            row = self._db.execute("SELECT identity, name FROM agents WHERE agent_id = ?", (agent_id,)).fetchone()
-            projects = self._db.execute("SELECT project FROM projects WHERE agent_id = ?", (agent_id,)).fetchall()
+        with self._reading() as db:
+            row = db.execute("SELECT identity, name FROM agents WHERE agent_id = ?", (agent_id,)).fetchone()
+            projects = db.execute("SELECT project FROM projects WHERE agent_id = ?", (agent_id,)).fetchall()
         return None if row is None else Agent(agent_id, row[0], row[1], frozenset(p for (p,) in projects))
 
     def grant(self, agent_id: bytes, projects: tuple[str, ...]) -> None:
@@ -142,8 +153,8 @@ class Catalogue:
 
     def token(self, secret_hash: bytes) -> TokenRow | None:
         """A token, if it was ever made."""
-        with self._lock:
-            row = self._db.execute("SELECT projects, t_until, used_by FROM tokens WHERE secret = ?", (secret_hash,)).fetchone()
+        with self._reading() as db:
+            row = db.execute("SELECT projects, t_until, used_by FROM tokens WHERE secret = ?", (secret_hash,)).fetchone()
         return None if row is None else TokenRow(tuple(row[0].split("\n")), row[1], row[2])
 
     def enrol(self, secret_hash: bytes, agent: Agent, t_ns: int) -> bool:
@@ -165,8 +176,8 @@ class Catalogue:
 
     def item(self, agent_id: bytes, item_id: str) -> StoredItem | None:
         """A stored item."""
-        with self._lock:
-            row = self._db.execute("SELECT * FROM items WHERE agent_id = ? AND item_id = ?", (agent_id, item_id)).fetchone()
+        with self._reading() as db:
+            row = db.execute("SELECT * FROM items WHERE agent_id = ? AND item_id = ?", (agent_id, item_id)).fetchone()
         return None if row is None else _stored(row)
 
     def store(self, item: StoredItem) -> None:
@@ -183,14 +194,14 @@ class Catalogue:
 
     def project_size(self, project: str) -> int:
         """Bytes that a project holds."""
-        with self._lock:
-            rows = self._db.execute(_RUN_FILES, (project,)).fetchall()
+        with self._reading() as db:
+            rows = db.execute(_RUN_FILES, (project,)).fetchall()
         return sum(size for _, _, size, _ in rows)
 
     def runs(self, projects: frozenset[str]) -> list[Run]:
         """The runs of some projects, by path."""
-        with self._lock:
-            rows = [row for project in sorted(projects) for row in self._db.execute(_RUN_FILES, (project,))]
+        with self._reading() as db:
+            rows = [row for project in sorted(projects) for row in db.execute(_RUN_FILES, (project,))]
         runs: dict[str, Run] = {}
         for path, run_no, size, t_ns in rows:
             folder = "/".join(path.split("/")[:4])
@@ -200,8 +211,8 @@ class Catalogue:
 
     def files(self, folder: str) -> list[StoredItem]:
         """The newest item of each path below a folder, by path."""
-        with self._lock:
-            rows = self._db.execute(
+        with self._reading() as db:
+            rows = db.execute(
                 "SELECT * FROM items WHERE path >= ? AND path < ? ORDER BY path, t_ns", (folder + "/", folder + "0")
             ).fetchall()
         newest = {row[4]: _stored(row) for row in rows}
@@ -214,8 +225,8 @@ class Catalogue:
 
     def refusal(self, agent_id: bytes, item_id: str) -> str | None:
         """The JSON of an item's refusal."""
-        with self._lock:
-            row = self._db.execute("SELECT refusal FROM refused WHERE agent_id = ? AND item_id = ?", (agent_id, item_id)).fetchone()
+        with self._reading() as db:
+            row = db.execute("SELECT refusal FROM refused WHERE agent_id = ? AND item_id = ?", (agent_id, item_id)).fetchone()
         return None if row is None else str(row[0])
 
     def forget_refusal(self, agent_id: bytes, item_id: str) -> None:
@@ -227,8 +238,8 @@ class Catalogue:
 
     def last_head(self, agent_id: bytes, log_id: bytes) -> SeenHead | None:
         """The largest head of a log that was countersigned."""
-        with self._lock:
-            row = self._db.execute(
+        with self._reading() as db:
+            row = db.execute(
                 "SELECT size, root, head, witness FROM heads WHERE agent_id = ? AND log_id = ? ORDER BY size DESC, rowid DESC LIMIT 1",
                 (agent_id, log_id),
             ).fetchone()
@@ -236,8 +247,8 @@ class Catalogue:
 
     def head(self, agent_id: bytes, log_id: bytes, head: bytes) -> SeenHead | None:
         """A countersigned head by the hash of its payload."""
-        with self._lock:
-            row = self._db.execute(
+        with self._reading() as db:
+            row = db.execute(
                 "SELECT size, root, head, witness FROM heads WHERE agent_id = ? AND log_id = ? AND head = ?", (agent_id, log_id, head)
             ).fetchone()
         return None if row is None else SeenHead(*row)
@@ -246,6 +257,11 @@ class Catalogue:
         """Remember a head; durable when this returns."""
         with self._writing() as db:
             db.execute("INSERT INTO heads VALUES (?, ?, ?, ?, ?, ?)", (agent_id, log_id, seen.size, seen.root, seen.head, seen.witness))
+
+
+def stopping() -> Refused:
+    """What everybody is told who comes while the service stops, or after."""
+    return Refused(Code.TROUBLE, "The landing service is stopping", why="it takes nothing more", try_="try again when it is back")
 
 
 def _stored(row: Sequence[Any]) -> StoredItem:

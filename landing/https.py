@@ -2,6 +2,9 @@
 
 Every route but ``/health`` and ``/enroll`` wants a TLS client certificate of an enrolled agent; the agent is the one
 in the certificate, never one in a message. A refusal is JSON ``{"code", "what", "why", "try", "have"}``.
+
+A door that was shut still meets requests: a connection whose TLS handshake was under way is there when it is done.
+They get TROUBLE and touch nothing, since what is behind the door is being closed.
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ from cryptography import x509
 from edge_agent.seal.cbor import SealError
 from edge_agent.wire.item import ItemHeader, parse_header
 from edge_agent.wire.names import BadName, check_upload_id
-from edge_agent.wire.refusal import Code, Refused
+from edge_agent.wire.refusal import Code, Refusal, Refused
 from edge_agent.wire.talk import MAX_CONTROL, parse_witness_ask
 from landing.authority import agent_of
+from landing.catalogue import stopping
 from landing.enrol import Registrar
 from landing.receiver import Receiver
 from landing.room import Limits
@@ -54,10 +58,12 @@ class HttpsDoor:
         self._book = book
         self._limits = limits
         self._health = {"service": "landing", "name": name, "root": root_pem}
+        self._shut = False
 
     def app(self) -> web.Application:
         """The aiohttp application."""
-        app = web.Application(middlewares=[_refusals, _who], client_max_size=MAX_CONTROL)
+        app = web.Application(middlewares=[self._while_open, _refusals, _who], client_max_size=MAX_CONTROL)
+        app.on_shutdown.append(self._shutting)
         app.router.add_get("/health", self.health)
         app.router.add_post("/enroll", self.enrol)
         app.router.add_post("/renew", self.renew)
@@ -71,6 +77,17 @@ class HttpsDoor:
         app.router.add_get("/runs", self.runs)
         app.router.add_get("/runs/{path:.+}", self.run)
         return app
+
+    async def _shutting(self, _app: web.Application) -> None:
+        self._shut = True
+
+    @web.middleware
+    async def _while_open(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if not self._shut:
+            return await handler(request)
+        answer = _answer(stopping().refusal)
+        answer.force_close()
+        return answer
 
     # ---- everybody
 
@@ -187,7 +204,10 @@ async def _refusals(request: web.Request, handler: _Handler) -> web.StreamRespon
         refused = Refused(
             Code.BAD_REQUEST, "This is not what the protocol says", why=str(error), try_="are both sides of the same version?"
         )
-    refusal = refused.refusal
+    return _answer(refused.refusal)
+
+
+def _answer(refusal: Refusal) -> web.Response:
     headers = {"Tus-Resumable": TUS}
     if refusal.code is Code.OFFSET and refusal.have is not None:
         headers["Upload-Offset"] = str(refusal.have)

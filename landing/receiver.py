@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from edge_agent.wire.item import ItemHeader
 from edge_agent.wire.refusal import Code, Refused, from_json
-from landing.catalogue import Agent, Catalogue, Run, StoredItem
+from landing.catalogue import Agent, Catalogue, Run, StoredItem, stopping
 from landing.checkin import CheckIn
 from landing.incoming import Incoming
 from landing.room import Room
@@ -51,6 +51,7 @@ class Receiver:
         self._check_in = check_in
         self._uploads: dict[Key, _Upload] = {}
         self._jobs: dict[Key, asyncio.Task[bytes]] = {}
+        self._closing = False
 
     def agent(self, agent_id: bytes) -> Agent:
         """An enrolled agent.
@@ -193,8 +194,8 @@ class Receiver:
             return stored.custody
         job = self._jobs.get(key)
         if job is None:
-            job = self._jobs[key] = asyncio.create_task(self._check_in.run(await self._complete(key)))
-            job.add_done_callback(lambda done: self._done(key, done))
+            header = await self._complete(key)
+            job = self._jobs.get(key) or self._begin(key, header)
         await asyncio.wait({job}, timeout=wait)
         return job.result() if job.done() else None
 
@@ -215,7 +216,8 @@ class Receiver:
         return found
 
     async def close(self) -> None:
-        """Wait for what is being checked."""
+        """Wait for what is being checked; nothing more is checked after that."""
+        self._closing = True
         if self._jobs:
             await asyncio.wait(self._jobs.values())
 
@@ -251,6 +253,13 @@ class Receiver:
         if header.sha256 is None:
             raise Refused(Code.NO_DIGEST, "The SHA-256 of the whole was not said", try_="PATCH with Repr-Digest and no bytes")
         return header
+
+    def _begin(self, key: Key, header: ItemHeader) -> asyncio.Task[bytes]:
+        if self._closing:
+            raise stopping()
+        job = self._jobs[key] = asyncio.create_task(self._check_in.run(header))
+        job.add_done_callback(lambda done: self._done(key, done))
+        return job
 
     def _unknown(self, key: Key) -> NoReturn:
         self._uploads.pop(key, None)

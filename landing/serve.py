@@ -58,9 +58,14 @@ class Service:
     door: HttpsDoor
     root: x509.Certificate
 
+    async def close(self) -> None:
+        """Let what is being checked come to its end, then close the catalogue. The doors are shut before."""
+        await self.receiver.close()
+        self.catalogue.close()
+
 
 def assemble(home: Home, limits: Limits, judge: Judge) -> Service:
-    """Put the parts of a landing service together; the caller closes the catalogue.
+    """Put the parts of a landing service together; the caller closes it.
 
     Raises:
         ConfigError: no landing service in that folder.
@@ -90,13 +95,16 @@ async def serve(home: Home, options: Options) -> None:
     home.load()
     with home.lock():
         service = assemble(home, options.limits, WorkerJudge(home.root))
-        with contextlib.closing(service.catalogue):
+        try:
             broker = None
             if options.mqtt:
                 tls = ssl.create_default_context(cafile=options.mqtt_ca) if options.mqtt_ca else None
                 broker = MqttDoor(Broker.parse(options.mqtt, tls), service.receiver, service.book, service.root, options.mqtt_topic)
             await _run(home, options, service.door, broker)
-            await service.receiver.close()
+        finally:
+            await service.close()
+            # A thread of a request that was cut may still write below the folder: the lock outlives it.
+            await asyncio.get_running_loop().shutdown_default_executor()
 
 
 async def _run(home: Home, options: Options, door: HttpsDoor, broker: MqttDoor | None) -> None:

@@ -260,8 +260,7 @@ class Landing:
     async def close(self) -> None:
         if self.runner is not None and self.service is not None:
             await self.runner.cleanup()
-            await self.service.receiver.close()
-            self.service.catalogue.close()
+            await self.service.close()
             self.runner = self.service = None
 
     def space(self) -> dict[str, bytes]:

@@ -68,6 +68,7 @@ class Site:
     judge: FakeJudge
     stack: contextlib.AsyncExitStack
     url: str = ""
+    runner: web.AppRunner | None = None
 
     def token(self, *projects: str, life_ns: int = 900 * 10**9) -> Any:
         ca = authority.load(self.home)
@@ -78,15 +79,14 @@ class Site:
     async def open(self, limits: Limits = LIMITS, mqtt: str = "") -> Service:
         """In this process."""
         service = assemble(self.home, limits, self.judge)
-        self.stack.callback(service.catalogue.close)
-        runner = web.AppRunner(service.door.app(), access_log=None, shutdown_timeout=1, read_bufsize=1 << 20)
+        self.stack.push_async_callback(service.close)
+        self.runner = runner = web.AppRunner(service.door.app(), access_log=None, shutdown_timeout=1, read_bufsize=1 << 20)
         await runner.setup()
         self.stack.push_async_callback(runner.cleanup)
         context = server_context(str(self.home.keys / "tls.pem"), str(self.home.keys / "tls.key"), str(self.home.root))
         site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
         await site.start()
         self.url = f"https://127.0.0.1:{runner.addresses[0][1]}"
-        self.stack.push_async_callback(service.receiver.close)
         if mqtt:
             await self.join(service, mqtt)
         return service
