@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import datetime
 import hashlib
 import heapq
 import json
@@ -42,7 +44,10 @@ import cbor2  # noqa: E402
 import numpy as np  # noqa: E402
 from cryptography import x509  # noqa: E402
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm  # noqa: E402
+from cryptography.hazmat.primitives import hashes  # noqa: E402
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: E402
+from cryptography.hazmat.primitives.serialization import Encoding  # noqa: E402
 from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5s, h5t  # noqa: E402
 
 FORMAT = "HSC/1-draft"
@@ -119,7 +124,9 @@ BODIES: dict[int, tuple[str, Any]] = {2: ("DATASET", {1: b32}), 3: ("META", {1: 
 SIDECAR = {1: FORMAT, 2: anything, 3: [anything], 4: anything, 5: [{1: b16, 2: [bytes]}]}
 RUN = {1: "HSC/1/run", 2: b16, 3: int, 4: b16, 5: [[int, b16, (str, None), int, b32, b32, int]], 6: [[str, int, b32]],
        7: (None, [str, int, b32]), 8: {str: b32}, 9: [[str, int, MAYBE_INT]], 10: str, 11: b32}  # fmt: skip
-RECEIPTS = {1: "HSC/1/receipts", 2: [bytes], 3: [anything], 4: [{1: b16, 2: int, 3: int, 4: bytes, 5: [b32]}]}
+RECEIPTS = {1: "HSC/1/receipts", 2: [bytes], 3: [anything], 4: [{1: b16, 2: int, 3: int, 4: bytes, 5: [b32]}], 5: [bytes], 6: [bytes],
+            7: CHAIN}  # fmt: skip
+AMENDMENT = {1: "HSC/1/amendment", 2: b16, 3: b16, 4: b32, 5: int, 6: (b32, None), 7: [[str, (str, None), str]], 8: str, 9: str, 10: int}
 WITNESS = {1: "HSC/1/witness", 2: b16, 3: b16, 4: int, 5: b32, 6: b32, 7: int}
 CUSTODY = {1: "HSC/1/custody", 2: b16, 3: b16, 4: b32, 5: b32, 6: int, 7: str, 8: str, 9: int, 10: str}
 SEGMENT_CLOSE = {1: b16, 2: b32, 3: b16, 4: int, 5: int}
@@ -250,10 +257,11 @@ def ed25519_with_name(certificate: x509.Certificate, pattern: str) -> tuple[byte
 
 @dataclass(frozen=True, slots=True)
 class Roots:
-    """What the caller trusts: certificates, or the SHA-256 of one that the key chain must then contain."""
+    """What the caller trusts: certificates, or the SHA-256 of one that the key chain must then contain; `stampers` for time-stamps."""
 
     certificates: tuple[bytes, ...] = ()
     fingerprint: bytes | None = None
+    stampers: tuple[bytes, ...] = ()
 
     @property
     def given(self) -> bool:
@@ -321,6 +329,114 @@ def open_head(item: Any, sessions: dict[bytes, Session], what: str) -> tuple[Any
     want(head[2] == session.agent_id, f"{what}: names another agent than its key")
     want(head[10] == session.boot_id, f"{what}: names another boot than its session key")
     return head, sha(payload), session
+
+
+# ---- Time-stamps (RFC 3161 and RFC 5652, DER) ------------------------------------------------------------------------
+
+SIGNED_DATA, TST_INFO = bytes.fromhex("06092a864886f70d010702"), bytes.fromhex("060b2a864886f70d0109100104")
+CONTENT_TYPE, MESSAGE_DIGEST = bytes.fromhex("06092a864886f70d010903"), bytes.fromhex("06092a864886f70d010904")
+SIGNING_CERTIFICATE = bytes.fromhex("060b2a864886f70d010910022f")
+DIGESTS = {bytes.fromhex("0609608648016503040201"): hashes.SHA256(), bytes.fromhex("0609608648016503040202"): hashes.SHA384(),
+           bytes.fromhex("0609608648016503040203"): hashes.SHA512()}  # fmt: skip
+
+
+def der(raw: bytes) -> list[tuple[int, bytes, bytes]]:
+    """Tag, content and whole of the items that stand one after the other."""
+    found, at = [], 0
+    while at < len(raw):
+        start, size = at + 2, raw[at + 1] if at + 1 < len(raw) else 0x80
+        if size > 127:
+            start, size = start + size - 128, int.from_bytes(raw[start : start + size - 128])
+        want(raw[at + 1 : at + 2] != b"\x80" and at + 2 <= start <= start + size <= len(raw), "is not DER")
+        found.append((raw[at], raw[start : start + size], raw[at : start + size]))
+        at = start + size
+    return found
+
+
+def digest_of(algorithm: bytes) -> hashes.HashAlgorithm:
+    """The hash of an AlgorithmIdentifier's content."""
+    oid = der(algorithm)[0][2]
+    want(oid in DIGESTS, "uses a hash other than SHA-256, SHA-384 and SHA-512")
+    return DIGESTS[oid]
+
+
+def hashed(algorithm: hashes.HashAlgorithm, data: bytes) -> bytes:
+    """The digest of some bytes."""
+    return hashlib.new(algorithm.name, data).digest()
+
+
+def open_token(token: bytes, stampers: tuple[bytes, ...]) -> tuple[bytes, datetime.datetime]:
+    """Check a TimeStampToken: the SHA-256 digest that it is about, and its time. Revocation is not looked up."""
+    try:
+        kind, explicit = der(der(token)[0][1])
+        want(kind[2] == SIGNED_DATA and len(der(token)) == 1, "is no CMS SignedData")
+        _, _, content, *rest, signers = der(der(explicit[1])[0][1])
+        carried = [x509.load_der_x509_certificate(whole) for tag, inner, _ in rest if tag == 0xA0 for _, _, whole in der(inner)]
+        inner_kind, inner = der(content[1])
+        want(inner_kind[2] == TST_INFO, "holds no TSTInfo")
+        info = der(inner[1])[0][1]
+        _, _, imprint, _, when, *_ = der(der(info)[0][1])
+        algorithm, digest = der(imprint[1])
+        time = datetime.datetime.strptime(when[1].decode().partition(".")[0].rstrip("Z") + "+0000", "%Y%m%d%H%M%S%z")
+        want(len(der(signers[1])) == 1, "has another number of signers than one")
+        certificate = check_signer(der(der(signers[1])[0][1]), info, carried)
+        want(digest_of(algorithm[1]).name == "sha256" and b32(digest[1]), "is not over a SHA-256 digest")
+    except (ValueError, IndexError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension, InvalidSignature) as error:
+        raise Bad(f"cannot be read, or its signature is wrong ({type(error).__name__}: {error})") from error
+    want(leads(certificate, carried, stampers, time), "no given root vouches for it at its time")
+    return digest[1], time
+
+
+def check_signer(signer: list[tuple[int, bytes, bytes]], info: bytes, carried: list[x509.Certificate]) -> x509.Certificate:
+    """Check the one SignerInfo of a token; returns the certificate that signed."""
+    _, name, hash_of_info, attributes, _, signature = signer[:6]
+    issuer, serial = der(name[1])
+    same = [c for c in carried if c.issuer.public_bytes() == issuer[2] and c.serial_number == int.from_bytes(serial[1], signed=True)]
+    want(same and attributes[0] == 0xA0, "does not carry the certificate that signed it, or signs no attributes")
+    certificate, algorithm = same[0], digest_of(hash_of_info[1])
+    values = {kind[2]: der(value[1]) for _, pair, _ in der(attributes[1]) for kind, value in [der(pair)]}
+    want([v[2] for v in values.get(CONTENT_TYPE, [])] == [TST_INFO], "signs another type of content")
+    want([v[1] for v in values.get(MESSAGE_DIGEST, [])] == [hashed(algorithm, info)], "signs another TSTInfo")
+    want(SIGNING_CERTIFICATE in values, "does not name the certificate that signed it")
+    named = der(der(der(values[SIGNING_CERTIFICATE][0][1])[0][1])[0][1])
+    certificate_hash = hashes.SHA256() if named[0][0] == 0x04 else digest_of(named[0][1])
+    raw = certificate.public_bytes(Encoding.DER)
+    want(next(v[1] for v in named if v[0] == 0x04) == hashed(certificate_hash, raw), "names another certificate than its signer")
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    want(usage.critical and list(usage.value) == [x509.ExtendedKeyUsageOID.TIME_STAMPING], "is signed by a certificate that may not stamp")
+    key, data = certificate.public_key(), b"\x31" + attributes[2][1:]
+    if isinstance(key, rsa.RSAPublicKey):
+        key.verify(signature[1], data, padding.PKCS1v15(), algorithm)
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        key.verify(signature[1], data, ec.ECDSA(algorithm))
+    else:
+        want(isinstance(key, Ed25519PublicKey), "is signed with an algorithm that this verifier does not know")
+        key.verify(signature[1], data)  # type: ignore[union-attr, call-arg]
+    return certificate
+
+
+def leads(certificate: x509.Certificate, carried: list[x509.Certificate], stampers: tuple[bytes, ...], time: datetime.datetime) -> bool:
+    """Whether a chain of at most 8 certificates, each valid at that time, leads to a root."""
+    roots = [x509.load_der_x509_certificate(raw) for raw in stampers]
+    at = certificate
+    for _ in range(8):
+        if not at.not_valid_before_utc <= time <= at.not_valid_after_utc:
+            return False
+        if at in roots:
+            return True
+        above = next((c for c in (*roots, *carried) if c != at and issued(at, c)), None)
+        if above is None:
+            return False
+        at = above
+    return False
+
+
+def issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether a CA signed a certificate."""
+    with contextlib.suppress(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound):
+        certificate.verify_directly_issued_by(authority)
+        return authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    return False
 
 
 # ---- The log of a segment -------------------------------------------------------------------------------------------
@@ -857,7 +973,8 @@ def place(folder: str, name: str) -> str:
 def read_run(path: str, roots: Roots) -> Json:
     """Verify a sidecar with everything that is not HDF5: vendor files, master, crate and receipts."""
     folder = os.path.dirname(path)
-    sidecar = decode(Path(path).read_bytes(), "the sidecar", SIDECAR)
+    raw = Path(path).read_bytes()
+    sidecar = decode(raw, "the sidecar", SIDECAR)
     sessions = open_chain(sidecar[4], roots, "the sidecar's key chain")
     payload, kid = open_cose(sidecar[2], "run", {k: s.key for k, s in sessions.items()}, "the run statement")
     statement, signer = decode(payload, "the run statement", RUN), sessions[kid]
@@ -877,7 +994,8 @@ def read_run(path: str, roots: Roots) -> Json:
     result: Json = {"agent": statement[2].hex(), "run": statement[4].hex(), "run_no": statement[3],
                     "policy": statement[11].hex(), "trusted": signer.trusted, "identity": signer.identity.hex(),
                     "series": {}, "gap_counts": {s: [n, c] for s, n, c in statement[9]},
-                    "segments": segments, "witnessed": [], "problem": ""}  # fmt: skip
+                    "segments": segments, "witnessed": [], "stamped": "", "amendments": [], "sidecar": sha(raw).hex(),
+                    "problem": ""}  # fmt: skip
     files: dict[str, Json] = {}
     for _, segment_id, name, size, digest, head_hash, state in entries:
         head, session = heads[head_hash]
@@ -905,14 +1023,14 @@ def read_run(path: str, roots: Roots) -> Json:
     receipts = path.removesuffix(".hsc") + ".receipts"
     try:
         if os.path.isfile(receipts):
-            result["witnessed"] = read_receipts(receipts, result, roots, sidecar[4])
+            result |= read_receipts(receipts, result, roots, sidecar[4])
     except Bad as bad:
         result["problem"] = f"the receipts do not count: {bad}"
     return result
 
 
-def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> list[str]:
-    """Close heads (hex) whose SEGMENT_CLOSE stands in a witnessed log. Any wrong receipt spoils the file."""
+def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
+    """What the receipts add: close heads (hex) in a witnessed log, amendments, the time of a stamp. Any wrong receipt spoils the file."""
     receipts = decode(Path(path).read_bytes(), "the file", RECEIPTS)
     carried = [*receipts[2], *(decode(chain, "key chain") if isinstance(chain, bytes) else chain)[1]]
     keys = {}
@@ -920,8 +1038,10 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> list[str]:
         found = ed25519_with_name(certificate, "urn:hsc:receipts")
         if found and roots.certify(certificate, carried):
             keys[thumbprint(found[0])] = found[0]
-    if not roots.given:
-        return []
+    amendments = read_amendments(receipts, run, roots)
+    if not run["trusted"]:
+        return {"amendments": amendments}
+    heads = set()
     segments = {s[1]: s for s in run["segments"]}
     seen: dict[tuple[bytes, int], bytes] = {}
     for number, item in enumerate(receipts[3]):
@@ -932,6 +1052,7 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> list[str]:
         want(body[2].hex() == run["agent"], f"{what}: is for another agent")
         if kind == "witness":
             want(seen.setdefault((body[3], body[4]), body[5]) == body[5], f"{what}: a fork, two roots of one log and size")
+            heads.add(body[6])
             continue
         want(body[8] in ("fsynced", "store-digest", "read-back"), f"{what}: has an unknown durability")
         if segment := segments.get(body[3].hex()):
@@ -948,7 +1069,43 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> list[str]:
             entry = segments.get(body[1].hex())
             if entry and [entry[5], run["run"], entry[0]] == [body[2].hex(), body[3].hex(), body[4]]:
                 witnessed.append(entry[5])
-    return witnessed
+    times = [t for token in receipts[5] if roots.stampers and (t := stamped(token, roots, bytes.fromhex(run["sidecar"])))]
+    return {"amendments": amendments, "witnessed": witnessed, "stamped": min(times, default="")}
+
+
+def stamped(token: bytes, roots: Roots, digest: bytes) -> str:
+    """The time of a token over the sidecar; nothing for any other, which adds nothing and takes nothing away."""
+    with contextlib.suppress(Bad):
+        about, time = open_token(token, roots.stampers)
+        return time.isoformat() if about == digest else ""
+    return ""
+
+
+def read_amendments(receipts: Json, run: Json, roots: Roots) -> list[Json]:
+    """The amendments, which must follow each other, belong to this run and be signed by its agent."""
+    if not receipts[6]:
+        want(receipts[7] == {1: [], 2: []}, "keys for amendments, and there are none")
+        return []
+    sessions = open_chain(receipts[7], roots, "the key chain of the amendments")
+    found: list[Json] = []
+    before, values = None, dict[str, str]()
+    for number, item in enumerate(receipts[6], 1):
+        what = f"amendment {number}"
+        payload, kid = open_cose(item, "amendment", {k: s.key for k, s in sessions.items()}, what)
+        body, signer = decode(payload, what, AMENDMENT), sessions[kid]
+        trusted = all(s.trusted for s in sessions.values()) if run["trusted"] else signer.identity.hex() == run["identity"]
+        want(trusted and signer.agent_id == body[2] and body[2].hex() == run["agent"], f"{what}: is not signed by the agent of the run")
+        want([body[3].hex(), body[4].hex()] == [run["run"], run["sidecar"]], f"{what}: is of another run or sidecar")
+        want(body[5] == number and body[6] == before, f"{what}: does not follow the one before it")
+        names = [name for name, _, _ in body[7]]
+        form = all(re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z0-9][a-z0-9_]*)*", name) for name in names)
+        want(names and form and len(set(names)) == len(names), f"{what}: changes nothing, a field twice, or one without a name")
+        for name, old, new in body[7]:
+            want(values.get(name, old) == old, f"{what}: {name} was not {old!r} before")
+            values[name] = new
+        found.append({"number": number, "changes": body[7], "author": body[8], "reason": body[9], "t_ns": body[10]})
+        before = sha(payload)
+    return found
 
 
 def compare_segment(entry: list[Any], seg: Json, run: Json, name: str) -> None:
@@ -1014,6 +1171,9 @@ def verify_run(path: str, roots: Roots) -> tuple[int, str, Json, set[str]]:
         return 0, str(bad), counts, claims
     missing = [e[0] for e in run["segments"] if e[5] not in run["witnessed"]]
     level, reason = 3, "witnessed: signed under the root, and another party has seen every segment"
+    counts["amendments"] = run["amendments"]
+    if run["stamped"]:
+        level, reason = 4, f"time-stamped {run['stamped']}: {reason.removeprefix('witnessed: ')}"
     if not trusted:
         level, reason = 1, unknown(run["identity"], roots)
     elif missing or not run["segments"]:
@@ -1150,8 +1310,6 @@ def load_roots(argument: str | None) -> Roots:
             many = x509.load_pem_x509_certificates(raw) if b"-----BEGIN" in raw else [x509.load_der_x509_certificate(raw)]
         except ValueError as error:
             raise Bad(f"--root {argument}: is not a certificate ({error})") from error
-        from cryptography.hazmat.primitives.serialization import Encoding
-
         return Roots(tuple(one.public_bytes(Encoding.DER) for one in many))
     digits = re.sub(r"[\s:]", "", argument).lower().removeprefix("sha256")
     want(re.fullmatch("[0-9a-f]{64}", digits), f"--root {argument}: is neither a file nor 64 hexadecimal digits")
@@ -1163,11 +1321,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Verify files and runs signed with HSC/1 (docs/signed-chunks.md).")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a segment, a run folder, or any folder above them")
     parser.add_argument("--root", help="the facility's root certificate, or its SHA-256 fingerprint")
-    parser.add_argument("--level", type=int, default=2, choices=(0, 1, 2, 3), help="level that every item must reach")
+    parser.add_argument("--tsa-root", metavar="FILE", help="root certificates of time-stamping services")
+    parser.add_argument("--level", type=int, default=2, choices=(0, 1, 2, 3, 4), help="level that every item must reach")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     options = parser.parse_args(argv)
     try:
         roots = load_roots(options.root)
+        if options.tsa_root is not None:
+            want(os.path.isfile(options.tsa_root), f"--tsa-root {options.tsa_root}: is not a file")
+            roots = dataclasses.replace(roots, stampers=load_roots(options.tsa_root).certificates)
     except Bad as bad:
         parser.error(str(bad))
     found = []

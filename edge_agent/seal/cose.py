@@ -24,6 +24,7 @@ RUN = "application/x.hsc1-run+cbor"
 SESSION = "application/x.hsc1-session+cbor"
 WITNESS = "application/x.hsc1-witness+cbor"
 CUSTODY = "application/x.hsc1-custody+cbor"
+AMENDMENT = "application/x.hsc1-amendment+cbor"
 
 
 class Signer(Protocol):

@@ -253,7 +253,24 @@ class SpoolFree:
         return _payload(self.TYPE, {1: self.item_id, 2: list(self.receipts), 3: self.t_ns})
 
 
-Leaf = Chunk | Dataset | Meta | GapLeaf | Close | Open | SeqReset | FileLeaf | Boot | RunOpen | RunClose | SegmentClose | SpoolFree
+@dataclass(frozen=True, slots=True)
+class Amended:
+    """Agent log: a closed run was amended; ``amendment`` is the hash of the amendment's payload."""
+
+    TYPE: ClassVar[int] = 80
+    run_id: bytes
+    number: int
+    amendment: bytes
+    t_ns: int
+
+    def payload(self) -> bytes:
+        """The signed bytes."""
+        return _payload(self.TYPE, {1: self.run_id, 2: self.number, 3: self.amendment, 4: self.t_ns})
+
+
+SegmentLeaf = Chunk | Dataset | Meta | GapLeaf | Close | Open | SeqReset | FileLeaf
+LogLeaf = Boot | RunOpen | RunClose | SegmentClose | SpoolFree | Amended
+Leaf = SegmentLeaf | LogLeaf
 
 
 def _payload(kind: int, body: dict[int, Any]) -> bytes:
@@ -355,6 +372,10 @@ def _spool_free(v: Any) -> Leaf:
     return SpoolFree(item, tuple(_octets(r) for r in receipts), t_ns)
 
 
+def _amended(v: Any) -> Leaf:
+    return Amended(*fields(v, "AMENDMENT", k1=bytes, k2=int, k3=bytes, k4=int))
+
+
 def _octets(value: Any) -> bytes:
     # bytes(n) of an integer would allocate that many.
     if not isinstance(value, bytes):
@@ -364,5 +385,5 @@ def _octets(value: Any) -> bytes:
 
 _READERS = {
     2: _dataset, 3: _meta, 4: _gap, 6: _close, 7: _open, 8: _reset, 10: _file,
-    64: _boot, 66: _run_open, 67: _run_close, 68: _segment_close, 69: _spool_free,
+    64: _boot, 66: _run_open, 67: _run_close, 68: _segment_close, 69: _spool_free, 80: _amended,
 }  # fmt: skip

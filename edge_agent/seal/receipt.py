@@ -1,10 +1,14 @@
-"""WITNESS and CUSTODY: what a landing service signs (docs/signed-chunks.md, Receipts), and the ``.receipts`` file that collects them."""
+"""WITNESS and CUSTODY: what a landing service signs (docs/signed-chunks.md, Receipts), and the ``.receipts`` file.
+
+The file collects what comes after a run is closed: receipts, time-stamp tokens, amendments.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from edge_agent.seal.cbor import SealError, dumps, fields, loads
+from edge_agent.seal.keys import KeyChain, key_chain
 
 WITNESS_NAME = "HSC/1/witness"
 CUSTODY_NAME = "HSC/1/custody"
@@ -89,18 +93,33 @@ class Inclusion:
     proof: tuple[bytes, ...]
 
 
+NO_KEYS = KeyChain((), ())
+
+
 @dataclass(frozen=True, slots=True)
 class Receipts:
-    """The ``.receipts`` file: receipt certificates (DER), receipts (COSE), inclusion proofs. Each part proves itself."""
+    """The ``.receipts`` file; each part proves itself.
+
+    ``certificates`` are receipt certificates (DER), ``receipts`` COSE, ``tokens`` RFC 3161 time-stamp tokens (DER), ``amendments`` COSE;
+    ``chain`` has the keys that signed the amendments, and is empty when there are none.
+    """
 
     certificates: tuple[bytes, ...] = ()
     receipts: tuple[bytes, ...] = ()
     inclusions: tuple[Inclusion, ...] = ()
+    tokens: tuple[bytes, ...] = ()
+    amendments: tuple[bytes, ...] = ()
+    chain: KeyChain = NO_KEYS
 
     def encode(self) -> bytes:
         """Deterministic CBOR."""
         inclusions = [{1: i.log_id, 2: i.size, 3: i.index, 4: i.payload, 5: list(i.proof)} for i in self.inclusions]
-        return dumps({1: RECEIPTS_NAME, 2: list(self.certificates), 3: list(self.receipts), 4: inclusions})
+        return dumps(
+            {
+                1: RECEIPTS_NAME, 2: list(self.certificates), 3: list(self.receipts), 4: inclusions, 5: list(self.tokens),
+                6: list(self.amendments), 7: self.chain.value(),
+            }
+        )  # fmt: skip
 
 
 def parse_receipts(data: bytes) -> Receipts:
@@ -109,8 +128,11 @@ def parse_receipts(data: bytes) -> Receipts:
     Raises:
         SealError: not a ``.receipts`` file.
     """
-    name, certificates, receipts, inclusions = fields(loads(data, "receipts"), "receipts", k1=str, k2=list, k3=list, k4=list)
-    if name != RECEIPTS_NAME or not all(isinstance(part, bytes) for part in (*certificates, *receipts)):
+    name, certificates, receipts, inclusions, tokens, amendments, chain = fields(
+        loads(data, "receipts"), "receipts", k1=str, k2=list, k3=list, k4=list, k5=list, k6=list, k7=dict
+    )
+    parts = (*certificates, *receipts, *tokens, *amendments)
+    if name != RECEIPTS_NAME or not all(isinstance(part, bytes) for part in parts):
         raise SealError("receipts: another file, or parts of a wrong type")
     proofs = []
     for item in inclusions:
@@ -118,4 +140,4 @@ def parse_receipts(data: bytes) -> Receipts:
         if not all(isinstance(h, bytes) and len(h) == 32 for h in proof):
             raise SealError("inclusion proof: a hash is not 32 bytes")
         proofs.append(Inclusion(log_id, size, index, payload, tuple(proof)))
-    return Receipts(tuple(certificates), tuple(receipts), tuple(proofs))
+    return Receipts(tuple(certificates), tuple(receipts), tuple(proofs), tuple(tokens), tuple(amendments), key_chain(chain))

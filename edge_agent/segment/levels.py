@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -15,7 +15,9 @@ from edge_agent.segment.run import verify_run
 SUFFIXES = frozenset({".h5", ".hdf5", ".nxs"})
 
 
-def verify_path(path: Path, root: x509.Certificate | None, *, judge: judging.Judge = judging.judge) -> Iterator[RunReport | SegmentReport]:
+def verify_path(
+    path: Path, root: x509.Certificate | None, *, tsa_roots: Sequence[x509.Certificate] = (), judge: judging.Judge = judging.judge
+) -> Iterator[RunReport | SegmentReport]:
     """Judge a run, a segment, or every run and single segment below a folder, in the order of their names.
 
     ``<run>.nxs`` beside ``<run>.hsc`` stands for its run, because it may be a master without a signature of its own. Symbolic links to
@@ -29,14 +31,14 @@ def verify_path(path: Path, root: x509.Certificate | None, *, judge: judging.Jud
     if not path.is_dir():
         beside = path if path.suffix == ".hsc" else path.with_suffix(".hsc")
         whole = path.suffix == ".hsc" or (path.suffix == ".nxs" and beside.is_file())
-        yield verify_run(beside, root, judge=judge) if whole else judge(path, root)
+        yield verify_run(beside, root, tsa_roots=tsa_roots, judge=judge) if whole else judge(path, root)
         return
     for folder, below, names in os.walk(path):
         sidecars = sorted(name for name in names if name.endswith(".hsc"))
         if sidecars:
             below.clear()
             for name in sidecars:
-                yield verify_run(Path(folder, name), root, judge=judge)
+                yield verify_run(Path(folder, name), root, tsa_roots=tsa_roots, judge=judge)
             continue
         below.sort()
         for name in sorted(names):

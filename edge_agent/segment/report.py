@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from edge_agent.seal.amendment import Amendment
 from edge_agent.segment.account import GapCount
 
-DAMAGED, INTACT, SIGNED, WITNESSED = range(4)
+DAMAGED, INTACT, SIGNED, WITNESSED, STAMPED = range(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,9 @@ class SegmentReport:
 class RunReport:
     """One run: the lowest level of its parts. ``files`` counts vendor files, ``witnessed`` the segments with a valid witness.
 
-    ``witnessed_ns`` is the server time (UTC ns) of the latest witness that the run needs for level 3, 0 when it has not got it.
+    ``witnessed_ns`` is the server time (UTC ns) of the latest witness that the run needs for level 3, ``stamped_ns`` the TSA's time of
+    the earliest valid time-stamp over the sidecar, ``log_stamped_ns`` of the earliest over a witnessed head of the agent log; each is 0
+    when the run has not got it. ``amendments`` are those that hold, oldest first.
     """
 
     path: str
@@ -71,6 +74,9 @@ class RunReport:
     gaps: tuple[GapCount, ...] = ()
     witnessed: int = 0
     witnessed_ns: int = 0
+    stamped_ns: int = 0
+    log_stamped_ns: int = 0
+    amendments: tuple[Amendment, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -117,6 +123,9 @@ def _plain(value: Any) -> Any:
         return value.hex()
     if isinstance(value, SegmentReport):
         return value.as_json()
+    if isinstance(value, Amendment):
+        changes = [{"field": change.field, "old": change.old, "new": change.new} for change in value.changes]
+        return {"number": value.number, "changes": changes, "author": value.author, "reason": value.reason, "t_ns": value.t_ns}
     if isinstance(value, GapCount):
         return {"source_id": value.source_id, "gaps": value.gaps, "missing": value.missing}
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Judges a whole run: the signed statement beside it, every file that it names, every segment, and who has seen it.
+"""Judges a whole run: the signed statement beside it, every file that it names, every segment, who has seen it, what was amended.
 
 A run has the lowest level of its parts, and level 0 when a part is missing (docs/signed-chunks.md, Beside a run and Levels). Segments
 are foreign HDF5 and are judged in workers unless the caller says otherwise.
@@ -6,29 +6,32 @@ are foreign HDF5 and are judged in workers unless the caller says otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cryptography import x509
 
 from edge_agent.seal.cbor import SealError
-from edge_agent.seal.receipt import parse_receipts
 from edge_agent.seal.sidecar import RunStatement, SegmentEntry
 from edge_agent.segment import judge as judging
 from edge_agent.segment.account import GapCount
 from edge_agent.segment.disk import check_file, inside
-from edge_agent.segment.report import INTACT, SIGNED, WITNESSED, RunReport, SegmentReport
-from edge_agent.segment.statement import Stated, open_sidecar, read_small, sidecar_of
+from edge_agent.segment.late import with_receipts
+from edge_agent.segment.report import INTACT, SIGNED, RunReport, SegmentReport
+from edge_agent.segment.statement import Stated, open_sidecar, sidecar_of
 from edge_agent.segment.vendor import check_series
-from edge_agent.segment.witness import seen
 
 
-def verify_run(path: Path, root: x509.Certificate | None, *, judge: judging.Judge = judging.judge) -> RunReport:
+def verify_run(
+    path: Path, root: x509.Certificate | None, *, tsa_roots: Sequence[x509.Certificate] = (), judge: judging.Judge = judging.judge
+) -> RunReport:
     """Judge a run.
 
     Args:
         path: its folder, or its ``.hsc`` file.
         root: certificate of the facility's CA; without one the highest level is 1.
+        tsa_roots: authorities of time-stamping services; without one the highest level is 3.
         judge: how each segment is judged.
 
     Returns:
@@ -56,8 +59,8 @@ def verify_run(path: Path, root: x509.Certificate | None, *, judge: judging.Judg
         return replace(report, reason=str(error))
     if root is None or not rooted:
         unknown = "signed by an unknown key" if root is None else "the key chain does not lead to the given root"
-        return replace(report, level=INTACT, reason=unknown)
-    return _witnessed(replace(report, level=SIGNED), file.with_suffix(".receipts"), stated.statement, root)
+        return with_receipts(replace(report, level=INTACT, reason=unknown), stated, None, ())
+    return with_receipts(replace(report, level=SIGNED), stated, root, tsa_roots)
 
 
 def _described(report: RunReport, stated: Stated) -> RunReport:
@@ -134,18 +137,3 @@ def _check_others(stated: Stated) -> None:
         check_file(stated.folder, master.name, master.size, master.sha256)
     for name, digest in sorted(stated.statement.others.items()):
         check_file(stated.folder, name, None, digest)
-
-
-def _witnessed(report: RunReport, path: Path, statement: RunStatement, root: x509.Certificate) -> RunReport:
-    """Level 3 when every segment is in a witnessed log; what is wrong with the receipts is a note, for they come later."""
-    if not path.is_file():
-        return replace(report, notes=("no receipts beside the run yet",))
-    try:
-        times = seen(parse_receipts(read_small(path)), statement, root)
-    except SealError as error:
-        return replace(report, notes=(f"{path.name}: {error}",))
-    found = [times[entry.segment_id] for entry in statement.segments if entry.segment_id in times]
-    report = replace(report, witnessed=len(found))
-    if len(found) < len(statement.segments) or not found:
-        return replace(report, notes=(f"{len(found)} of {len(statement.segments)} segments are witnessed",))
-    return replace(report, level=WITNESSED, witnessed_ns=max(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +19,22 @@ MAX_SIDECAR = 512 << 20
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """A checked sidecar. ``heads`` maps the hash of each close head to its COSE; ``trusted`` is its checked key chain."""
+    """A checked sidecar. ``heads`` maps the hash of each close head to its COSE; ``trusted`` is its checked key chain.
 
-    folder: Path
+    ``path`` is the ``.hsc`` file and ``digest`` its SHA-256.
+    """
+
+    path: Path
+    digest: bytes
     sidecar: Sidecar
     statement: RunStatement
     trusted: Trusted
     heads: dict[bytes, bytes]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.path.parent
 
 
 def sidecar_of(path: Path) -> Path:
@@ -65,7 +75,8 @@ def open_sidecar(path: Path, root: x509.Certificate | None) -> Stated:
     Raises:
         SealError: the first thing that does not hold.
     """
-    sidecar = parse_sidecar(read_small(path))
+    data = read_small(path)
+    sidecar = parse_sidecar(data)
     trusted = check_chain(sidecar.chain, root)
     signed = cose.parse(sidecar.statement)
     record = trusted.sessions.get(signed.kid)
@@ -77,7 +88,7 @@ def open_sidecar(path: Path, root: x509.Certificate | None) -> Stated:
     for number, entry in enumerate(statement.segments, 1):
         if entry.ordinal != number:
             raise SealError(f"run statement: segment {entry.ordinal} stands where segment {number} belongs")
-    return Stated(path.parent, sidecar, statement, trusted, _heads(sidecar, statement, trusted))
+    return Stated(path, hashlib.sha256(data).digest(), sidecar, statement, trusted, _heads(sidecar, statement, trusted))
 
 
 def _heads(sidecar: Sidecar, statement: RunStatement, trusted: Trusted) -> dict[bytes, bytes]:

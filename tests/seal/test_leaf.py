@@ -31,6 +31,7 @@ LEAVES = st.one_of(
     st.builds(leaf.RunClose, u64, id16, digest, i64),
     st.builds(leaf.SegmentClose, id16, digest, id16, u64, i64),
     st.builds(leaf.SpoolFree, text, st.lists(digest, max_size=3).map(tuple), i64),
+    st.builds(leaf.Amended, st.binary(min_size=16, max_size=16), st.integers(1, 99), digest, i64),
 )  # fmt: skip
 
 
@@ -70,6 +71,7 @@ def test_the_bytes_of_each_kind_are_those_of_the_page() -> None:
         (leaf.RunClose(1, s, d, 5), 67, {1: 1, 2: s, 3: d, 4: 5}),
         (leaf.SegmentClose(s, d, s, 1, 5), 68, {1: s, 2: d, 3: s, 4: 1, 5: 5}),
         (leaf.SpoolFree("i", (d,), 5), 69, {1: "i", 2: [d], 3: 5}),
+        (leaf.Amended(d[:16], 2, d, 5), 80, {1: d[:16], 2: 2, 3: d, 4: 5}),
     ]
     for item, number, body in known:
         assert item.payload() == b"HSC1" + bytes((number,)) + dumps(body)

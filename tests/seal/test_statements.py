@@ -30,7 +30,9 @@ STATEMENT = RunStatement(
 )  # fmt: skip
 WITNESS = Witness(S, S, 3, D, E, 10)
 CUSTODY = Custody(S, S, D, E, 3, "space", "fsynced", 10, "p/f")
-RECEIPTS = Receipts((b"cert",), (b"cose",), (Inclusion(S, 3, 1, b"leaf", (D, E)),))
+RECEIPTS = Receipts(
+    (b"cert",), (b"cose",), (Inclusion(S, 3, 1, b"leaf", (D, E)),), (b"token",), (b"amendment",), KeyChain((b"c",), (b"s",))
+)
 SIDECAR = Sidecar(b"statement", (b"head",), KeyChain((b"c",), (b"s",)), {S: (b"leaf", b"other")})
 
 
@@ -69,7 +71,10 @@ def test_the_maps_are_those_of_the_page() -> None:
     assert loads(SIDECAR.encode(), "x") == {
         1: "HSC/1-draft", 2: b"statement", 3: [b"head"], 4: {1: [b"c"], 2: [b"s"]}, 5: [{1: S, 2: [b"leaf", b"other"]}],
     }  # fmt: skip
-    assert loads(RECEIPTS.encode(), "x")[4] == [{1: S, 2: 3, 3: 1, 4: b"leaf", 5: [D, E]}]
+    assert loads(RECEIPTS.encode(), "x") == {
+        1: "HSC/1/receipts", 2: [b"cert"], 3: [b"cose"], 4: [{1: S, 2: 3, 3: 1, 4: b"leaf", 5: [D, E]}], 5: [b"token"], 6: [b"amendment"],
+        7: {1: [b"c"], 2: [b"s"]},
+    }  # fmt: skip
 
 
 def test_metadata_are_one_map_of_paths() -> None:
@@ -147,6 +152,9 @@ SAID: list[tuple[Callable[[bytes], Any], bytes, int, Any, str]] = [
     (parse_receipts, RECEIPTS.encode(), 1, "x", "another file"),
     (parse_receipts, RECEIPTS.encode(), 2, ["x"], "parts of a wrong type"),
     (parse_receipts, RECEIPTS.encode(), 3, [1], "parts of a wrong type"),
+    (parse_receipts, RECEIPTS.encode(), 5, ["x"], "parts of a wrong type"),
+    (parse_receipts, RECEIPTS.encode(), 6, [1], "parts of a wrong type"),
+    (parse_receipts, RECEIPTS.encode(), 7, {}, "key chain: has keys"),
     (parse_receipts, RECEIPTS.encode(), 4, [1], "inclusion proof: not a map"),
     (parse_receipts, RECEIPTS.encode(), 4, [{1: S, 2: 1, 3: 0, 4: b"", 5: [b"short"]}], "a hash is not 32 bytes"),
     (parse_receipts, RECEIPTS.encode(), 4, [{1: S, 2: 1, 3: 0, 4: b"", 5: ["x"]}], "a hash is not 32 bytes"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,11 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from edge_agent.cli import main
+from edge_agent.seal import cose
+from edge_agent.seal.amendment import Amendment, Change
+from edge_agent.seal.receipt import parse_receipts
 from edge_agent.wire.words import six_words
+from tests.tsa import Tsa
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +117,26 @@ def test_nothing_to_verify_is_an_error_of_use(tmp_path: Path, capsys: pytest.Cap
     assert "Error: There is no run and no segment below " in capsys.readouterr().err
     assert main(["verify", str(tmp_path), "--root", str(tmp_path / "no.pem")]) == 3
     assert main(["verify", str(tmp_path), "--level", "4"]) == 2
+
+
+@pytest.mark.needs("openssl")
+def test_amendments_and_the_time_of_a_time_stamp_are_shown(
+    run: tuple[Path, str], forge: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, root = run
+    tsa = Tsa(tmp_path / "tsa")
+    sidecar = (folder / "000123.hsc").read_bytes()
+    path = folder / "000123.receipts"
+    amendment = Amendment(
+        forge.facility.agent_id, forge.run.run_id, hashlib.sha256(sidecar).digest(), 1, None,
+        (Change("sample.name", None, "SiC"), Change("title", "a", "b")), "Ada", "forgot it", 1_795_000_000_000_000_000,
+    )  # fmt: skip
+    signed = cose.sign(forge.facility.session, cose.AMENDMENT, amendment.payload())
+    receipts = replace(parse_receipts(path.read_bytes()), tokens=(tsa.token(sidecar),), amendments=(signed,), chain=forge.facility.chain)
+    path.write_bytes(receipts.encode())
+    assert main(["verify", str(folder), "--root", root, "--tsa-root", str(tsa.root_file), "--level", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Everything is intact, signed, witnessed and time-stamped (1 checked)."
+    assert lines[1].startswith(f"{folder}  time-stamped, 2 segments, 1 file, 2 gaps (2 + ? missing), stamped 20")
+    assert lines[3] == "  amended 2026-11-18 11:06:40 UTC by Ada: sample.name: not given -> 'SiC', title: 'a' -> 'b' (forgot it)"
+    assert main(["verify", str(folder), "--root", root, "--level", "4"]) == 7

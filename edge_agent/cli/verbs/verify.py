@@ -1,7 +1,8 @@
-"""``edge-agent verify PATH...``: whether runs and segments are intact, signed and witnessed; one plain sentence first."""
+"""``edge-agent verify PATH...``: whether runs and segments are intact, signed, witnessed and time-stamped; one plain sentence first."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from edge_agent.cli.options import JsonFlag
 from edge_agent.words import t
 
 if TYPE_CHECKING:
+    from edge_agent.seal.amendment import Amendment
     from edge_agent.segment.report import RunReport, SegmentReport
 
     Found = RunReport | SegmentReport
@@ -26,7 +28,12 @@ def verify(
     root: Annotated[
         Path | None, typer.Option("--root", metavar="FILE", help=t("The facility's root certificate; without it nobody knows the signer."))
     ] = None,
-    level: Annotated[int, typer.Option("--level", min=0, max=3, help=t("What is asked: 1 intact, 2 signed, 3 witnessed."))] = 2,
+    tsa_root: Annotated[
+        Path | None, typer.Option("--tsa-root", metavar="FILE", help=t("Roots of time-stamping services, to judge time-stamps."))
+    ] = None,
+    level: Annotated[
+        int, typer.Option("--level", min=0, max=4, help=t("What is asked: 1 intact, 2 signed, 3 witnessed, 4 time-stamped."))
+    ] = 2,
     as_json: JsonFlag = False,
 ) -> int:
     """Judge everything; exit code 0 only when all of it reaches ``--level``, else 7."""
@@ -34,13 +41,14 @@ def verify(
     from edge_agent.errors import IntegrityError, UsageError
     from edge_agent.segment.levels import verify_path
     from edge_agent.segment.report import RunReport
-    from edge_agent.segment.roots import load_root
+    from edge_agent.segment.roots import load_root, load_roots
 
     certificate = load_root(root) if root is not None else None
+    stampers = load_roots(tsa_root) if tsa_root is not None else []
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise UsageError(t("There is nothing at {paths}.", paths=", ".join(missing)), try_=t("give a run's folder or a segment"))
-    found = [report for path in paths for report in verify_path(path, certificate)]
+    found = [report for path in paths for report in verify_path(path, certificate, tsa_roots=stampers)]
     if not found:
         raise UsageError(t("There is no run and no segment below {paths}.", paths=", ".join(map(str, paths))))
     lowest = min(report.level for report in found)
@@ -69,6 +77,8 @@ def _sentence(found: list[Found], *, rooted: bool) -> str:
         return t("Everything is intact ({n} checked), and signed by a key that nobody vouches for here.", n=n)
     if lowest == 2:
         return t("Everything is intact and signed ({n} checked).", n=n)
+    if lowest == 4:
+        return t("Everything is intact, signed, witnessed and time-stamped ({n} checked).", n=n)
     return t("Everything is intact, signed and witnessed ({n} checked).", n=n)
 
 
@@ -77,7 +87,7 @@ def _line(report: Found) -> str:
     from edge_agent.segment.report import RunReport
     from edge_agent.wire.words import six_words
 
-    words = (t("not verified"), t("intact"), t("signed"), t("witnessed"))
+    words = (t("not verified"), t("intact"), t("signed"), t("witnessed"), t("time-stamped"))
     path = Path(report.path)
     # A run is a folder to people, whatever file it was found by.
     line = f"{path.parent if path.suffix == '.hsc' else path}  {words[report.level]}"
@@ -89,6 +99,8 @@ def _line(report: Found) -> str:
         amounts.append(t("1 file") if report.files == 1 else t("{n} files", n=report.files))
     if report.level:
         amounts.append(_gaps(report))
+    if isinstance(report, RunReport) and report.stamped_ns:
+        amounts.append(t("stamped {time}", time=_time(report.stamped_ns)))
     line += "".join(f", {amount}" for amount in amounts)
     if report.reason:
         line += f": {report.reason}"
@@ -100,7 +112,21 @@ def _line(report: Found) -> str:
         uncounted = list(report.uncounted)
     if uncounted:
         line += "\n  " + t("no counter at the source, so continuity is not promised: {sources}", sources=", ".join(uncounted))
+    if isinstance(report, RunReport):
+        line += "".join(f"\n  {_amended(amendment)}" for amendment in report.amendments)
     return line + "".join(f"\n  {note}" for note in report.notes)
+
+
+def _amended(amendment: Amendment) -> str:
+    """One amendment: who, when, what, why."""
+    none = t("not given")
+    changes = ", ".join(f"{c.field}: {none if c.old is None else repr(c.old)} -> {c.new!r}" for c in amendment.changes)
+    when, who, why = _time(amendment.t_ns), amendment.author, amendment.reason
+    return t("amended {time} by {author}: {changes} ({reason})", time=when, author=who, changes=changes, reason=why)
+
+
+def _time(t_ns: int) -> str:
+    return datetime.fromtimestamp(t_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _gaps(report: Found) -> str:

@@ -1,0 +1,91 @@
+"""What came after a run was closed and raises its level or adds to it: ``<run>.receipts`` with receipts, time-stamps and amendments.
+
+One wrong receipt, proof or amendment, and the file proves nothing. A time-stamp that the given authorities do not vouch for counts for
+nothing by itself: whoever adds one must not be able to take the others' worth away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cryptography import x509
+
+from edge_agent.seal import cose
+from edge_agent.seal.amendment import Amendment, check_amendments
+from edge_agent.seal.cbor import SealError
+from edge_agent.seal.keys import check_chain
+from edge_agent.seal.receipt import NO_KEYS, Receipts, parse_receipts, parse_witness
+from edge_agent.segment.report import STAMPED, WITNESSED, RunReport
+from edge_agent.segment.statement import Stated, read_small
+from edge_agent.segment.witness import seen
+
+
+def with_receipts(report: RunReport, stated: Stated, root: x509.Certificate | None, tsa_roots: Sequence[x509.Certificate]) -> RunReport:
+    """The report with what the receipts add; what is wrong with them is a note, for they come later.
+
+    Args:
+        report: of the run, at level 2 with a root, at level 1 without.
+        stated: its checked sidecar.
+        root: certificate of the facility's CA, if the run leads to it.
+        tsa_roots: authorities of time-stamping services.
+    """
+    path = stated.path.with_suffix(".receipts")
+    if not path.is_file():
+        return replace(report, notes=("no receipts beside the run yet",) if root is not None else ())
+    try:
+        receipts = parse_receipts(read_small(path))
+        amendments = _amendments(receipts, stated, root)
+        times = seen(receipts, stated.statement, root) if root is not None else {}
+    except SealError as error:
+        return replace(report, notes=(f"{path.name}: {error}",))
+    report = replace(report, amendments=amendments)
+    return report if root is None else _stamped(_witnessed(report, stated, times), receipts, stated, tsa_roots)
+
+
+def _amendments(receipts: Receipts, stated: Stated, root: x509.Certificate | None) -> tuple[Amendment, ...]:
+    if not receipts.amendments:
+        if receipts.chain != NO_KEYS:
+            raise SealError("keys for amendments, and there are none")
+        return ()
+    trusted = check_chain(receipts.chain, root)
+    if not (trusted.rooted if root is not None else trusted.identity == stated.trusted.identity):
+        raise SealError("amendments are signed by a key that is not the agent's")
+    return check_amendments(receipts.amendments, trusted, stated.statement.agent_id, stated.statement.run_id, stated.digest)
+
+
+def _witnessed(report: RunReport, stated: Stated, times: dict[bytes, int]) -> RunReport:
+    """Level 3 when every segment is in a witnessed log."""
+    segments = stated.statement.segments
+    found = [times[entry.segment_id] for entry in segments if entry.segment_id in times]
+    report = replace(report, witnessed=len(found))
+    if len(found) < len(segments) or not found:
+        return replace(report, notes=(f"{len(found)} of {len(segments)} segments are witnessed",))
+    return replace(report, level=WITNESSED, witnessed_ns=max(found))
+
+
+def _stamped(report: RunReport, receipts: Receipts, stated: Stated, roots: Sequence[x509.Certificate]) -> RunReport:
+    """Level 4 when a witnessed run's sidecar has a time-stamp that a given authority vouches for."""
+    if not receipts.tokens:
+        return report
+    if not roots:
+        return replace(report, notes=(*report.notes, f"{len(receipts.tokens)} time-stamps, not judged without their authority's root"))
+    # Here, because it needs a library that nothing else needs.
+    from edge_agent.seal.timestamp import check_token
+
+    heads = {parse_witness(signed.payload).head for data in receipts.receipts if (signed := cose.parse(data)).content_type == cose.WITNESS}
+    times: dict[bytes, int] = {}
+    notes = list(report.notes)
+    for number, token in enumerate(receipts.tokens):
+        try:
+            stamp = check_token(token, roots)
+            if stamp.digest != stated.digest and stamp.digest not in heads:
+                raise SealError("time-stamp: of something else than this run's sidecar or a witnessed head")
+        except SealError as error:
+            notes.append(f"token {number}: {error}")
+            continue
+        times[stamp.digest] = min(stamp.t_ns, times.get(stamp.digest, stamp.t_ns))
+    own = times.get(stated.digest, 0)
+    logs = [t_ns for digest, t_ns in times.items() if digest in heads]
+    level = STAMPED if own and report.level == WITNESSED else report.level
+    return replace(report, level=level, stamped_ns=own, log_stamped_ns=min(logs, default=0), notes=tuple(notes))
