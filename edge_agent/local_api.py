@@ -135,9 +135,9 @@ async def _export(request: web.Request) -> web.Response:
         raise UsageError(f"{str(folder)!r} is no whole path", why="the agent runs in another folder than you", try_="begin it with /")
     try:
         copy = await asyncio.to_thread(request.app[AGENT].spool.quarantine.export, body.get("id", ""), folder)
-    except OSError as error:
+    except DiskError as error:
         raise PermissionRefused(
-            f"The agent cannot write a copy into {folder}.", why=str(error), code="EXPORT",
+            f"The agent cannot write a copy into {folder}.", why=error.why, code="EXPORT",
             try_="name a folder where the agent's user may write and where no file of this name is",
         ) from error  # fmt: skip
     return web.json_response({"id": body.get("id", ""), "path": str(copy)})
@@ -147,6 +147,7 @@ def _entry(entry: Quarantined) -> dict[str, Any]:
     return {
         "id": entry.id,
         "path": str(entry.path),
+        "beside": [str(path) for path in entry.beside],
         "size": entry.size,
         "why": entry.why,
         "since_ns": entry.since_ns,

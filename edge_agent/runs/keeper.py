@@ -297,28 +297,19 @@ class Keeper:
             raise
         except Damaged as error:
             log.error("%s", error, extra={"code": error.code})
-            self.set_aside(folder, name, str(error))
+            self.set_aside(folder, name, str(error), damaged)
         except (EdgeAgentError, SealError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
             # What cannot be read must not keep the rest from being recovered, nor the agent from capturing.
             log.exception("%s cannot be recovered; its files are in quarantine", name)
-            self.set_aside(folder, name, f"{type(error).__name__}: {error}")
-        if damaged is not None and not (folder / (name + JOURNAL)).exists() and self._aside(folder, name).exists():
-            damaged.append(name)
+            self.set_aside(folder, name, f"{type(error).__name__}: {error}", damaged)
         return None
 
-    def set_aside(self, folder: Path, name: str, why: str) -> None:
-        """Move what cannot be used to quarantine; nothing is deleted."""
-        home = self._aside(folder, name)
-        durable.make_folder(self.storage, home)
-        for suffix in ("", PART, JOURNAL):
-            path = folder / (name + suffix)
-            if path.exists():
-                self.storage.rename(path, home / path.name)
-        durable.replace_file(self.storage, home / "reason.txt", (why + "\n").encode())
-        self.storage.sync_folder(folder)
-
-    def _aside(self, folder: Path, name: str) -> Path:
-        return self.spool.folder / "quarantine" / f"{folder.name}-{name}"
+    def set_aside(self, folder: Path, name: str, why: str, damaged: list[str] | None = None) -> None:
+        """Move a segment that cannot be used to quarantine, its journal last; nothing is deleted. ``damaged`` gets its name."""
+        paths = [path for suffix in ("", PART, JOURNAL) if (path := folder / (name + suffix)).exists()]
+        self.spool.quarantine.set_aside(paths, why, name)
+        if damaged is not None:
+            damaged.append(name)
 
     def log_segment(self, entry: RunEntry, closed: Closed) -> None:
         """SEGMENT_CLOSE in the agent log, once."""

@@ -64,8 +64,7 @@ class Salvage:
             folder, name = journal_path.parent, journal_path.name.removesuffix(JOURNAL)
             entry = known.get(folder.name) or self._entry_from(journal_path)
             if entry is None:
-                self.keeper.set_aside(folder, name, "its run is not known")
-                found.damaged.append(name)
+                self.keeper.set_aside(folder, name, "its run is not known", found.damaged)
                 continue
             known.setdefault(entry.run.name, entry)
             self._one(entry, folder, name, found)
@@ -167,8 +166,8 @@ class Salvage:
             self.keeper.storage.unlink(folder / (name + JOURNAL))
             return
         log.error("%s: its run was already signed; it is in quarantine", name, extra={"code": "SEGMENT_LATE"})
-        self.keeper.set_aside(folder, name, "its run was already signed when this was written; nothing of it was acknowledged")
-        found.damaged.append(name)
+        why = "its run was already signed when this was written; nothing of it was acknowledged"
+        self.keeper.set_aside(folder, name, why, found.damaged)
 
     def _entry_from(self, journal_path: Path) -> RunEntry | None:
         """The run as its journal tells it, for a spool whose database was lost."""

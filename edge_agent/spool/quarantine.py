@@ -1,13 +1,15 @@
 """What is wrong and waits for a person: items that a target refused, and files that nobody could parse.
 
 Invariants: nothing that cannot be parsed is deleted; it is moved to ``quarantine/<id>/`` beside a ``reason.json``
-that was durable first. Dropping needs a reason, and the reason is on record before a byte goes.
+that was durable first, with the files that belong to it (a segment and its journal). Dropping needs a reason, and the
+reason is on record before a byte goes.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,10 @@ REASON = "reason.json"
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """One entry. ``id`` is an item id or ``file-<hex>``; ``path`` is where the bytes are; ``targets`` are those that refused an item."""
+    """One entry. ``id`` is an item id or the name of a folder of quarantine; ``path`` is where the bytes are, ``size`` with ``beside``.
+
+    ``targets`` are those that refused an item.
+    """
 
     id: str
     path: Path
@@ -35,6 +40,8 @@ class Quarantined:
     item: OutboxItem | None = None
     origin: Path | None = None
     """Where an unparsable file was found."""
+    beside: tuple[Path, ...] = ()
+    """Files that were set aside together with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,20 @@ class Dropped:
     t_ns: int
 
 
+def set_aside(storage: Storage, home: Path, paths: Sequence[Path], why: str) -> None:
+    """Move files of one folder, all on the spool's file system, to ``home``, which is new: the reason first, then one after the other.
+
+    Raises:
+        DiskError: not all could be moved; each is here or there.
+    """
+    durable.make_folder(storage, home)
+    reason = {"name": paths[-1].name, "origin": str(paths[-1]), "since_ns": utc_now_ns(), "why": why}
+    durable.write_file(storage, home / REASON, _json(reason))
+    for path in paths:
+        durable.move(storage, path, home / path.name)
+    log.warning("set aside %s as %s: %s", paths[-1], home.name, why)
+
+
 class Quarantine:
     """List, show, retry, drop, export."""
 
@@ -59,20 +80,22 @@ class Quarantine:
         self._storage = storage
         self.folder = folder
 
-    def set_aside(self, path: Path, why: str) -> Quarantined:
-        """Move a file that cannot be used into quarantine. ``path`` must be on the spool's file system.
+    def set_aside(self, paths: Sequence[Path], why: str, name: str = "file") -> Quarantined:
+        """Move files that cannot be used and belong together into quarantine, as one entry. All are on the spool's file system.
+
+        Args:
+            paths: of one folder; the entry is about the last, without which nobody looks for the others (the journal of a segment).
+            why: for the operator.
+            name: what the entry's id begins with.
 
         Raises:
-            DiskError: it could not be moved; it is still at ``path``.
+            DiskError: not all could be moved; each is here or there.
         """
         now = utc_now_ns()
-        home = self._new_home(now)
-        size = path.stat().st_size
-        reason = {"name": path.name, "origin": str(path), "size": size, "since_ns": now, "why": why}
-        durable.write_file(self._storage, home / REASON, json.dumps(reason, ensure_ascii=False, indent=1).encode())
-        durable.move(self._storage, path, home / path.name)
-        log.warning("set aside %s as %s: %s", path, home.name, why)
-        return Quarantined(home.name, home / path.name, size, why, now, origin=path)
+        while (home := self.folder / f"{name}-{now:016x}").exists():
+            now += 1
+        set_aside(self._storage, home, paths, why)
+        return self.show(home.name)
 
     def entries(self) -> tuple[Quarantined, ...]:
         """All entries, oldest first."""
@@ -102,14 +125,16 @@ class Quarantine:
         """
         entry = self.show(entry_id)
         if entry.item is None:
-            if entry.origin is None or entry.origin.exists():
+            files = (entry.path, *entry.beside)
+            if entry.origin is None or any(entry.origin.with_name(path.name).exists() for path in files):
                 raise UsageError(
                     f"{entry_id} cannot go back to {entry.origin}.",
                     why="the place is taken or unknown",
                     try_=f"edge-agent quarantine export {entry_id} DIR, then look at both",
                 )
             durable.make_folder(self._storage, entry.origin.parent)
-            durable.move(self._storage, entry.path, entry.origin)
+            for path in files:
+                durable.move(self._storage, path, entry.origin.with_name(path.name))
             durable.remove_folder(self._storage, self.folder / entry.id)
             return entry
         with self._db.transaction():
@@ -161,10 +186,11 @@ class Quarantine:
         entry = self.show(entry_id)
         durable.make_folder(self._storage, folder)
         copy = folder / entry.path.name
-        durable.copy(self._storage, entry.path, copy)
+        for path in (entry.path, *entry.beside):
+            durable.copy(self._storage, path, folder / path.name)
         origin = str(entry.origin or entry.path)
         reason = {"id": entry.id, "why": entry.why, "since_ns": entry.since_ns, "targets": list(entry.targets), "origin": origin}
-        durable.write_file(self._storage, folder / f"{entry.path.name}.{REASON}", json.dumps(reason, ensure_ascii=False, indent=1).encode())
+        durable.write_file(self._storage, folder / f"{entry.path.name}.{REASON}", _json(reason))
         return copy
 
     def _drop_item(self, item_id: str, reason: str) -> None:
@@ -191,23 +217,28 @@ class Quarantine:
         return entries
 
     def _files(self) -> list[Quarantined]:
-        entries = []
-        for home in sorted(self.folder.iterdir()):
-            held = [path for path in sorted(home.iterdir()) if path.name != REASON] if home.is_dir() else []
-            for path in held[:1]:
-                try:
-                    reason = json.loads((home / REASON).read_bytes())
-                    why, since, origin = str(reason["why"]), int(reason["since_ns"]), Path(reason["origin"])
-                except (OSError, ValueError, KeyError, TypeError) as error:
-                    why, since, origin = f"its {REASON} cannot be read ({error})", path.stat().st_mtime_ns, None
-                entries.append(Quarantined(home.name, path, path.stat().st_size, why, since, origin=origin))
-        return entries
+        homes = [home for home in sorted(self.folder.iterdir()) if home.is_dir()]
+        return [entry for entry in map(_in_folder, homes) if entry is not None]
 
     def _numbers(self, item_id: str) -> tuple[int, ...]:
         return tuple(n for (n,) in self._db.rows("SELECT item_no FROM items WHERE item_id = ?", (item_id,)))
 
-    def _new_home(self, now: int) -> Path:
-        while (home := self.folder / f"file-{now:016x}").exists():
-            now += 1
-        durable.make_folder(self._storage, home)
-        return home
+
+def _in_folder(home: Path) -> Quarantined | None:
+    """The entry in a folder of quarantine; None when there is nothing but the reason."""
+    held = [path for path in sorted(home.iterdir()) if path.name != REASON]
+    if not held:
+        return None
+    try:
+        reason = json.loads((home / REASON).read_bytes())
+        why, since, origin = str(reason["why"]), int(reason["since_ns"]), Path(reason["origin"])
+        held.sort(key=lambda path: path.name != origin.name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why, since, origin = f"its {REASON} cannot be read ({error})", held[0].stat().st_mtime_ns, None
+    path, *beside = held
+    size = sum(each.stat().st_size for each in held)
+    return Quarantined(home.name, path, size, why, since, origin=origin and origin.with_name(path.name), beside=tuple(beside))
+
+
+def _json(reason: dict[str, object]) -> bytes:
+    return json.dumps(reason, ensure_ascii=False, indent=1).encode()

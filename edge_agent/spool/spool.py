@@ -16,7 +16,7 @@ from edge_agent.model import utc_now_ns
 from edge_agent.spool.database import Database
 from edge_agent.spool.ledger import Ledger
 from edge_agent.spool.outbox import Outbox
-from edge_agent.spool.quarantine import Quarantine
+from edge_agent.spool.quarantine import Quarantine, set_aside
 from edge_agent.spool.retention import Retention
 from edge_agent.spool.state import State
 from edge_agent.storage import DISK, Storage, durable
@@ -72,11 +72,11 @@ class Spool:
             raise
         except sqlite3.DatabaseError as error:
             home = aside / f"database-{utc_now_ns():016x}"
-            durable.make_folder(self.storage, home)
-            for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-                if (path.parent / name).exists():
-                    durable.move(self.storage, path.parent / name, home / name)
-            log.warning("%s", _damaged(path, home, error))
+            # The database last: a new one must never find the log of the old one beside it.
+            names = (f"{path.name}-wal", f"{path.name}-shm", path.name)
+            damaged = _damaged(path, home, error)
+            set_aside(self.storage, home, [each for name in names if (each := path.parent / name).exists()], str(damaged))
+            log.warning("%s", damaged)
             return Database(path)
 
 

@@ -535,9 +535,9 @@ async def test_a_journal_that_cannot_be_read_goes_to_quarantine_and_the_rest_is_
     assert house.recovered.items == {camera.key: 1}
     assert house.recovered.damaged == ["000777_rows_000001.h5"]
     assert "damaged and in quarantine: 000777_rows_000001.h5" in house.recovered.sentence()
-    kept = house.folder / "quarantine" / "000777-000777_rows_000001.h5"
-    assert (kept / "000777_rows_000001.h5.journal").read_bytes() == b"not a journal"
-    assert (kept / "reason.txt").read_text() == "its run is not known\n"
+    (kept,) = house.spool.quarantine.entries()
+    assert kept.path.read_bytes() == b"not a journal"
+    assert (kept.why, kept.origin) == ("its run is not known", stray / "000777_rows_000001.h5.journal")
 
 
 @pytest.mark.expects_errors

@@ -225,6 +225,9 @@ def test_a_damaged_database_is_kept_aside_and_a_new_one_begun(
     assert again.fresh
     (kept,) = (tmp_path / "spool" / "quarantine").glob("database-*/spool.db")
     assert kept.read_bytes().startswith(b"not a database")
+    (entry,) = again.quarantine.entries()
+    assert entry.path == kept
+    assert "was damaged" in entry.why
     assert "was damaged; a new one is made from the files" in caplog.text
     again.close()
 

@@ -23,7 +23,7 @@ def refuse(spool: Spool, item: OutboxItem, *targets: str) -> None:
 def test_a_file_that_cannot_be_parsed_is_moved_with_its_reason_and_not_a_byte_is_lost(spool: Spool, tmp_path: Path) -> None:
     junk = tmp_path / "spool" / "journal-000001.part"
     junk.write_bytes(b"\0" * 5 + b"junk")
-    entry = spool.quarantine.set_aside(junk, "the journal has no OPEN record")
+    entry = spool.quarantine.set_aside([junk], "the journal has no OPEN record")
     assert not junk.exists()
     assert entry.path.read_bytes() == b"\0" * 5 + b"junk"
     reason = json.loads((entry.path.parent / "reason.json").read_text())
@@ -34,15 +34,36 @@ def test_a_file_that_cannot_be_parsed_is_moved_with_its_reason_and_not_a_byte_is
 def test_two_files_of_one_name_do_not_collide(spool: Spool, tmp_path: Path) -> None:
     for n in range(3):
         (tmp_path / "x.part").write_bytes(bytes([n]))
-        spool.quarantine.set_aside(tmp_path / "x.part", "why")
+        spool.quarantine.set_aside([tmp_path / "x.part"], "why")
     assert sorted(e.path.read_bytes() for e in spool.quarantine.entries()) == [b"\0", b"\1", b"\2"]
+
+
+def test_files_that_belong_together_are_one_entry_and_go_back_together(spool: Spool, tmp_path: Path) -> None:
+    paths = [tmp_path / "runs" / name for name in ("a.h5.part", "a.h5.journal")]
+    paths[0].parent.mkdir()
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    entry = spool.quarantine.set_aside(paths, "chunk 3 has other bytes", "a.h5")
+    assert spool.quarantine.entries() == (entry,)
+    assert (entry.path.name, [path.name for path in entry.beside], entry.origin) == ("a.h5.journal", ["a.h5.part"], paths[1])
+    assert (entry.size, entry.why) == (len("a.h5.parta.h5.journal"), "chunk 3 has other bytes")
+    assert entry.id.startswith("a.h5-")
+    spool.quarantine.export(entry.id, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.h5.part", "a.h5.journal", "a.h5.journal.reason.json"}
+    paths[0].write_bytes(b"taken")
+    with pytest.raises(UsageError, match="cannot go back"):
+        spool.quarantine.retry(entry.id)
+    paths[0].unlink()
+    spool.quarantine.retry(entry.id)
+    assert [path.read_bytes() for path in paths] == [path.name.encode() for path in paths]
+    assert spool.quarantine.entries() == ()
 
 
 def test_a_file_can_go_back_to_where_it_was_but_never_over_another(spool: Spool, tmp_path: Path) -> None:
     junk = tmp_path / "deep" / "a.part"
     junk.parent.mkdir()
     junk.write_bytes(b"old")
-    entry = spool.quarantine.set_aside(junk, "why")
+    entry = spool.quarantine.set_aside([junk], "why")
     junk.write_bytes(b"new")
     with pytest.raises(UsageError, match="cannot go back"):
         spool.quarantine.retry(entry.id)
@@ -55,7 +76,7 @@ def test_a_file_can_go_back_to_where_it_was_but_never_over_another(spool: Spool,
 
 def test_a_lost_reason_file_does_not_hide_the_entry(spool: Spool, tmp_path: Path) -> None:
     (tmp_path / "a.part").write_bytes(b"x")
-    entry = spool.quarantine.set_aside(tmp_path / "a.part", "why")
+    entry = spool.quarantine.set_aside([tmp_path / "a.part"], "why")
     (entry.path.parent / "reason.json").write_text("{")
     (shown,) = spool.quarantine.entries()
     assert "cannot be read" in shown.why

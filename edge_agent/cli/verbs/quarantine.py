@@ -54,7 +54,7 @@ def show(entry: IdArgument, config: ConfigOption = None, as_json: JsonFlag = Fal
         output.emit({"ok": True, **found})
         return 0
     output.say(t("{id} is quarantined: {why}", id=found["id"], why=found["why"]))
-    output.say(f"  {t('bytes')}: {found['path']} ({found['size']})")
+    output.say(f"  {t('bytes')}: {', '.join([found['path'], *found['beside']])} ({found['size']})")
     output.say(f"  {t('since')}: {_time(found['since_ns'])}")
     if found["targets"]:
         output.say(f"  {t('refused by')}: {', '.join(found['targets'])} ({found['remote']})")
