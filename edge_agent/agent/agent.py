@@ -46,6 +46,7 @@ from edge_agent.runs.papers import Papers
 from edge_agent.runs.salvage import Salvage
 from edge_agent.runs.witness import Witnessing
 from edge_agent.seal.leaf import Boot, SpoolFree
+from edge_agent.segment.tags import can_share
 from edge_agent.spool.disk import DiskGuard, DiskLimits, DiskReport, DiskState, Space
 from edge_agent.spool.ledger import StreamTotals
 from edge_agent.spool.outbox_reads import Backlog
@@ -107,6 +108,7 @@ class Agent:
         self.keeper = Keeper(
             config.site, config.zone, self.spool, self.storage, session, self.recorder, self.agent_log,
             routes=self._routes, record=self.describer.record, kick=lambda: self.engine.wake(), disk=self._disk_state,
+            own_streams=config.own_streams, known_rows=self._known_rows,
         )  # fmt: skip
         targets = build_targets(config, self.identity, session)
         self.engine = Engine(self.spool.outbox, list(targets.values()), Gate(config), proved=self._proved)
@@ -221,6 +223,10 @@ class Agent:
             look_back = max(self.config.instruments[m].look_back for m in members) if name in triggered else 0.0
             groups[name] = Group(name, rules, partial(self.desk.background, name), look_back)
         return groups
+
+    def _known_rows(self, group: str) -> int:
+        """Row streams of single values that the instruments of a group have announced so far."""
+        return sum(can_share(stream) for member in self._members(group) for stream in list(self.instruments[member].streams.values()))
 
     def _grace(self, group: str) -> float:
         """How long a session's data may be on its way: what is read at once, and files until they have settled."""

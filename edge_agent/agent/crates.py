@@ -9,8 +9,11 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_agent import __version__
 from edge_agent.agent.sink import InstrumentState
@@ -21,17 +24,20 @@ from edge_agent.provenance import record as records
 from edge_agent.provenance.crate import CrateFile, build_crate
 from edge_agent.provenance.jsonld import canonical
 from edge_agent.provenance.preview import frame_preview
-from edge_agent.provenance.sparkline import Series, rows_preview
+from edge_agent.provenance.sparkline import MOST_SERIES, Series, rows_preview
 from edge_agent.record.counts import losses
 from edge_agent.record.segment_writer import Closed
 from edge_agent.runs.book import RunEntry
 from edge_agent.runs.papers import Listed
-from edge_agent.segment import peek
+from edge_agent.segment import peek, tags
 from edge_agent.segment.layout import codec_of, stream_group
 
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 20_000
+MOST_SHARED = 200_000
+"""Rows of all tags of a table among which those of one are looked for."""
+DRAWN = ("time_arrival", "value")
 ENCODINGS = {ItemKind.PREVIEW: "image/png", ItemKind.FILE: "application/octet-stream"}
 
 
@@ -69,7 +75,9 @@ class Describer:
             closed = next((c for c in reversed(segments) if c.shapes.get(path, (0,))[0]), None)
             if closed is not None and len(stream.shape) == 2:
                 return frame_preview(peek.rows(closed.path, path, -1)[0])
-        series = [one for stream in self._streams(entry, Kind.ROWS) if (one := _series(stream, segments)) is not None]
+        # Not one more than is drawn: there may be thousands.
+        drawable = (one for stream in self._streams(entry, Kind.ROWS) if (one := _series(stream, segments)) is not None)
+        series = list(islice(drawable, MOST_SERIES))
         return rows_preview(series, title=entry.run.title or entry.run.name) if series else None
 
     def _streams(self, entry: RunEntry, kind: Kind) -> list[Stream]:
@@ -128,12 +136,16 @@ class Describer:
 
 def _series(stream: Stream, segments: Sequence[Closed]) -> Series | None:
     """The last rows of a numeric stream, for the picture."""
-    group = stream_group(stream)
-    path = f"{group}/value"
     if stream.shape or np.dtype(stream.dtype).kind not in "fiu":
         return None
-    held = [c for c in segments if c.shapes.get(path, (0,))[0]]
-    if not held:
+    group, table = stream_group(stream), tags.tag_of(stream).table
+    parts: list[list[npt.NDArray[Any]]] = []
+    for closed in segments:
+        if closed.shapes.get(f"{group}/value", (0,))[0]:
+            parts.append([peek.rows(closed.path, f"{group}/{name}", -MOST_ROWS) for name in DRAWN])
+        elif closed.shapes.get(f"{tags.GROUP}/{table}/value", (0,))[0]:
+            parts.append(peek.tag_rows(closed.path, stream.key, table, DRAWN, MOST_SHARED))
+    if not parts:
         return None
-    times, values = (np.concatenate([peek.rows(c.path, f"{group}/{name}", -MOST_ROWS) for c in held]) for name in ("time_arrival", "value"))
-    return Series(stream.key, stream.unit, times, values.astype("<f8"))
+    times, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return Series(stream.key, stream.unit, times, values.astype("<f8")) if len(times) else None

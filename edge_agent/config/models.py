@@ -195,6 +195,8 @@ class Config(Table):
     """Who may have the data when nothing else is said: "open", "shared", "closed". Default "closed"."""
     project: Name = "unclaimed"
     """Project of runs without a session. Default "unclaimed"."""
+    own_streams: int = Field(default=256, ge=0)
+    """A run with more streams of single values keeps them in tables that they share, which takes less time to create. Default 256."""
     log: Log = Field(default_factory=Log)
     """What the agent says: {level = "info", format = "text"}."""
     instruments: dict[Name, Instrument] = Field(default_factory=dict, alias="instrument")

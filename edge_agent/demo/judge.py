@@ -76,13 +76,40 @@ def _read_segment(file: h5py.File, found: dict[str, Landed]) -> None:
                 landed.numbers += [int(n) for n in stream["frame_number"][()]]
                 landed.digests += [hashlib.sha256(frame.tobytes()).hexdigest() for frame in stream["data"]]
             else:
-                events = stream["valid"][()] != INITIAL
-                times = np.where(stream["time"][()] == NO_TIME, stream["time_arrival"][()], stream["time"][()])
-                landed.values += stream["value"][()][events].tolist()
-                landed.times += times[events].tolist()
-            gaps = stream["gaps"]
-            columns = [gaps[name][()].tolist() for name in ("first", "last", "count", "time_from", "time_to")]
-            landed.gaps += [(a, b, c, d, e) for a, b, c, d, e in zip(*columns, strict=True)]
+                _add_rows(landed, *_columns(stream))
+            landed.gaps += _gaps(stream["gaps"])
+    if "entry/tags" in file:
+        _read_tags(file["entry/tags"], found)
+
+
+def _read_tags(tags: h5py.Group, found: dict[str, Landed]) -> None:
+    """Streams that share tables: whose a row is, its column ``tag`` says."""
+    sources, tables = (tags[name].asstr()[()] for name in ("source_id", "table"))
+    for name in set(tables):
+        owner = tags[name]["tag"][()]
+        order = np.argsort(owner, kind="stable")
+        starts = np.searchsorted(owner[order], np.arange(len(sources) + 1))
+        columns = _columns(tags[name])
+        for number in np.flatnonzero(tables == name):
+            mine = order[starts[number] : starts[number + 1]]
+            _add_rows(found.setdefault(sources[number], Landed()), *(column[mine] for column in columns))
+    for source, gap in zip(tags["gaps/source_id"].asstr()[()], _gaps(tags["gaps"]), strict=True):
+        found[source].gaps.append(gap)
+
+
+def _columns(table: h5py.Group) -> tuple[Any, ...]:
+    return tuple(table[name][()] for name in ("valid", "time", "time_arrival", "value"))
+
+
+def _add_rows(landed: Landed, valid: Any, time: Any, arrival: Any, values: Any) -> None:
+    events = valid != INITIAL
+    landed.values += values[events].tolist()
+    landed.times += np.where(time == NO_TIME, arrival, time)[events].tolist()
+
+
+def _gaps(gaps: h5py.Group) -> list[tuple[int, int, int, int, int]]:
+    columns = [gaps[name][()].tolist() for name in ("first", "last", "count", "time_from", "time_to")]
+    return [(a, b, c, d, e) for a, b, c, d, e in zip(*columns, strict=True)]
 
 
 def judge(truth: Truth, stream: str, landed: Landed | None) -> Verdict:

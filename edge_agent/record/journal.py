@@ -1,20 +1,22 @@
 """The journal of one segment: what recovery rebuilds the segment from.
 
 A frame is ``"HSCJ" | type u8 | length u32 | body | CRC32C u32`` (big-endian; the checksum covers type, length and body; Castagnoli,
-RFC 3720 B.4). Frames are only ever appended. Invariants: a dataset's DSD precedes its first LEAF; a TABLE precedes its ROWS; `scan` stops
-at the first frame that is torn or damaged, so what it yields is a prefix of what was written.
+RFC 3720 B.4). Frames are only ever appended. Invariants: a dataset's DSD precedes its first LEAF; a TABLE precedes its ROWS, and a tag's
+line in TAGS precedes its first row; `scan` stops at the first frame that is torn or damaged, so what it yields is a prefix of what was
+written.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import IntEnum
 
 import google_crc32c
 
 from edge_agent.seal.cbor import SealError, dumps, loads
+from edge_agent.segment.tags import Tag
 
 MAGIC = b"HSCJ"
 _HEAD = struct.Struct(">4sBI")
@@ -34,6 +36,7 @@ class Frame(IntEnum):
     HEAD = 6
     CLOSE = 7
     TABLE = 8
+    TAGS = 9
 
 
 _KINDS = frozenset(Frame)
@@ -78,6 +81,17 @@ class TableFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class TagsFrame:
+    """The next lines of the list of tags."""
+
+    tags: tuple[Tag, ...]
+
+    def frame(self) -> bytes:
+        """Encoded."""
+        return frame(Frame.TAGS, dumps([list(astuple(tag)) for tag in self.tags]))
+
+
+@dataclass(frozen=True, slots=True)
 class RowsFrame:
     """``n`` rows of table ``number`` from row ``first``: the raw bytes of its columns, one column after the other."""
 
@@ -105,7 +119,7 @@ def leaf_frame(offset: int, payload: bytes) -> bytes:
     return frame(Frame.LEAF, _OFFSET.pack(offset), payload)
 
 
-Entry = Opening | TableFrame | RowsFrame | LeafFrame | tuple[Frame, bytes]
+Entry = Opening | TableFrame | TagsFrame | RowsFrame | LeafFrame | tuple[Frame, bytes]
 
 
 def scan(data: bytes) -> Iterator[Entry]:
@@ -164,6 +178,8 @@ def _decode(kind: Frame, body: bytes) -> Entry:
         shapes = tuple(tuple(int(n) for n in c[2]) for c in columns)
         paths, dtypes = tuple(c[0] for c in columns), tuple(c[1] for c in columns)
         return TableFrame(int(value[1]), paths, dtypes, shapes, int(value[3]), value[4], value[5])
+    if kind is Frame.TAGS:
+        return TagsFrame(tuple(Tag(*line) for line in loads(body, "journal TAGS")))
     if kind is Frame.ROWS:
         number, first, n = _ROWS.unpack_from(body)
         return RowsFrame(number, first, n, body[_ROWS.size :])

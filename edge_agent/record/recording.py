@@ -23,7 +23,7 @@ from edge_agent.record.gate import Gate
 from edge_agent.record.items import AdoptedItem, FrameItem, GapItem, ResetItem, checked, frame_columns, rows_item
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.room import PER_ITEM
-from edge_agent.record.row_series import RowSeries
+from edge_agent.record.row_series import OWN_STREAMS, RowSeries
 from edge_agent.record.series import FRAME_LIMITS, ROW_LIMITS, Limits, RunState, Series
 from edge_agent.segment.layout import codec_of
 
@@ -190,14 +190,16 @@ class Recording:
 
     def __init__(
         self, recorder: Recorder, state: RunState, *, frame_limits: Limits = FRAME_LIMITS, row_limits: Limits = ROW_LIMITS,
-        preallocate: int = 0,
+        preallocate: int = 0, own_streams: int = OWN_STREAMS, known_rows: int = 0,
     ) -> None:  # fmt: skip
-        """Open nothing yet."""
+        """Open nothing yet. With more than ``own_streams`` row streams of single values, known before or not, they share tables."""
         self.recorder = recorder
         self.state = state
         self.frame_limits = frame_limits
         self.row_limits = row_limits
         self.preallocate = preallocate
+        self.own_streams = own_streams
+        self.known_rows = known_rows
         self._rows: RowSeries | None = None
         self._files: FileSeries | None = None
         self._frames: dict[str, FrameSeries] = {}
@@ -293,7 +295,7 @@ class Recording:
     def _row_series(self) -> RowSeries:
         with self._lock:
             if self._rows is None:
-                self._rows = RowSeries(self.state, self.row_limits)
+                self._rows = RowSeries(self.state, self.row_limits, self.own_streams, self.known_rows)
                 self._attach(self._rows)
             return self._rows
 

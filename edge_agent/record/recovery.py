@@ -36,7 +36,7 @@ from edge_agent.seal.dsd import Counter, Dsd, parse_dsd
 from edge_agent.seal.head import State, head_hash, parse_head
 from edge_agent.seal.keys import KeyChain
 from edge_agent.seal.meta import DatasetMeta, MetaObject, meta_digest
-from edge_agent.segment import hdf5, integrity, layout, reader
+from edge_agent.segment import hdf5, integrity, layout, reader, tags
 from edge_agent.segment.file import SegmentFile
 from edge_agent.segment.report import INTACT
 from edge_agent.segment.types import numpy_dtype
@@ -219,7 +219,7 @@ class _Builder:
         paths = set(layout.closing_objects(0, ""))
         for group in self._groups().values():
             paths |= set(layout.gap_objects(group, ()))
-        return paths
+        return paths | set(tags.closing_objects((), {}))
 
     def _leaf(self, payload: bytes) -> None:
         self.tree.append(payload)
@@ -268,16 +268,21 @@ class _Builder:
 
     def _declare(self, file: SegmentFile) -> None:
         """The gaps of every stream; after a crash one more a row stream, whose tail may be missing: the next segment says until when."""
-        times = _last_times(self.remains)
-        counted = self.remains.frames()
-        for source, group in self._groups().items():
-            if self.cause is not None and source not in counted:
-                last = times.get(source, NO_TIME)
-                self._leaf(leaf.GapLeaf(source, None, None, self.cause.value, None, last, last, "the agent was interrupted").payload())
+        times, counted, groups = self.remains.last_times(), self.remains.frames(), self._groups()
+        if self.cause is not None:
+            for source in dict.fromkeys((*groups, *times)):
+                if source not in counted:
+                    last = times.get(source, NO_TIME)
+                    self._leaf(leaf.GapLeaf(source, None, None, self.cause.value, None, last, last, "the agent was interrupted").payload())
+        for source, group in groups.items():
             file.add(layout.gap_objects(group, self.gaps.get(source, [])))
+        if self.remains.tags:
+            file.add(tags.closing_objects(self.remains.tags, self.gaps))
 
     def _groups(self) -> dict[str, str]:
-        return {d.source_id: d.path.rpartition("/")[0] for d in self.remains.dsds.values()}
+        """The groups of the streams that have their own."""
+        dsds = self.remains.dsds.values()
+        return {d.source_id: d.path.rpartition("/")[0] for d in dsds if not d.source_id.startswith(tags.SOURCE)}
 
 
 def _closed(
@@ -294,16 +299,12 @@ def _closed(
             key = f"{parsed.path.split('/')[1]}/files"
             files[key] = files.get(key, 0) + 1
     frames = remains.frames()
-    counts = {r.table.source_id: frames.get(r.table.source_id, r.events()) for r in remains.tables.values()}
+    counts = {source: frames.get(source, n) for source, n in remains.events().items()}
     return Closed(
         path, journal_path, opening.segment_id, head.hash, head.cose, head.head.state, size, opening.ordinal, opening.series,
-        counts | files, gaps, last_sequences(payloads, dsds, opening), _last_times(remains), shapes, dtypes,
+        counts | files, gaps, last_sequences(payloads, dsds, opening), remains.last_times(), shapes, dtypes,
         tuple(payloads) if size == 0 else (),
     )  # fmt: skip
-
-
-def _last_times(remains: Remains) -> dict[str, int]:
-    return {r.table.source_id: int(r.named("time_arrival")[-1]) for r in remains.tables.values() if r.n}
 
 
 def last_sequences(payloads: Iterable[bytes], dsds: dict[bytes, Dsd], opening: leaf.Open) -> dict[str, int]:

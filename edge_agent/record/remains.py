@@ -18,13 +18,14 @@ import numpy.typing as npt
 from edge_agent.errors import DiskError, IntegrityError
 from edge_agent.model import Valid
 from edge_agent.record import journal
-from edge_agent.record.journal import Entry, Frame, LeafFrame, Opening, RowsFrame, TableFrame
+from edge_agent.record.journal import Entry, Frame, LeafFrame, Opening, RowsFrame, TableFrame, TagsFrame
 from edge_agent.record.tree import SignedHead
 from edge_agent.seal import cose, leaf
 from edge_agent.seal.dsd import Counter, Dsd, parse_dsd
 from edge_agent.seal.head import head_hash, parse_head
 from edge_agent.seal.meta import MetaObject
 from edge_agent.segment.skeleton import parse_meta
+from edge_agent.segment.tags import SOURCE, Tag
 from edge_agent.storage import Storage
 
 
@@ -91,6 +92,11 @@ class Rows:
         self.parts.append(part)
         self.n += rows.n
 
+    @property
+    def shared(self) -> bool:
+        """Whether the rows are of many sources."""
+        return self.table.source_id.startswith(SOURCE)
+
     def column(self, number: int) -> npt.NDArray[np.generic]:
         """All rows of one column, ``(n, *shape)``."""
         data = b"".join(part[number] for part in self.parts)
@@ -100,9 +106,10 @@ class Rows:
         """All rows of the column with this name (the last part of its path)."""
         return self.column([path.rpartition("/")[2] for path in self.table.paths].index(name))
 
-    def events(self) -> int:
-        """Rows that are events: last known values, repeated at the start of a run, are not counted."""
-        return int(np.count_nonzero(self.named("valid") != Valid.INITIAL))
+    def events(self) -> npt.NDArray[np.bool_]:
+        """Which rows are events: last known values, repeated at the start of a run, are not counted."""
+        events: npt.NDArray[np.bool_] = self.named("valid") != int(Valid.INITIAL)
+        return events
 
 
 @dataclass(slots=True)
@@ -121,6 +128,7 @@ class Remains:
     dsds: dict[bytes, Dsd] = field(default_factory=dict)
     objects: dict[str, MetaObject] = field(default_factory=dict)
     tables: dict[int, Rows] = field(default_factory=dict)
+    tags: list[Tag] = field(default_factory=list)
     heads: list[SignedHead] = field(default_factory=list)
     covered: int = 0
     last_head_seq: int = -1
@@ -138,6 +146,35 @@ class Remains:
                 counts[dsd.source_id] += 1
         return counts
 
+    def events(self) -> dict[str, int]:
+        """Rows of each source that are events."""
+        counts: dict[str, int] = {}
+        for rows in self.tables.values():
+            events = rows.events()
+            if not rows.shared:
+                counts[rows.table.source_id] = int(np.count_nonzero(events))
+                continue
+            for number, n in enumerate(np.bincount(rows.named("tag")[events])):
+                if n:
+                    key = self.tags[number].source_id
+                    counts[key] = counts.get(key, 0) + int(n)
+        return counts
+
+    def last_times(self) -> dict[str, int]:
+        """Arrival of the last row of each source, UTC ns."""
+        times: dict[str, int] = {}
+        for rows in self.tables.values():
+            arrivals = rows.named("time_arrival")
+            if not rows.shared:
+                times |= {rows.table.source_id: int(arrivals[-1])} if rows.n else {}
+                continue
+            # Of equal numbers the last assignment stays.
+            last = dict(zip(rows.named("tag").tolist(), arrivals.tolist(), strict=True))
+            for number, time_ns in last.items():
+                key = self.tags[number].source_id
+                times[key] = max(time_ns, times.get(key, time_ns))
+        return times
+
     def take(self, entry: Entry) -> None:
         """Add one journal entry."""
         if isinstance(entry, LeafFrame):
@@ -148,6 +185,8 @@ class Remains:
             self.payloads.append(entry.payload)
         elif isinstance(entry, TableFrame):
             self.tables[entry.number] = Rows(entry)
+        elif isinstance(entry, TagsFrame):
+            self.tags += entry.tags
         elif isinstance(entry, RowsFrame):
             self.tables[entry.number].add(entry)
         elif isinstance(entry, tuple):

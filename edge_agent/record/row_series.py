@@ -1,32 +1,54 @@
-"""The segments of all row streams of a run: one table a stream, all in one file."""
+"""The segments of all row streams of a run, all in one file: a table a stream, or tables that many tags share.
+
+A stream that any viewer can plot costs a dozen HDF5 objects, so a run with many streams lets them share: where a stream stands is decided
+with its first item and holds for the run. Tags keep their numbers over all segments of the run.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from edge_agent.model import Cause, Gap, Stream
 from edge_agent.record.continuity import gap_leaf
 from edge_agent.record.items import GapItem, Item, RowsItem
+from edge_agent.record.segment_writer import SegmentWriter
 from edge_agent.record.series import ROW_LIMITS, Limits, RunState, Series
 from edge_agent.record.table import Table
-from edge_agent.segment import layout
+from edge_agent.segment import layout, tags
+from edge_agent.segment.tags import Tag
+
+OWN_STREAMS = 256
+"""A run with more streams of single values lets them share tables."""
 
 
 class RowSeries(Series):
     """See the module."""
 
-    def __init__(self, state: RunState, limits: Limits = ROW_LIMITS) -> None:
-        """Open nothing yet."""
+    def __init__(self, state: RunState, limits: Limits = ROW_LIMITS, own_streams: int = OWN_STREAMS, known: int = 0) -> None:
+        """Open nothing yet. ``known``: so many streams of single values are known, though they have not come yet."""
         super().__init__(state, "rows", limits)
         self.streams: dict[str, Stream] = {}
-        self._tables: dict[str, Table] = {}
+        self._known = max(known, len(state.last_time))
+        self._singles = 0
+        self._own_streams = own_streams
+        self._own: dict[str, Table] = {}
+        self._shared: dict[str, Table] = {}
+        self._shares: dict[str, bool] = {}
+        self._tags: list[Tag] = []
+        self._numbers: dict[Tag, int] = {}
+        self._numbered: dict[str, tuple[Stream, int]] = {}
+        self._examples: dict[str, Stream] = {}
+        self._journalled = 0
         self._interrupted = dict(state.last_time)
 
     def describe(self, stream: Stream) -> None:
-        """Take a description; a changed one begins a new segment, because the open file already says the old one."""
+        """Take a description; a changed one of a stream with its own group begins a new segment, which says the new one."""
         known = self.streams.get(stream.key)
-        if known is not None and known != stream and stream.key in self._tables:
+        if known is not None and known != stream and stream.key in self._own:
             self.roll("rolled")
+        self._singles += known is None and tags.can_share(stream)
         self.streams[stream.key] = stream
 
     def _write(self, item: Item) -> None:
@@ -38,13 +60,25 @@ class RowSeries(Series):
             # It waited for its turn while another description came.
             self.describe(item.stream)
         self._declare_interruption(item)
-        table = self._table(item.stream)
-        table.append(item.columns, item.t_arrival)
-        table.segment.settle(item)
+        segment = self._open()
+        if self._is_shared(item.stream):
+            number = self._tag(segment, item.stream)
+            table = self._shared[self._tags[number].table]
+            table.append([*item.columns, np.full(len(item.columns[0]), number, "<u4")], item.t_arrival)
+        else:
+            table = self._table(segment, item.stream)
+            table.append(item.columns, item.t_arrival)
+        segment.settle(item)
 
     def _gap(self, item: GapItem) -> None:
-        self.streams.setdefault(item.key, item.stream)
-        segment = self._table(self.streams[item.key]).segment
+        if item.key not in self.streams:
+            self.describe(item.stream)
+        stream = self.streams[item.key]
+        segment = self._open()
+        if self._is_shared(stream):
+            self._tag(segment, stream)
+        else:
+            self._table(segment, stream)
         segment.gap(gap_leaf(item.key, item.gap))
         segment.settle(item)
 
@@ -56,27 +90,72 @@ class RowSeries(Series):
             self._gap(GapItem(item.stream, Gap(Cause.CRASH, None, None, None, since, item.t_arrival, detail)))
             del self._interrupted[item.key]
 
-    def _table(self, stream: Stream) -> Table:
-        segment = self._open()
-        table = self._tables.get(stream.key)
+    def _is_shared(self, stream: Stream) -> bool:
+        shares = self._shares.get(stream.key)
+        if shares is None:
+            many = max(self._known, self._singles) > self._own_streams
+            shares = self._shares[stream.key] = many and tags.can_share(stream)
+        # A tag that becomes a waveform needs a group of its own.
+        return shares and tags.can_share(stream)
+
+    def _table(self, segment: SegmentWriter, stream: Stream) -> Table:
+        """The table of a stream that has its own group."""
+        table = self._own.get(stream.key)
         if table is None:
-            made = layout.stream_layout(stream, default=not self._tables)
+            made = layout.stream_layout(stream, default=not self._own and not self._shared)
             segment.add(made.objects, made.table.dsds)
-            table = self._tables[stream.key] = Table(segment, made.table, stream.key)
+            table = self._own[stream.key] = Table(segment, made.table, stream.key)
         return table
+
+    def _tag(self, segment: SegmentWriter, stream: Stream) -> int:
+        """The number of a tag, whose table and line are in the journal."""
+        known, number = self._numbered.get(stream.key, (None, -1))
+        if known is not stream:
+            number = self._number(segment, stream)
+            self._numbered[stream.key] = stream, number
+        if number >= self._journalled:
+            for name, example in self._examples.items():
+                self._share(segment, name, example)
+            segment.tags(self._tags[self._journalled :])
+            self._journalled = len(self._tags)
+        return number
+
+    def _number(self, segment: SegmentWriter, stream: Stream) -> int:
+        tag = tags.tag_of(stream)
+        if tag not in self._numbers:
+            # The table first: a type that no table can hold must not stay in the list.
+            self._share(segment, tag.table, stream)
+            self._examples.setdefault(tag.table, stream)
+            self._numbers[tag] = len(self._tags)
+            self._tags.append(tag)
+        return self._numbers[tag]
+
+    def _share(self, segment: SegmentWriter, name: str, example: Stream) -> None:
+        if name not in self._shared:
+            made = tags.table_of(example, default=not self._own and not self._shared)
+            segment.add(made.objects, made.table.dsds)
+            self._shared[name] = Table(segment, made.table, tags.SOURCE + name)
 
     def _closing(self, outcome: str) -> layout.Objects:
         assert self.segment is not None  # noqa: S101
+        gaps = self.segment.gaps
         objects: layout.Objects = {}
-        for key, table in self._tables.items():
+        for table in (*self._own.values(), *self._shared.values()):
             table.flush()
-            objects |= layout.gap_objects(layout.stream_group(self.streams[key]), self.segment.gaps.get(key, []))
-        self._tables = {}
+        for key in self._own:
+            objects |= layout.gap_objects(layout.stream_group(self.streams[key]), gaps.get(key, []))
+        if self._journalled:
+            objects |= tags.closing_objects(self._tags, gaps)
+        self._forget()
         return objects | super()._closing(outcome)
 
     def _rewind(self, mark: Any) -> None:
         if self.segment is None:
-            self._tables = {}
+            self._forget()
+
+    def _forget(self) -> None:
+        """The segment is no longer written."""
+        self._own, self._shared, self._journalled = {}, {}, 0
 
     def _full(self) -> bool:
-        return any(table.rows >= layout.MAX_CHUNKS * table.layout.chunk for table in self._tables.values())
+        return any(table.rows >= layout.MAX_CHUNKS * table.layout.chunk for table in (*self._own.values(), *self._shared.values()))

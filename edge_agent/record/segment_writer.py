@@ -27,7 +27,7 @@ from edge_agent.record.counts import LiveCounts
 from edge_agent.record.finish import close_leaf, file_dtypes, finish_file
 from edge_agent.record.hdf5_errors import as_disk_error
 from edge_agent.record.items import Item, RowsItem
-from edge_agent.record.journal import Frame, Opening, TableFrame
+from edge_agent.record.journal import Frame, Opening, TableFrame, TagsFrame
 from edge_agent.record.session import Session
 from edge_agent.record.tree import ANCHOR_S, HEAD_LEAVES, HEAD_S, Tree
 from edge_agent.seal import leaf
@@ -36,6 +36,7 @@ from edge_agent.seal.head import State
 from edge_agent.seal.meta import MetaObject, encode_meta, meta_digest
 from edge_agent.seal.tree import Frontier
 from edge_agent.segment.file import SegmentFile
+from edge_agent.segment.tags import Tag
 from edge_agent.storage import Storage, durable
 
 log = logging.getLogger(__name__)
@@ -220,6 +221,10 @@ class SegmentWriter:
         self._tables += 1
         self._frame(TableFrame(number, tuple(paths), tuple(dtypes), tuple(shapes), chunk, codec, source).frame())
         return number
+
+    def tags(self, tags: Sequence[Tag]) -> None:
+        """Journal the next lines of the list of tags; their table is declared already, their rows come after."""
+        self._frame(TagsFrame(tuple(tags)).frame())
 
     def rows(self, table: int, first: int, n: int, columns: Sequence[bytes | memoryview]) -> None:
         """Journal rows of a table; durable with the next commit."""

@@ -28,6 +28,7 @@ from edge_agent.record.journal import Opening, scan
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.recording import Recording, run_folder
 from edge_agent.record.recovery import Damaged, NothingDurable, recover
+from edge_agent.record.row_series import OWN_STREAMS
 from edge_agent.record.segment_writer import JOURNAL, PART, Closed, SegmentWriter
 from edge_agent.record.series import FRAME_LIMITS, ROW_LIMITS, Limits, RunState
 from edge_agent.record.session import Session
@@ -92,6 +93,9 @@ class Keeper:
     frame_limits: Limits = FRAME_LIMITS
     row_limits: Limits = ROW_LIMITS
     preallocate: int = 0
+    own_streams: int = OWN_STREAMS
+    known_rows: Callable[[str], int] = lambda group: 0
+    """How many row streams of single values a group is known to have: it decides where they stand in its next run."""
     now_ns: Callable[[], int] = time.time_ns
     disk: Callable[[], DiskState] = lambda: DiskState.OK
     book: Book = field(init=False)
@@ -147,8 +151,9 @@ class Keeper:
             state.last_seq.update(closed.last_seq)
             state.last_time.update(closed.last_time)
         recording = Recording(
-            self.recorder, state, frame_limits=self.frame_limits, row_limits=self.row_limits, preallocate=self.preallocate
-        )
+            self.recorder, state, frame_limits=self.frame_limits, row_limits=self.row_limits, preallocate=self.preallocate,
+            own_streams=self.own_streams, known_rows=self.known_rows(run.group),
+        )  # fmt: skip
         live = LiveRun(entry, recording, Intake(recording, self.disk))
         with self._lock:
             self.live.append(live)

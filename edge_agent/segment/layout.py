@@ -24,7 +24,8 @@ from edge_agent.segment.types import integer, text
 
 CREATOR = "edge-agent"
 LAYOUT = "edge-agent/1-draft"
-ROW_CHUNK = 1024
+ROW_CHUNK = 4096
+"""Rows of a chunk. Each chunk costs a leaf and a place in HDF5's index, whatever it holds; few rows compress to few bytes."""
 ROW_CODEC = "shuffle-zstd"
 FRAME_CODEC = "bitshuffle-lz4"
 MAX_CHUNKS = 16_384
@@ -83,7 +84,7 @@ def entry_objects(run: RunContext, site: str, ordinal: int, series: str, record:
             }
         ),
         "/entry/instrument": GroupMeta({"NX_class": text("NXinstrument")}),
-        "/entry/instrument/name": _small(text(site)),
+        "/entry/instrument/name": small(text(site)),
     }
     facts = {
         "entry_identifier": run.name, "entry_identifier_uuid": run.run_id.hex(),
@@ -91,7 +92,7 @@ def entry_objects(run: RunContext, site: str, ordinal: int, series: str, record:
         "start_time": iso(run.started_ns), "program_name": CREATOR, "run_group": run.group,
         "access": run.label.access.value, "provenance": record,
     }  # fmt: skip
-    entry |= {f"/entry/{name}": _small(text(value)) for name, value in facts.items()}
+    entry |= {f"/entry/{name}": small(text(value)) for name, value in facts.items()}
     return entry | _who_and_what(run)
 
 
@@ -107,13 +108,13 @@ def _who_and_what(run: RunContext) -> Objects:
         if isinstance(value, str):
             group = f"/entry/{name.partition('/')[0]}"
             found.setdefault(group, GroupMeta({"NX_class": text(f"NX{group.rpartition('/')[2]}")}))
-            found[f"/entry/{name}"] = _small(text(f"https://orcid.org/{value}" if name == "user/ORCID" else value))
+            found[f"/entry/{name}"] = small(text(f"https://orcid.org/{value}" if name == "user/ORCID" else value))
     return found
 
 
 def closing_objects(ended_ns: int, outcome: str) -> Objects:
     """What is known only at the end."""
-    return {"/entry/end_time": _small(text(iso(ended_ns))), "/entry/outcome": _small(text(outcome))}
+    return {"/entry/end_time": small(text(iso(ended_ns))), "/entry/outcome": small(text(outcome))}
 
 
 def codec_of(stream: Stream) -> str:
@@ -147,7 +148,7 @@ def _frames(stream: Stream, *, default: bool) -> StreamLayout:
     dsd = _dsd(f"{group}/data", np.dtype(stream.dtype), (1, *stream.shape), encoder(codec), stream.key, Counter.FRAME, stream.step)
     unit = stream.unit or "count"
     objects[f"{group}/data"] = DatasetMeta(dsd.type, {"units": text(unit), "long_name": text(stream.key)})
-    table = _table(group, (number, *_common_columns()), stream, objects)
+    table = table_layout(group, (number, *common_columns()), ROW_CODEC, stream.key, objects)
     if default:
         objects["/entry/data"] = SoftLink(group)
     return StreamLayout(objects, table, dsd, codec)
@@ -155,18 +156,27 @@ def _frames(stream: Stream, *, default: bool) -> StreamLayout:
 
 def _rows(stream: Stream, *, default: bool) -> StreamLayout:
     group = stream_group(stream)
-    unit = text(stream.unit or ("" if np.dtype(stream.dtype).kind == "S" else "dimensionless"))
-    value = Column("value", stream.dtype, stream.shape, {"units": unit, "long_name": text(stream.key)})
-    columns: tuple[Column, ...] = (value, *_common_columns())
+    value = Column("value", stream.dtype, stream.shape, {"units": text(unit_of(stream)), "long_name": text(stream.key)})
+    columns: tuple[Column, ...] = (value, *common_columns())
     if stream.counted:
-        columns = (*columns, Column("sequence", "<u8", attributes={"units": text("count")}))
+        columns = (*columns, SEQUENCE)
     objects = _group_objects(stream, "NXcollection", {"NX_class": text("NXlog")})
-    table = _table(group, columns, stream, objects)
-    if default:
-        objects["/entry/data"] = GroupMeta({"NX_class": text("NXdata"), "signal": text("value"), "axes": types.texts(["time_arrival"])})
-        objects["/entry/data/value"] = SoftLink(f"{group}/value")
-        objects["/entry/data/time_arrival"] = SoftLink(f"{group}/time_arrival")
-    return StreamLayout(objects, table)
+    table = table_layout(group, columns, codec_of(stream), stream.key, objects)
+    return StreamLayout(objects | (plotted_first(group) if default else {}), table)
+
+
+def unit_of(stream: Stream) -> str:
+    """The unit of a row stream; texts have none."""
+    return stream.unit or ("" if np.dtype(stream.dtype).kind == "S" else "dimensionless")
+
+
+def plotted_first(group: str) -> Objects:
+    """The default plot of a segment of rows: ``value`` over ``time_arrival`` of one group."""
+    return {
+        "/entry/data": GroupMeta({"NX_class": text("NXdata"), "signal": text("value"), "axes": types.texts(["time_arrival"])}),
+        "/entry/data/value": SoftLink(f"{group}/value"),
+        "/entry/data/time_arrival": SoftLink(f"{group}/time_arrival"),
+    }
 
 
 def _group_objects(stream: Stream, parent_class: str, attributes: dict[str, Value]) -> Objects:
@@ -180,7 +190,8 @@ def _group_objects(stream: Stream, parent_class: str, attributes: dict[str, Valu
     return {parent: GroupMeta({"NX_class": text(parent_class)}), stream_group(stream): GroupMeta(facts)}
 
 
-def _common_columns() -> tuple[Column, ...]:
+def common_columns() -> tuple[Column, ...]:
+    """What stands beside every frame and every row: three times, valid, status."""
     start = {"units": text("ns"), "start": text("1970-01-01T00:00:00Z")}
     missing = {**start, "missing": integer(-(2**63))}
     return (
@@ -192,14 +203,17 @@ def _common_columns() -> tuple[Column, ...]:
     )
 
 
-def _table(group: str, columns: tuple[Column, ...], stream: Stream, objects: Objects) -> TableLayout:
+SEQUENCE = Column("sequence", "<u8", attributes={"units": text("count")})
+"""The source's own number of a row, where it counts."""
+
+
+def table_layout(group: str, columns: tuple[Column, ...], codec: str, source_id: str, objects: Objects) -> TableLayout:
+    """Columns below ``group`` that grow together; their META objects are added to ``objects``."""
     # Large items (waveforms) get fewer rows a chunk, so that a chunk stays near a megabyte.
     size = max(np.dtype(c.dtype).itemsize * int(np.prod(c.shape, dtype=np.int64)) for c in columns)
     chunk = max(1, min(ROW_CHUNK, (1 << 20) // max(1, size)))
-    codec = codec_of(stream) if stream.kind is Kind.ROWS else ROW_CODEC
-    dsds = tuple(
-        _dsd(f"{group}/{c.name}", np.dtype(c.dtype), (chunk, *c.shape), encoder(codec), stream.key, Counter.NONE, 1) for c in columns
-    )
+    made = encoder(codec)
+    dsds = tuple(_dsd(f"{group}/{c.name}", np.dtype(c.dtype), (chunk, *c.shape), made, source_id, Counter.NONE, 1) for c in columns)
     for column, dsd in zip(columns, dsds, strict=True):
         objects[dsd.path] = DatasetMeta(dsd.type, column.attributes or {})
     return TableLayout(group, columns, dsds, codec, chunk)
@@ -222,15 +236,16 @@ def gap_objects(group: str, gaps: Sequence[GapLeaf]) -> Objects:
 
     return {
         base: GroupMeta({"NX_class": text("NXcollection")}),
-        f"{base}/first": _small(numbers(g.first for g in gaps), {"units": text("count")}),
-        f"{base}/last": _small(numbers(g.last for g in gaps), {"units": text("count")}),
-        f"{base}/count": _small(types.array(np.array([-1 if g.count is None else g.count for g in gaps], dtype="<i8")), count),
-        f"{base}/time_from": _small(types.array(np.array([g.t_from for g in gaps], dtype="<i8")), ns),
-        f"{base}/time_to": _small(types.array(np.array([g.t_to for g in gaps], dtype="<i8")), ns),
-        f"{base}/cause": _small(types.texts([g.cause for g in gaps])),
-        f"{base}/detail": _small(types.texts([g.detail for g in gaps])),
+        f"{base}/first": small(numbers(g.first for g in gaps), {"units": text("count")}),
+        f"{base}/last": small(numbers(g.last for g in gaps), {"units": text("count")}),
+        f"{base}/count": small(types.array(np.array([-1 if g.count is None else g.count for g in gaps], dtype="<i8")), count),
+        f"{base}/time_from": small(types.array(np.array([g.t_from for g in gaps], dtype="<i8")), ns),
+        f"{base}/time_to": small(types.array(np.array([g.t_to for g in gaps], dtype="<i8")), ns),
+        f"{base}/cause": small(types.texts([g.cause for g in gaps])),
+        f"{base}/detail": small(types.texts([g.detail for g in gaps])),
     }
 
 
-def _small(value: Value, attributes: Mapping[str, Value] | None = None) -> DatasetMeta:
+def small(value: Value, attributes: Mapping[str, Value] | None = None) -> DatasetMeta:
+    """A dataset that is not chunked."""
     return DatasetMeta(value.type, attributes or {}, value)

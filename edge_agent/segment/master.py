@@ -15,8 +15,10 @@ import h5py
 import numpy as np
 
 from edge_agent.model import RunContext
-from edge_agent.segment import hdf5, layout
-from edge_agent.segment.types import TEXT_DTYPE
+from edge_agent.seal.meta import GroupMeta
+from edge_agent.segment import hdf5, layout, peek, tags
+from edge_agent.segment.tags import Tag
+from edge_agent.segment.types import TEXT_DTYPE, text
 
 MAX_SOURCES = 256
 
@@ -42,14 +44,20 @@ def write_master(path: Path, run: RunContext, site: str, outcome: str, record: s
         parts: all segments in order.
     """
     sources: dict[str, list[Part]] = {}
+    listed, tagged = _tagged(path.parent, parts)
     for part in parts:
         for dataset, shape in part.shapes.items():
-            if shape[0]:
+            shared = dataset.startswith(f"{tags.GROUP}/")
+            if shape[0] and (part.name in tagged or not shared):
                 sources.setdefault(dataset, []).append(part)
     with h5py.File(path, "x", libver=hdf5.LIBVER) as file:
         for name, thing in layout.entry_objects(run, site, 0, "master", record).items():
             hdf5.add(file, name, thing, {})
         file["entry/outcome"] = outcome
+        if listed:
+            hdf5.add(file, tags.GROUP, GroupMeta({"NX_class": text("NXcollection")}), {})
+            for name, thing in tags.list_objects(listed).items():
+                hdf5.add(file, name, thing, {})
         for dataset, members in sources.items():
             _join(file, dataset, members[:MAX_SOURCES])
         for first in {members[0].name for members in sources.values()}:
@@ -60,6 +68,18 @@ def write_master(path: Path, run: RunContext, site: str, outcome: str, record: s
         plottable = sorted(groups, key=lambda g: f"{g}/data" not in sources)
         if plottable:
             file["entry/data"] = h5py.SoftLink(plottable[0])
+
+
+def _tagged(folder: Path, parts: Sequence[Part]) -> tuple[tuple[Tag, ...], set[str]]:
+    """The list of tags of the run, and the segments whose rows are numbered by it.
+
+    One process goes on with its list from segment to segment. What another wrote after a crash is numbered anew, and a segment that
+    was freed cannot be asked: their rows stay in their own files.
+    """
+    paths = (folder / part.name for part in parts if any(name.startswith(f"{tags.GROUP}/") for name in part.shapes))
+    lists = {path.name: peek.tags_of(path) for path in paths if path.exists()}
+    longest = max(lists.values(), key=len, default=())
+    return longest, {name for name, listed in lists.items() if listed == longest[: len(listed)]}
 
 
 def _join(file: h5py.File, dataset: str, members: Sequence[Part]) -> None:

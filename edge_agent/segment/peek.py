@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.codec import encoder
-from edge_agent.segment import hdf5
+from edge_agent.segment import hdf5, tags
+from edge_agent.segment.tags import Tag
 
 CODECS = {(32008,): "bitshuffle-lz4", (2, 32015): "shuffle-zstd", (): "none"}
 
@@ -39,3 +42,35 @@ def rows(path: Path, dataset: str, first: int = 0, last: int | None = None) -> n
             block = np.frombuffer(raw, node.dtype).reshape(node.chunks)
             parts.append(block[max(0, begin - start) : end - start])
         return np.concatenate(parts) if parts else np.empty((0, *node.shape[1:]), node.dtype)
+
+
+def tags_of(path: Path) -> tuple[Tag, ...]:
+    """The list of tags of a closed segment of this agent; empty where no stream shares a table."""
+    with h5py.File(path, "r") as file:
+        if tags.GROUP not in file:
+            return ()
+        listed = file[tags.GROUP]
+        columns = [listed[f.name].asstr()[()] if f.name in tags.TEXTS else listed[f.name][()].tolist() for f in fields(Tag)]
+        return tuple(Tag(*line) for line in zip(*columns, strict=True))
+
+
+def tag_rows(path: Path, source_id: str, table: str, names: Sequence[str], last: int) -> list[npt.NDArray[Any]]:
+    """Rows of one tag in a table that it shares, as far as they are among the last rows of the table.
+
+    Args:
+        path: a closed segment of this agent.
+        source_id: the tag.
+        table: name of the table.
+        names: columns of the table.
+        last: so many rows of the table are looked at.
+
+    Returns:
+        one array a name.
+
+    Raises:
+        CodecError: stored bytes that do not decode.
+    """
+    numbers = [number for number, tag in enumerate(tags_of(path)) if (tag.source_id, tag.table) == (source_id, table)]
+    group = f"{tags.GROUP}/{table}"
+    mine = np.isin(rows(path, f"{group}/tag", -last), numbers)
+    return [rows(path, f"{group}/{name}", -last)[mine] for name in names]

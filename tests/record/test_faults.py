@@ -20,6 +20,7 @@ from edge_agent.model import Cause, Gap, Reset
 from edge_agent.record.segment_writer import SegmentWriter
 from edge_agent.record.series import Limits
 from edge_agent.seal import leaf
+from edge_agent.segment import layout
 from edge_agent.segment.file import SegmentFile
 
 Make = Callable[..., Any]
@@ -190,6 +191,7 @@ def test_a_frame_that_cannot_be_encoded_is_declared_and_the_others_are_recorded(
 
 @pytest.mark.expects_errors
 async def test_rows_that_cannot_be_written_are_declared_with_their_number(rig: Make, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "ROW_CHUNK", 1024)
     run = rig()
     mass = run.recording.rows(kit.BALANCE)
     await mass.put(kit.rows(1))

@@ -23,6 +23,7 @@ from edge_agent.record.series import Limits
 from edge_agent.record.tree import Tree
 from edge_agent.seal import leaf
 from edge_agent.seal.head import State
+from edge_agent.segment import layout
 from edge_agent.storage import Disk
 
 Make = Callable[..., Any]
@@ -45,8 +46,9 @@ class Crash:
 
 
 @pytest.fixture
-def crash(rig: Make, kit: Any, tmp_path: Path) -> Crash:
+def crash(rig: Make, kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crash:
     """Twelve frames with a gap, 1500 rows and two vendor files are durable; a little more was written and is not."""
+    monkeypatch.setattr(layout, "ROW_CHUNK", 1024)
     run = rig()
     frames, mass = run.recording.frames(kit.CAMERA), run.recording.rows(kit.BALANCE)
     numbers = [*range(1, 9), *range(11, 15)]

@@ -29,7 +29,7 @@ from edge_agent.seal.policy import policy_digest
 from edge_agent.seal.receipt import Inclusion, Receipts, Witness
 from edge_agent.seal.sidecar import NamedFile, RunStatement, SegmentEntry, Sidecar
 from edge_agent.seal.tree import Frontier, inclusion_proof, leaf_hash, root_of
-from edge_agent.segment import layout
+from edge_agent.segment import layout, tags
 from edge_agent.segment.file import SegmentFile
 from edge_agent.segment.integrity import Tables
 from edge_agent.segment.layout import StreamLayout, TableLayout
@@ -270,6 +270,21 @@ class Forge:
         builder.gap(BALANCE.key, None, None, None, "disconnect")
         builder.rows(lines.table, columns(n, value=np.array([f"S S {i:8.3f} g".encode() for i in range(n)])))
         builder.rows(motor.table, columns(n, value=rng.integers(-9, 9, (n, 3))))
+        return builder
+
+    def tags(self, path: Path, *, ordinal: int = 1, **options: Any) -> Builder:
+        """An unfinished segment in which two streams share a table: one row of the first, three of the second."""
+        builder = Builder(self.facility, path, self.run, ordinal=ordinal, **{"series": "rows"} | options)
+        streams = [
+            Stream("plc", f"TC{n:02d}", Kind.ROWS, unit="degC", source_uri=f"opc.tcp://plc:4840#ns=2;i={n}", attributes={"low": -5.0})
+            for n in (1, 2)
+        ]
+        made = tags.table_of(streams[0], default=True)
+        builder.file.add(made.objects, made.table.dsds)
+        builder.leaves += [leaf.Dataset(d.digest()) for d in made.table.dsds]
+        builder.rows(made.table, columns(4, value=np.array([20.0, 7.0, 20.5, 21.0]), tag=np.array([1, 0, 1, 1], "<u4")))
+        builder.gap(streams[1].key, None, None, None, "disconnect")
+        builder.file.add(tags.closing_objects([tags.tag_of(stream) for stream in streams], builder.gaps))
         return builder
 
     def file_series(self, folder: Path, *, ordinal: int = 1, content: bytes = b"vendor data\n" * 1000) -> tuple[Built, list[NamedFile]]:

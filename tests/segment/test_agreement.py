@@ -37,11 +37,11 @@ def independent(path: Path, root: Path | None) -> int:
 
 
 def test_both_give_the_same_level_to_good_segments(
-    frames_file: Path, rows_file: Path, facility: Any, stranger: Any, root_file: Path, tmp_path: Path
+    frames_file: Path, rows_file: Path, forge: Any, facility: Any, stranger: Any, root_file: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.pem"
     other.write_bytes(stranger.root.public_bytes(Encoding.PEM))
-    for path in (frames_file, rows_file):
+    for path in (frames_file, rows_file, forge.tags(tmp_path / "tags.h5").close().path):
         assert verify_segment(path, facility.root).level == independent(path, root_file) == 2
         assert verify_segment(path, None).level == independent(path, None) == 1
         assert verify_segment(path, stranger.root).level == independent(path, other) == 1

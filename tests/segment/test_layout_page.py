@@ -22,12 +22,13 @@ EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE, re.DOTA
 
 @pytest.fixture(scope="module")
 def run_folder(shared_forge: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two frame segments, one of rows, and their master."""
+    """A run of two frame segments, one of rows, one of tags, and their master."""
     folder = tmp_path_factory.mktemp("000123")
     builders = [
         shared_forge.frames(folder / "000123_camera_image_000001.h5"),
         shared_forge.frames(folder / "000123_camera_image_000002.h5", ordinal=2, first=18),
         shared_forge.rows(folder / "000123_rows_000003.h5", ordinal=3),
+        shared_forge.tags(folder / "000123_rows_000004.h5", ordinal=4),
     ]
     parts = []
     for builder in builders:
@@ -41,7 +42,7 @@ def run_folder(shared_forge: Any, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_an_example_of_the_page_prints_what_stands_under_it(number: int, run_folder: Path) -> None:
     code, expected = EXAMPLES[number]
-    assert len(code.splitlines()) <= 10
+    assert len(code.splitlines()) <= 12
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-I", "-W", "error", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=run_folder, env=env, timeout=60, check=False)
@@ -49,7 +50,7 @@ def test_an_example_of_the_page_prints_what_stands_under_it(number: int, run_fol
 
 
 def test_all_examples_are_found() -> None:
-    assert len(EXAMPLES) == PAGE.count("```python") == 5
+    assert len(EXAMPLES) == PAGE.count("```python") == 6
 
 
 def named_in(section: str) -> set[str]:
@@ -63,6 +64,7 @@ def test_every_object_of_a_segment_stands_in_the_tables_of_the_page(run_folder: 
     known = named_in("A segment")
     entry = {name if name.startswith("/") else f"/entry/{name}" for name in known}
     columns = named_in("A stream") | {"data", "value", "gaps"}
+    tagged = {name.removeprefix("<table>/") for name in named_in("Tags")} | columns | {"f8"}
     unlisted = []
 
     def note(name: str, node: Any) -> None:
@@ -71,7 +73,8 @@ def test_every_object_of_a_segment_stands_in_the_tables_of_the_page(run_folder: 
             return
         parts = path.split("/")
         within_stream = path.startswith("/entry/instrument/") and (len(parts) <= 5 or set(parts[5:]) <= columns)
-        if not within_stream:
+        within_tags = path.startswith("/entry/tags/") and set(parts[3:]) <= tagged
+        if not (within_stream or within_tags):
             unlisted.append(path)
 
     for path in run_folder.glob("*.h5"):
@@ -95,6 +98,19 @@ def test_every_stream_has_the_attributes_and_columns_of_the_page(run_folder: Pat
                     assert len(lengths) == 1
                     datasets = [d for d in (*group.values(), *group["gaps"].values()) if isinstance(d, h5py.Dataset)]
                     assert all("units" in d.attrs for d in datasets if d.dtype.kind in "iuf")
+
+
+def test_every_table_of_tags_has_the_columns_of_the_page_and_every_tag_a_line(run_folder: Path) -> None:
+    with h5py.File(run_folder / "000123_rows_000004.h5") as file:
+        tags = file["/entry/tags"]
+        lines = {name for name, node in tags.items() if isinstance(node, h5py.Dataset)}
+        assert lines == {"source_id", "table", "units", "source_uri", "source_type", "transport", "step", "attributes"}
+        assert {tags[name].shape for name in lines} == {(2,)}
+        assert set(tags["f8"]) == {"value", "tag", "time", "time_server", "time_arrival", "valid", "status"}
+        assert {dataset.shape for dataset in tags["f8"].values()} == {(4,)}
+        assert all("units" in d.attrs for d in (*tags["f8"].values(), *tags["gaps"].values()) if d.dtype.kind in "iuf")
+        assert tags["gaps/source_id"].asstr()[()].tolist() == ["plc/TC02"]
+        assert file["/entry/data/value"] == tags["f8/value"]
 
 
 def test_marks_of_the_page_are_those_of_the_model() -> None:

@@ -229,7 +229,7 @@ def test_frame_numbers_that_do_not_decode_are_damage_and_those_of_another_filter
         builder.leaves.append(leaf.Chunk(builder.segment_id, dsd.digest(), (0,), mask, len(data), hashlib.sha256(data).digest(), 0))
         return Path(builder.close().path)
 
-    raw = np.zeros(1024, "<u8")
+    raw = np.zeros(layout.ROW_CHUNK, "<u8")
     assert verify_segment(built("right.h5", raw.tobytes(), 3), None).level == 1
     report = verify_segment(built("garbage.h5", b"garbage", 0), None)
     assert (report.level, report.reason[:31]) == (0, "A stored chunk does not decode.")

@@ -22,7 +22,7 @@ from edge_agent.seal import cose, leaf
 from edge_agent.seal.cbor import dumps
 from edge_agent.seal.head import State
 from edge_agent.seal.keys import KeyChain
-from edge_agent.segment import hdf5
+from edge_agent.segment import hdf5, layout
 from edge_agent.segment.account import GapCount
 from edge_agent.segment.verify import verify_segment
 
@@ -53,7 +53,7 @@ def test_a_row_segment_lists_the_sources_whose_continuity_is_not_promised(forge:
 
 def test_a_table_longer_than_a_chunk_and_tables_without_rows_verify(forge: Any, tmp_path: Path) -> None:
     for builder in (
-        forge.rows(tmp_path / "long.h5", n=2500),
+        forge.rows(tmp_path / "long.h5", n=2 * layout.ROW_CHUNK + 500),
         forge.rows(tmp_path / "none.h5", n=0),
         forge.frames(tmp_path / "still.h5", n=0),
     ):
@@ -582,10 +582,11 @@ def test_a_hole_between_chunks_is_damage_although_the_signer_made_it(forge: Any,
     builder = forge.rows(tmp_path / "a.h5", n=0)
     path = "/entry/instrument/balance/weight/value"
     dsd = builder.file.dsds[path]
-    for row, rows in ((0, 1024), (2048, 3072)):
-        builder._chunk(dsd, "shuffle-zstd", (row,), np.zeros(1024), rows, leaf.NO_COUNTER)
+    chunk = layout.ROW_CHUNK
+    for row, rows in ((0, chunk), (2 * chunk, 3 * chunk)):
+        builder._chunk(dsd, "shuffle-zstd", (row,), np.zeros(chunk), rows, leaf.NO_COUNTER)
     report = verify_segment(builder.close().path, forge.facility.root)
-    assert (report.level, report.reason) == (0, f"{path} at (1024,): no chunk was signed, and readers would see something there")
+    assert (report.level, report.reason) == (0, f"{path} at ({chunk},): no chunk was signed, and readers would see something there")
 
 
 def test_the_independent_verifier_gives_every_one_of_these_files_the_same_level(frames_file: Path, forge: Any, tmp_path: Path) -> None:
