@@ -180,7 +180,7 @@ class RecordingSink:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._changed.set)
 
-    async def until(self, predicate: Callable[[RecordingSink], object], timeout: float = 10.0) -> None:
+    async def until(self, predicate: Callable[[RecordingSink], object], timeout: float = 30.0) -> None:
         """Wait until ``predicate(self)`` is true.
 
         Raises:
@@ -194,8 +194,10 @@ class RecordingSink:
                     if predicate(self):
                         return
                     # A predicate may also look at something else, which does not say that it changed.
+                    # Not wait_for: until Python 3.12 it swallows a cancellation that meets the change.
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), LOOK_AGAIN_SECONDS)
+                        async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+                            await self._changed.wait()
         except TimeoutError:
             last = "\n  ".join(str(event)[:300] for event in self.events[-10:])
             raise TimeoutError(f"not within {timeout} s; {len(self.events)} events, the last:\n  {last}") from None

@@ -126,7 +126,8 @@ async def _run(home: Home, options: Options, door: HttpsDoor, broker: MqttDoor |
         ready: dict[str, object] = {"ready": "landing", "url": url, "port": port}
         if broker is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(broker.connected.wait(), BROKER_WAIT)
+                async with asyncio.timeout(BROKER_WAIT):
+                    await broker.connected.wait()
             ready["mqtt"] = broker.connected.is_set()
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()

@@ -183,9 +183,9 @@ class Agent:
         )  # fmt: skip
 
     def _kept(self) -> _Kept:
-        """What the spool's database says; worker thread."""
-        book = self.keeper.book
-        return _Kept(self.keeper.totals(), {b.target: b for b in self.spool.outbox.backlog()}, book.entries(), book.past())
+        """What the spool's database says; worker thread. The book first: what a run that is done sends last is then in the backlog."""
+        entries, past = self.keeper.book.entries(), self.keeper.book.past()
+        return _Kept(self.keeper.totals(), {b.target: b for b in self.spool.outbox.backlog()}, entries, past)
 
     async def _recover(self) -> None:
         found, entries = await asyncio.to_thread(Salvage(self.keeper).recover)

@@ -162,7 +162,7 @@ async def start(adapters: ModuleType) -> AsyncIterator[Callable[..., Awaitable[A
             await agent.stop()
 
 
-async def _until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+async def _until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     async with asyncio.timeout(seconds):
         while True:
             found = condition()

@@ -77,7 +77,7 @@ async def test_a_disk_that_fills_refuses_frames_then_rows_and_goes_on_when_it_ha
     await disk(100, "ok")
     assert images.offer(frame(3))
     await numbers.put(row(3.0))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await adopting
     await agent.desk.stop("bl")
     await until(agent.keeper.book.past)
@@ -114,9 +114,10 @@ async def test_a_real_disk_that_somebody_else_fills_to_the_last_byte_stops_captu
         async def images(state: str, more_than: int) -> Any:
             now = await ask(inside, "GET", "/status")
             totals = {s["name"]: s["totals"] for i in now["instruments"] for s in i["streams"]}
-            assert all(t["discrepancy"] == 0 for t in totals.values()), now
             found = totals.get("counter/image", {"arrived": 0, "lost": 0})
-            return found if now["disk"] == state and found["arrived"] - found["lost"] > more_than else None
+            # While the writer waits for the disk the table may be off for a moment; it must add up in the end.
+            settled = now["disk"] == state and all(t["discrepancy"] == 0 for t in totals.values())
+            return found if settled and found["arrived"] - found["lost"] > more_than else None
 
         run = await ask(inside, "POST", "/session/start", {"project": "p"})
         await until(lambda: images("ok", 50))
@@ -131,7 +132,7 @@ async def test_a_real_disk_that_somebody_else_fills_to_the_last_byte_stops_captu
         await until(lambda: images("ok", n + 50))
         await ask(inside, "POST", "/session/stop", {})
         await until(lambda: (space / run["folder"] / "ro-crate-metadata.json").exists(), 60)
-        last = await images("ok", n)
+        last = await until(lambda: images("ok", n))
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 20) == 0, log.read_text()
     finally:

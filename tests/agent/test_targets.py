@@ -73,11 +73,12 @@ async def test_a_landing_that_answers_500_for_a_while_gets_everything_when_it_is
     landing.trouble = True
     agent = await start(configure(CAMERA, landing_target(landing)))
     run = await one_run(agent, adapters, until)
-    await until(lambda: landing.refused >= 3)
-    status = await agent.status()
-    (target,) = status.targets
-    assert target.state == "waiting"
-    assert "it is in trouble" in target.error
+
+    async def waits() -> Any:
+        (target,) = (await agent.status()).targets
+        return target if landing.refused >= 3 and target.state == "waiting" and "it is in trouble" in target.error else None
+
+    target = await until(waits)
     assert "the storage is gone" in target.error
     assert "it is tried again" in target.error
     assert landing.space() == {}
@@ -263,7 +264,7 @@ async def test_space_is_freed_only_after_every_required_target_has_it_and_the_lo
     folder = agent.keeper.folder(run)
 
     async def at_one() -> bool:
-        return {t.name: t.waiting for t in (await agent.status()).targets}["one"] == 0 and bool(agent.keeper.book.past())
+        return bool(agent.keeper.book.past()) and {t.name: t.waiting for t in (await agent.status()).targets}["one"] == 0
 
     await until(at_one)
     await asyncio.to_thread(agent.spool.retention.release, agent._before_free, pressure=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,31 +18,38 @@ Configure = Callable[..., Path]
 IMAGE = Stream("camera", "image", Kind.FRAMES, "<u2", (8, 8), counted=True)
 
 
-def frame(number: int) -> Frame:
-    now = time.time_ns()
-    return Frame(np.full((8, 8), number, "<u2"), number, now, now)
+def frame(number: int, t_ns: int) -> Frame:
+    return Frame(np.full((8, 8), number, "<u2"), number, t_ns, t_ns)
 
 
-def camera(condition: str) -> str:
-    return f'[instrument.camera]\nadapter = "driven"\ngroup = "bl"\nrun_while = "{condition}"\nlook_back = "300 ms"\n'
+def camera(condition: str, look_back: str = "300 ms") -> str:
+    return f'[instrument.camera]\nadapter = "driven"\ngroup = "bl"\nrun_while = "{condition}"\nlook_back = "{look_back}"\n'
+
+
+def appear(file: Path, t_ns: int) -> None:
+    """The file is there at once, with this time: its own clock is coarser than ours."""
+    made = file.with_suffix(".made")
+    made.touch()
+    os.utime(made, ns=(t_ns, t_ns))
+    made.rename(file)
 
 
 async def test_a_run_is_open_while_a_file_is_there_and_has_the_frames_from_before_it_was_noticed(
     configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path, read_space: Any
 ) -> None:
     shutter = tmp_path / "shutter"
-    agent = await start(configure(camera(f"{shutter.as_uri()} == 1")))
+    agent = await start(configure(camera(f"{shutter.as_uri()} == 1", look_back="60 s")))
+    group = agent.desk.groups["bl"]
     inlet = (await until(lambda: adapters.SINKS.get("camera"))).open(IMAGE)
-    assert inlet.offer(frame(0))
-    await asyncio.sleep(0.02)
-    shutter.touch()
-    await asyncio.sleep(0.02)
-    sent = 1
-    while agent.desk.groups["bl"].foreground is None:  # the file is looked at five times a second
-        assert inlet.offer(frame(sent))
-        sent += 1
-        await asyncio.sleep(0.01)
-    assert inlet.offer(frame(sent))
+    opened = time.time_ns()
+    assert inlet.offer(frame(0, opened - 1))
+    assert inlet.offer(frame(1, opened))
+    appear(shutter, opened)
+    assert inlet.offer(frame(2, opened + 1))
+    await until(lambda: group.foreground is not None)
+    sent = 3
+    assert inlet.offer(frame(sent, time.time_ns()))
+    group.look_back = 0.0  # nothing is on its way any more: the run need not wait for it
     shutter.unlink()
     (past,) = await until(agent.keeper.book.past)
     assert (past.kind, past.outcome, past.run.trigger) == ("trigger", "complete", f"{shutter.as_uri()} == 1")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,13 +173,19 @@ async def test_bytes_that_come_back_different_are_an_integrity_error_and_never_g
 async def test_cancelling_stops_the_copy_and_leaves_no_part(share: Path, make_item: MakeItem) -> None:
     item = make_item("a", data=bytes(64 << 20))
     loop = asyncio.get_running_loop()
-    begun = asyncio.Event()
-    task = asyncio.create_task(FolderTarget("disk", share).send(item, lambda _: loop.call_soon_threadsafe(begun.set)))
-    await asyncio.wait_for(begun.wait(), 10)
+    begun, cancelled = asyncio.Event(), threading.Event()
+
+    def progress(_: int) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert cancelled.wait(60)
+
+    task = asyncio.create_task(FolderTarget("disk", share).send(item, progress))
+    await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(10):
+    cancelled.set()
+    async with asyncio.timeout(60):
         while leftovers(share):
             await asyncio.sleep(0.01)
     assert not (share / item.remote).exists()
