@@ -21,6 +21,7 @@ import dataclasses
 import datetime
 import hashlib
 import heapq
+import itertools
 import json
 import math
 import multiprocessing
@@ -675,6 +676,23 @@ class Segment:
             want(info.type in (h5l.TYPE_HARD, h5l.TYPE_SOFT), f"{what}: link {name.decode()!r} leads out of the file")
             yield name, info
 
+    def follow(self, path: str) -> str:
+        """A path without soft links, as far as the file has it; META proves the links."""
+        for _ in range(16):
+            group, names, done = self.root, [name for name in path.split("/") if name], ""
+            for number, name in enumerate(names):
+                info = dict(self.links(group, path)).get(name.encode()) if isinstance(group, h5g.GroupID) else None
+                if info is None:
+                    return path
+                if info.type == h5l.TYPE_SOFT:
+                    target = group.links.get_val(name.encode()).decode()
+                    path = "/".join([target if target.startswith("/") else f"{done}/{target}", *names[number + 1 :]])
+                    break
+                group, done = h5o.open(group, name.encode()), f"{done}/{name}"
+            else:
+                return "/" + "/".join(names)
+        raise Bad(f"{path}: more than 16 soft links")
+
     def walk(self) -> tuple[dict[str, Any], dict[str, Json]]:
         """Objects by their first path, and the further links; checks all types and layouts before any value is read."""
         objects: dict[str, Any] = {"/": self.root}
@@ -725,8 +743,8 @@ class Segment:
             entries[path] = entry
         return sha(b"HSC1-meta\0", cbor2.dumps(entries, canonical=True)), chunked
 
-    def tables(self) -> tuple[dict[str, Any], list[Any]]:
-        """The integrity group, which must hold exactly what the page says: arrays by name, and the indices."""
+    def integrity(self) -> tuple[Any, list[str]]:
+        """The integrity group, which must be exactly what the page says, and the names in it."""
         group = self.root
         for part in (b"entry", b"integrity"):
             found = dict(self.links(group, "/"))
@@ -738,23 +756,48 @@ class Segment:
         marks = {name: (dims, text(value)) for name, (_, dims, value) in self.attributes(group, self.at).items()}
         expected = {"NX_class": (None, "NXcollection"), "format": (None, FORMAT)}
         want(marks == expected, f"/entry/integrity: has other attributes than NX_class and format = {FORMAT}")
-        arrays: dict[str, Any] = {}
         members = sorted(name.decode() for name, _ in self.links(group, self.at))
         right = ["README", "descriptors", "events", "heads", "index", "keychain", "leaves"]
         plain = [name for name in members if name != "epochs"]
         want(plain == right, f"/entry/integrity: holds {', '.join(members)} instead of {', '.join(right)}")
+        return group, members
+
+    def tables(self) -> tuple[dict[str, Any], list[Any]]:
+        """What the integrity group holds: arrays by name, and the indices."""
+        group, members = self.integrity()
+        arrays: dict[str, Any] = {}
         for name in members:
             if name != "index":
                 arrays[name] = self.table(group, name, 1, 2 if name in ("leaves", "epochs") else 1)
-        index = h5o.open(group, b"index")
-        plain = isinstance(index, h5g.GroupID) and h5o.get_info(index).rc == 1 and not h5a.get_num_attrs(index)
-        want(plain and h5o.get_info(group).rc == 1, "/entry/integrity/index: is not a plain group")
+        index = self.index(group)
         names = {name.decode() for name, _ in self.links(index, "/entry/integrity/index")}
         want(names == {str(n) for n in range(len(names))}, "/entry/integrity/index: has other names than 0, 1, 2 ...")
         return arrays, [self.table(index, str(n), 4, 1).view("<u4").tolist() for n in range(len(names))]
 
-    def table(self, group: Any, name: str, width: int, rank: int) -> Any:
-        """One dataset of the integrity group as bytes (README as text); plain, and linked from nowhere else."""
+    def index(self, group: Any) -> Any:
+        """The group of the indices."""
+        index = h5o.open(group, b"index")
+        plain = isinstance(index, h5g.GroupID) and h5o.get_info(index).rc == 1 and not h5a.get_num_attrs(index)
+        want(plain and h5o.get_info(group).rc == 1, "/entry/integrity/index: is not a plain group")
+        return index
+
+    def rows(self, group: Any, name: str, width: int, rank: int, first: int | None, count: int) -> Any:
+        """Some rows of one dataset of the integrity group; `first` None: only its dimensions."""
+        found = self.table(group, name, width, rank, whole=False)
+        if first is None:
+            return found.shape
+        want(0 <= first and first + count <= found.shape[0], f"{self.at}: has {found.shape[0]} rows")
+        shape = (count, *found.shape[1:])
+        want(math.prod(shape) * width <= self.limit, f"{self.at}: claims more bytes than the file has")
+        array = np.zeros(shape, f"V{width}")
+        if array.size:
+            space = found.get_space()
+            space.select_hyperslab((first, *(0 for _ in shape[1:])), shape)
+            found.read(h5s.create_simple(shape), space, array, mtype=found.get_type())
+        return np.frombuffer(array.tobytes(), np.uint8).reshape((count, -1)) if rank == 2 else np.frombuffer(array.tobytes(), np.uint8)
+
+    def table(self, group: Any, name: str, width: int, rank: int, whole: bool = True) -> Any:
+        """One dataset of the integrity group as bytes (README as text), or not `whole` the open dataset; plain, and linked once."""
         self.at = path = f"/entry/integrity/{'index/' if width == 4 else ''}{name}"
         want(dict(self.links(group, path))[name.encode()].type == h5l.TYPE_HARD, f"{path}: is a soft link")
         item = h5o.open(group, name.encode())
@@ -771,6 +814,8 @@ class Segment:
             want(words in (README, README + "\n"), f"{path}: has another text")
             return README
         want(form == ["int", width, 0, 0, 8 * width, 0] and dims is not None and len(dims) == rank, f"{path}: has the wrong type or rank")
+        if not whole:
+            return item
         raw = np.frombuffer(value_of(item, tid, dims, self.limit, path), np.uint8)
         return raw.reshape(dims) if rank == 2 else raw
 
@@ -793,24 +838,24 @@ def refuse_foreign(dataset: Any, path: str) -> None:
         want(plist.fill_value_defined() == 1, f"{path}: has a fill value that nothing signs")
 
 
-def payloads_of(leaves: Any, events: bytes) -> Iterator[bytes]:
-    """Leaf payloads in order from the two tables; every byte of both must be accounted for."""
+def payloads_of(leaves: Any, events: bytes, begin: int = 0) -> Iterator[bytes]:
+    """Leaf payloads in order from the two tables, or from parts of them (`events` from `begin` on); every byte must be accounted for."""
     rows, width = leaves.shape
-    table, position = leaves.tobytes(), 0
+    table, position = leaves.tobytes(), begin
     want(width >= 16, "/entry/integrity/leaves: rows are too narrow")
     for index in range(rows):
         row = table[index * width : (index + 1) * width]
         length = int.from_bytes(row[:4])
         if length == 0xFFFFFFFF:
             offset, length = struct.unpack_from(">QI", row, 4)
-            want(offset == position and position + length <= len(events), f"leaf {index}: does not point to the next event")
-            position, end, payload = offset + length, 16, events[offset : offset + length]
+            want(offset == position and position + length <= begin + len(events), f"leaf {index}: does not point to the next event")
+            position, end, payload = offset + length, 16, events[offset - begin : offset - begin + length]
         else:
             end, payload = 4 + length, row[4 : 4 + length]
         want(end <= width and not any(row[end:]), f"leaf {index}: is too long, or the padding is not zero")
         want((payload[4:5] == b"\1") == (end != 16 or row[:4] != b"\xff" * 4), f"leaf {index}: stands in the wrong table")
         yield payload
-    want(position == len(events), "/entry/integrity/events: holds bytes that belong to no leaf")
+    want(position == begin + len(events), "/entry/integrity/events: holds bytes that belong to no leaf")
 
 
 def fill_bytes(plist: Any, tid: Any, path: str) -> bytes:
@@ -825,8 +870,11 @@ def fill_bytes(plist: Any, tid: Any, path: str) -> bytes:
     return without_padding(array.tobytes(), tid)
 
 
-def check_dataset(dataset: Any, dsd: Json, shape: list[int], chunks: dict[tuple[int, ...], tuple[int, int, bytes]], limit: int) -> None:
-    """Compare a chunked dataset with its descriptor, its final shape and its CHUNK leaves."""
+Chunks = dict[tuple[int, ...], tuple[int, int, bytes]]
+
+
+def check_dataset(dataset: Any, dsd: Json, shape: list[int], chunks: Chunks, limit: int, part: bool = False) -> None:
+    """Compare a chunked dataset with its descriptor, its final shape and its CHUNK leaves; with `part`, only with those given."""
     path, tid, plist, space = dsd[1], dataset.get_type(), dataset.get_create_plist(), dataset.get_space()
     dims, grid = dims_of(space, path), list(map(int, plist.get_chunk()))
     most = [None if n == h5s.UNLIMITED else int(n) for n in space.get_simple_extent_dims(True)]
@@ -836,7 +884,6 @@ def check_dataset(dataset: Any, dsd: Json, shape: list[int], chunks: dict[tuple[
     reals: tuple[Any, ...] = (type_of(tid, path), grid, most, filters, fill, dims)
     for name, real, signed in zip(names, reals, (*(dsd[key] for key in range(2, 7)), shape), strict=True):
         want(real == signed, f"{path}: the {name} is {real!r}, but {signed!r} was signed")
-    stored = dataset.get_num_chunks()
     for offset, (mask, size, digest) in chunks.items():
         what = f"{path} chunk at {list(offset)}"
         want(all(o % g == 0 and o < n for o, g, n in zip(offset, grid, shape, strict=True)), f"{what}: is no place of a chunk")
@@ -848,6 +895,9 @@ def check_dataset(dataset: Any, dsd: Json, shape: list[int], chunks: dict[tuple[
         want(len(data) == size, f"{what}: has {len(data)} bytes, but {size} were signed")
         want(real_mask == mask, f"{what}: the filter mask is {real_mask:#x}, but {mask:#x} was signed")
         want(sha(data) == digest, f"{what}: the stored bytes are not the signed ones")
+    if part:
+        return
+    stored = dataset.get_num_chunks()
     if stored != len(chunks):
         infos = map(dataset.get_chunk_info, range(min(stored, 100_000)))
         extra = next((list(i.chunk_offset) for i in infos if tuple(i.chunk_offset) not in chunks), None)
@@ -870,8 +920,8 @@ def read_chunk(dataset: Any, offset: tuple[int, ...], size: int) -> tuple[int, A
     return mask, data
 
 
-def verify_segment(path: str, roots: Roots, hashed: bool) -> Json:
-    """Verify one HDF5 file; with `hashed`, also its size and SHA-256. Returns `facts`."""
+def verify_segment(path: str, roots: Roots, hashed: bool, part: tuple[str, str] | None = None) -> Json:
+    """Verify one HDF5 file, or a `part` (dataset, slice) of it; with `hashed`, also its size and SHA-256. Returns `facts`."""
     whole: list[tuple[int, bytes, bytes]] = []
     beside = threading.Thread(target=lambda: whole.append(hash_file(path, pieces=False)), daemon=True)
     if hashed:
@@ -880,7 +930,7 @@ def verify_segment(path: str, roots: Roots, hashed: bool) -> Json:
     try:
         segment = Segment(path)
         try:
-            result = check_segment(segment, roots)
+            result = check_slice(segment, roots, *part) if part else check_segment(segment, roots)
         finally:
             where = segment.at
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError, MemoryError) as error:
@@ -944,6 +994,139 @@ def check_segment(segment: Segment, roots: Roots) -> Json:
     return result
 
 
+# ---- One slice ------------------------------------------------------------------------------------------------------
+
+
+class Proven:
+    """Leaves of a segment, each read with its epoch only, or all at once where there are no epochs."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.group, _ = segment.integrity()
+        self.size, self.width = segment.rows(self.group, "leaves", 1, 2, None, 0)
+        want(self.size >= 2 and self.width >= 16, "/entry/integrity/leaves: is too small")
+        self.epochs: list[bytes] = []
+        if self.size > EPOCHS_ABOVE:
+            table = segment.table(self.group, "epochs", 1, 2)
+            want(table.shape == (-(-self.size // EPOCH), 32), "/entry/integrity/epochs: has the wrong size")
+            self.epochs = [row.tobytes() for row in table]
+        self.step = EPOCH if self.epochs else self.size
+        self.known: dict[int, list[bytes]] = {}
+
+    def root(self) -> bytes:
+        """Root over the epochs, which are nodes of the tree; over the leaves where there are none."""
+        tree = Frontier()
+        for node in self.epochs or [sha(b"\0", payload) for payload in self.piece(0)]:
+            tree.push_node(node)
+        return tree.root()
+
+    def piece(self, number: int) -> list[bytes]:
+        """The payloads of an epoch."""
+        if number not in self.known:
+            first = number * self.step
+            rows = self.segment.rows(self.group, "leaves", 1, 2, first, min(self.step, self.size - first))
+            spans = [struct.unpack(">QI", bytes(row[4:16])) for row in rows if bytes(row[:4]) == b"\xff" * 4]
+            begin, end = (spans[0][0], sum(spans[-1])) if spans else (0, 0)
+            want(begin <= end, f"/entry/integrity/leaves: epoch {number} points outside of events")
+            events = self.segment.rows(self.group, "events", 1, 1, begin, end - begin).tobytes()
+            payloads, tree = list(payloads_of(rows, events, begin)), Frontier()
+            for payload in payloads:
+                tree.push(payload)
+            want(not self.epochs or tree.root() == self.epochs[number], f"/entry/integrity/leaves: epoch {number} has another root")
+            self.known[number] = payloads
+        return self.known[number]
+
+    def leaf(self, number: int) -> bytes:
+        """One payload."""
+        return self.piece(number // self.step)[number % self.step]
+
+
+def parse_slice(text_of_slice: str, shape: list[int], path: str) -> list[tuple[int, int]]:
+    """First element and end along each axis."""
+    parts = text_of_slice.replace(" ", "").split(",")
+    want(len(parts) <= len(shape), f"{path}: has {len(shape)} axes, the slice {len(parts)}")
+    exact = []
+    for part, n in zip(parts + [":"] * (len(shape) - len(parts)), shape, strict=True):
+        match = re.fullmatch(r"(\d{0,18}):(\d{0,18})|(\d{1,18})", part)
+        want(match, f"{part!r}: is not FIRST:END")
+        assert match  # noqa: S101
+        first, end = (int(match[3]), int(match[3]) + 1) if match[3] else (int(match[1] or 0), int(match[2]) if match[2] else n)
+        want(first < end <= n, f"{path}: the slice {part} is empty or outside of the signed shape {shape}")
+        exact.append((first, end))
+    return exact
+
+
+def check_slice(segment: Segment, roots: Roots, path: str, slice_: str) -> Json:
+    """Check the chunks that hold a slice, with their leaves, the close head and the metadata; nothing is said of anything else."""
+    proven, path = Proven(segment), segment.follow(path)
+    group = proven.group
+    sessions = open_chain(segment.table(group, "keychain", 1, 1).tobytes(), roots, "/entry/integrity/keychain")
+    raw = decode(segment.table(group, "descriptors", 1, 1).tobytes(), "/entry/integrity/descriptors", [bytes])
+    items = decode(segment.table(group, "heads", 1, 1).tobytes(), "/entry/integrity/heads", [bytes])
+    want(items, "/entry/integrity/heads: is empty")
+    head, head_hash, session = open_head(items[-1], sessions, "the close head")
+    first, last = proven.leaf(0), proven.leaf(proven.size - 1)
+    want(first[:5] == b"HSC1\7" and last[:5] == b"HSC1\6", "the first and the last leaf are not OPEN and CLOSE")
+    opening, closing = decode(first[5:], "OPEN", OPEN), decode(last[5:], "CLOSE", CLOSE)
+    log = Log(roots={proven.size: proven.root()}, open=opening, close=closing, size=proven.size)
+    check_close(head, log, "the close head")
+    named = [(n, one, decode(one, f"descriptor {n}", DSD)) for n, one in enumerate(raw)]
+    found = [entry for entry in named if entry[2][1] == path]
+    want(len(found) == 1, f"{path}: was not signed as a dataset of chunks")
+    number, encoded, dsd = found[0]
+    name = sha(b"HSC1-dsd\0", encoded)
+    said = [(shape, count) for digest, shape, count in closing[1] if digest == name]
+    want(len(said) == 1, f"{path}: CLOSE does not name it once")
+    shape, count = said[0]
+    want(len(shape) == len(dsd[3]) and all(g > 0 for g in dsd[3]), f"{path}: has the wrong rank")
+    steps = [range(a - a % g, b, g) for (a, b), g in zip(parse_slice(slice_, shape, path), dsd[3], strict=True)]
+    want(math.prod(map(len, steps)) <= 1 << 20, f"{path}: the slice touches too many chunks")
+    wanted = list(itertools.product(*steps))
+    chunks, numbers = chunk_leaves(proven, number, name, wanted, [(-(-n // g), g) for n, g in zip(shape, dsd[3], strict=True)], count)
+    missing = next((offset for offset in wanted if offset not in chunks), None)
+    want(missing is None, f"{path} chunk at {missing}: was not signed")
+    leaves_read = sum(map(len, proven.known.values()))
+    digest, chunked = segment.meta()
+    want(path in chunked, f"{path}: is signed but missing")
+    segment.at = path
+    check_dataset(chunked[path], dsd, shape, chunks, segment.size, part=True)
+    want(digest == closing[2], "the groups, attributes, types or small values are not the signed ones (META digest)")
+    result = facts(log, head[13], head_hash, session) | {"chunks": len(chunks), "leaves": leaves_read, "numbers": numbers}
+    return result | {"uncounted": [] if dsd[8][1] == 1 else [dsd[8][0]]}
+
+
+def chunk_leaves(
+    proven: Proven, number: int, name: bytes, wanted: list[tuple[int, ...]], grid: list[tuple[int, int]], count: int
+) -> tuple[Chunks, list[int]]:
+    """The CHUNK leaves at some offsets, and their numbers: where the index says if that holds, else among all leaves."""
+    places = []
+    for offset in wanted:
+        place = 0
+        for at, (n, size) in zip(offset, grid, strict=True):
+            place = place * n + at // size
+        places.append(place)
+    hints: list[int] = []
+    asked = set(wanted)
+    if max(places) < count:
+        index = proven.segment.index(proven.group)
+        few = proven.segment.rows(index, str(number), 4, 1, min(places), max(places) - min(places) + 1).view("<u4")
+        hints = [int(few[place - min(places)]) for place in places]
+    for tries in (hints, range(proven.size)):
+        chunks: Chunks = {}
+        numbers: list[int] = []
+        for at in tries:
+            payload = proven.leaf(at) if at < proven.size else b""
+            if payload[:5] != b"HSC1\1":
+                continue
+            offset, dsd, entry, seq, _, segment_id = parse_chunk(payload, f"leaf {at}")
+            if dsd == name and offset in asked and segment_id == decode(proven.leaf(0)[5:], "OPEN", OPEN)[9]:
+                chunks[offset] = entry
+                numbers.append(seq)
+        if len(chunks) == len(wanted):
+            break
+    return chunks, [n for n in numbers if n != NO_COUNTER]
+
+
 # ---- Runs -----------------------------------------------------------------------------------------------------------
 
 
@@ -970,9 +1153,8 @@ def place(folder: str, name: str) -> str:
     return path
 
 
-def read_run(path: str, roots: Roots) -> Json:
-    """Verify a sidecar with everything that is not HDF5: vendor files, master, crate and receipts."""
-    folder = os.path.dirname(path)
+def open_run(path: str, roots: Roots) -> tuple[Json, Json, Json, Json]:
+    """Verify a sidecar by itself: what the run statement says, the statement, the close heads by hash, the sidecar."""
     raw = Path(path).read_bytes()
     sidecar = decode(raw, "the sidecar", SIDECAR)
     sessions = open_chain(sidecar[4], roots, "the sidecar's key chain")
@@ -987,15 +1169,23 @@ def read_run(path: str, roots: Roots) -> Json:
         heads[head_hash] = (head, session)
     same = sorted(heads) == sorted(e[5] for e in entries) and len(heads) == len(sidecar[3])
     want(same, "the sidecar's close heads are not those of the run statement")
-    logs = {tree[1]: read_log(tree[2], {len(tree[2])}, {}) for tree in sidecar[5]}
-    same = logs.keys() == {e[1] for e in entries if e[2] is None} and len(logs) == len(sidecar[5])
-    want(same, "the sidecar's trees are not its series of files")
     segments = [[e[0], e[1].hex(), e[2], e[3], e[4].hex(), e[5].hex(), e[6]] for e in entries]
     result: Json = {"agent": statement[2].hex(), "run": statement[4].hex(), "run_no": statement[3],
                     "policy": statement[11].hex(), "trusted": signer.trusted, "identity": signer.identity.hex(),
                     "series": {}, "gap_counts": {s: [n, c] for s, n, c in statement[9]},
                     "segments": segments, "witnessed": [], "stamped": "", "amendments": [], "sidecar": sha(raw).hex(),
                     "problem": ""}  # fmt: skip
+    return result, statement, heads, sidecar
+
+
+def read_run(path: str, roots: Roots) -> Json:
+    """Verify a sidecar with everything that is not HDF5: vendor files, master, crate and receipts."""
+    folder = os.path.dirname(path)
+    result, statement, heads, sidecar = open_run(path, roots)
+    entries = statement[5]
+    logs = {tree[1]: read_log(tree[2], {len(tree[2])}, {}) for tree in sidecar[5]}
+    same = logs.keys() == {e[1] for e in entries if e[2] is None} and len(logs) == len(sidecar[5])
+    want(same, "the sidecar's trees are not its series of files")
     files: dict[str, Json] = {}
     for _, segment_id, name, size, digest, head_hash, state in entries:
         head, session = heads[head_hash]
@@ -1020,13 +1210,16 @@ def read_run(path: str, roots: Roots) -> Json:
         real = hash_file(place(folder, name), pieces=False)
         want(real[1] == digest and size in (None, real[0]), f"{name}: is not the signed file")
     result["claims"] = [e[2] for e in entries if e[2]] + list(files) + [name for name, _, _ in (*master, *others)]
+    return result | late(path, result, roots, sidecar)
+
+
+def late(path: str, run: Json, roots: Roots, sidecar: Json) -> Json:
+    """What the receipts beside a sidecar add."""
     receipts = path.removesuffix(".hsc") + ".receipts"
     try:
-        if os.path.isfile(receipts):
-            result |= read_receipts(receipts, result, roots, sidecar[4])
+        return read_receipts(receipts, run, roots, sidecar[4]) if os.path.isfile(receipts) else {}
     except Bad as bad:
-        result["problem"] = f"the receipts do not count: {bad}"
-    return result
+        return {"problem": f"the receipts do not count: {bad}"}
 
 
 def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
@@ -1198,12 +1391,25 @@ def uncounted_sentence(sources: Iterable[str]) -> str:
 # ---- Child processes, report ----------------------------------------------------------------------------------------
 
 
+Task = str | tuple[str, str]
+
+
 def folder_size(path: str) -> int:
     """Bytes below the folder of a file, for a time limit."""
     return sum(os.path.getsize(p) for p in Path(path).parent.rglob("*") if p.is_file())
 
 
-def child(pipe: Any, task: str, path: str, roots: Roots, seconds: int) -> None:
+def work(task: Task, path: str, roots: Roots) -> Json:
+    """Do what a child is for."""
+    if isinstance(task, tuple):
+        return verify_segment(path, roots, hashed=False, part=task)
+    if task == "beside":
+        result, _, _, sidecar = open_run(path, roots)
+        return result | late(path, result, roots, sidecar)
+    return read_run(path, roots) if task == "run" else verify_segment(path, roots, hashed=task == "part")
+
+
+def child(pipe: Any, task: Task, path: str, roots: Roots, seconds: int) -> None:
     """Work on one file within limits and answer in JSON: what was read is never unpickled."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
@@ -1213,7 +1419,7 @@ def child(pipe: Any, task: str, path: str, roots: Roots, seconds: int) -> None:
             resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
-        answer = read_run(path, roots) if task == "run" else verify_segment(path, roots, hashed=task == "part")
+        answer = work(task, path, roots)
     except Bad as bad:
         answer = {"bad": str(bad)}
     except Exception as error:
@@ -1225,7 +1431,7 @@ def child(pipe: Any, task: str, path: str, roots: Roots, seconds: int) -> None:
 class Child:
     """A child process at work on one file."""
 
-    def __init__(self, task: str, path: str, roots: Roots, size: int) -> None:
+    def __init__(self, task: Task, path: str, roots: Roots, size: int) -> None:
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self.task, self.seconds = task, SECONDS + size // 10_000_000
         self.pipe, theirs = context.Pipe(duplex=False)
@@ -1247,12 +1453,12 @@ class Child:
         self.pipe.close()
         if result is None or (self.process.exitcode and "bad" not in result):
             code = self.process.exitcode or 0
-            who = "reading the sidecar failed" if self.task == "run" else "the HDF5 library refused the file"
+            who = "reading the sidecar failed" if self.task in ("run", "beside") else "the HDF5 library refused the file"
             return {"bad": f"{who} ({f'signal {-code}' if code < 0 else f'exit code {code}'})"}
         return result
 
 
-def answers(jobs: Iterable[tuple[str, str, Roots, int]]) -> Generator[Json, None, None]:
+def answers(jobs: Iterable[tuple[Task, str, Roots, int]]) -> Generator[Json, None, None]:
     """Answers in the order of the jobs, as many children at once as there are processors (at most 8)."""
     waiting: deque[Child] = deque()
     try:
@@ -1280,6 +1486,22 @@ def stray(path: str, seg: Json, roots: Roots) -> Json:
     counts = {"segments": 1, "chunks": seg["chunks"], "gaps": seg["gaps"]}
     sentence = "signed under the root" if seg["trusted"] else unknown(seg["identity"], roots)
     return line(path, "segment", 2 if seg["trusted"] else 1, sentence + uncounted_sentence(seg["uncounted"]), counts)
+
+
+def slice_item(path: str, roots: Roots, dataset: str, slice_: str) -> Json:
+    """The line of one slice; witnessed and stamped as its run is, when that stands beside the file."""
+    if not os.path.isfile(path):
+        return line(path, "slice", 0, "is not a file", {})
+    (seg,) = answers([((dataset, slice_), path, roots, os.path.getsize(path))])
+    one = stray(path, seg, roots) | {"kind": "slice", "gaps": 0, "leaves": seg.get("leaves", 0), "numbers": seg.get("numbers", [])}
+    beside = list(Path(path).parent.glob("*.hsc"))
+    if one["level"] < 2 or len(beside) != 1:
+        return one
+    (run,) = answers([("beside", str(beside[0]), roots, 0)])
+    if "bad" not in run and run["trusted"] and seg["head"] in run["witnessed"] and seg["run"] == run["run"]:
+        whole = all(e[5] in run["witnessed"] for e in run["segments"])
+        one["level"] = (4 if run["stamped"] else 3) if whole else 2
+    return one
 
 
 def items(paths: Iterable[str], roots: Roots) -> Iterator[Json]:
@@ -1323,6 +1545,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", help="the facility's root certificate, or its SHA-256 fingerprint")
     parser.add_argument("--tsa-root", metavar="FILE", help="root certificates of time-stamping services")
     parser.add_argument("--level", type=int, default=2, choices=(0, 1, 2, 3, 4), help="level that every item must reach")
+    parser.add_argument("--dataset", metavar="PATH", help="check one dataset of one segment, and read only what that needs")
+    parser.add_argument("--slice", metavar="A:B,C:D", default=":", help="check only these elements of it")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     options = parser.parse_args(argv)
     try:
@@ -1333,7 +1557,8 @@ def main(argv: list[str] | None = None) -> int:
     except Bad as bad:
         parser.error(str(bad))
     found = []
-    for one in items(options.paths, roots):
+    some = (slice_item(path, roots, options.dataset, options.slice) for path in options.paths)
+    for one in some if options.dataset else items(options.paths, roots):
         one["ok"] = one["level"] >= options.level
         found.append(one)
         if not options.json:

@@ -76,17 +76,17 @@ def read(objects: Mapping[str, MetaObject]) -> Tables:
     group = objects.get(PATH)
     if not isinstance(group, GroupMeta):
         raise SealError(f"the file has no {PATH}: it is not signed")
-    if {name: _text(value) for name, value in group.attributes.items()} != {"NX_class": "NXcollection", "format": FORMAT}:
+    if {name: text_of(value) for name, value in group.attributes.items()} != {"NX_class": "NXcollection", "format": FORMAT}:
         raise SealError(f"{PATH}: another format than {FORMAT}, or other attributes")
     descriptors = _byte_strings(objects, "descriptors")
     index = {f"{PATH}/index/{number}" for number in range(len(descriptors))}
     rest = set(objects) - {f"{PATH}/{EPOCHS}"}
     if rest != {PATH, *(f"{PATH}/{name}" for name in NAMES), *index} or objects[f"{PATH}/index"] != GroupMeta():
         raise SealError(f"{PATH}: holds something else than the format says")
-    if _text(_plain(objects, "README")) != README:
+    if text_of(_plain(objects, "README")) != README:
         raise SealError(f"{PATH}/README: another text")
     data, dims = _array(objects, "leaves", 2)
-    leaves = _unpack(data, dims[1], _array(objects, "events", 1)[0])
+    leaves = unpack(data, dims[1], _array(objects, "events", 1)[0])
     _check_epochs(objects, leaves)
     chain = parse_key_chain(_array(objects, "keychain", 1)[0])
     tables = Tables(leaves, descriptors, _byte_strings(objects, "heads"), chain)
@@ -110,7 +110,24 @@ def _pack(leaves: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], bytes]:
     return np.frombuffer(bytes(rows), np.uint8).reshape(len(leaves), width), bytes(events)
 
 
-def _unpack(data: bytes, width: int, events: bytes) -> tuple[bytes, ...]:
+def events_of(rows: bytes, width: int) -> tuple[int, int]:
+    """Where in ``events`` the rows of `leaves` have their other leaves: begin and end; both 0 when there are only chunks.
+
+    Raises:
+        SealError: rows that are too narrow.
+    """
+    if width < _POINTER.size:
+        raise SealError(f"{PATH}/leaves: rows of {width} bytes")
+    spans = [_POINTER.unpack_from(rows, at)[1:] for at in range(0, len(rows), width) if rows[at : at + 4] == b"\xff" * 4]
+    return (spans[0][0], spans[-1][0] + spans[-1][1]) if spans else (0, 0)
+
+
+def unpack(data: bytes, width: int, events: bytes, begin: int = 0) -> tuple[bytes, ...]:
+    """The leaf payloads in rows of ``leaves``; ``events`` is what stands at ``begin`` of the table of that name.
+
+    Raises:
+        SealError: rows and events that do not fit each other, or are not as the page says.
+    """
     if width < _POINTER.size:
         raise SealError(f"{PATH}/leaves: rows of {width} bytes")
     payloads: list[bytes] = []
@@ -120,9 +137,9 @@ def _unpack(data: bytes, width: int, events: bytes) -> tuple[bytes, ...]:
         (length,) = _LENGTH.unpack_from(row)
         if length == _EVENT:
             _, offset, size = _POINTER.unpack_from(row)
-            if offset != expected or offset + size > len(events):
+            if offset != begin + expected or expected + size > len(events):
                 raise SealError(f"{PATH}/leaves: row {number} points outside of events, or out of order")
-            payloads.append(events[offset : offset + size])
+            payloads.append(events[expected : expected + size])
             expected += size
             used = _POINTER.size
         else:
@@ -186,7 +203,7 @@ def _byte_strings(objects: Mapping[str, MetaObject], name: str) -> tuple[bytes, 
     return tuple(parts)
 
 
-def _text(value: Value) -> str:
+def text_of(value: Value) -> str:
     """A scalar string, variable or fixed; nothing for any other value."""
     if value.dims is not None or value.type[0] not in ("vstr", "str"):
         return ""

@@ -21,6 +21,7 @@ from edge_agent.segment import types, values
 MAX_OBJECTS = 200_000
 MAX_DEPTH = 32
 MAX_VALUE = 256 << 20
+MAX_LINKS = 16
 INTEGRITY = "/entry/integrity"
 
 
@@ -33,8 +34,8 @@ class Contents:
     chunked: dict[str, h5d.DatasetID] = field(default_factory=dict)
 
 
-def walk(file: h5py.File) -> Contents:
-    """Everything in the file.
+def walk(file: h5py.File, *, tables: bool = True) -> Contents:
+    """Everything in the file; without ``tables`` all but the integrity group, which is then not even opened.
 
     Raises:
         SealError: a link, type, layout or size that a segment may not have, by path.
@@ -47,6 +48,8 @@ def walk(file: h5py.File) -> Contents:
     while waiting:
         raw, parent, name = heapq.heappop(waiting)
         path = _text(raw)
+        if path == INTEGRITY and not tables:
+            continue
         try:
             waiting_below = _visit(path, parent, name, size, contents, seen)
         except (SealError, RuntimeError, OSError, LookupError, ValueError, TypeError) as error:
@@ -56,6 +59,48 @@ def walk(file: h5py.File) -> Contents:
         if len(waiting) + len(seen) > MAX_OBJECTS:
             raise SealError(f"more than {MAX_OBJECTS} objects")
     return contents
+
+
+def open_object(file: h5py.File, path: str) -> Any:
+    """The group or dataset at an absolute path that hard links alone lead to.
+
+    Raises:
+        SealError: there is none, or another kind of link is on the way.
+    """
+    at: Any = h5g.open(file.id, b"/")
+    done = ""
+    for name in filter(None, path.split("/")):
+        raw, done = name.encode(), f"{done}/{name}"
+        if not isinstance(at, h5g.GroupID) or raw not in at:
+            raise SealError(f"{done}: is not in the file")
+        target = _link(at, raw)
+        if target is not None:
+            raise SealError(f"{done}: a soft link to {target}")
+        at = h5o.open(at, raw)
+    return at
+
+
+def resolved(file: h5py.File, path: str) -> str:
+    """The path without soft links, as far as the file has it; the links themselves are metadata, so META proves them.
+
+    Raises:
+        SealError: links that lead in circles.
+    """
+    for _ in range(MAX_LINKS):
+        at: Any = h5g.open(file.id, b"/")
+        names, done = [name for name in path.split("/") if name], ""
+        for number, name in enumerate(names):
+            raw = name.encode()
+            if not isinstance(at, h5g.GroupID) or raw not in at:
+                return path
+            target = _link(at, raw)
+            if target is not None:
+                path = "/".join([target if target.startswith("/") else f"{done}/{target}", *names[number + 1 :]])
+                break
+            at, done = h5o.open(at, raw), f"{done}/{name}"
+        else:
+            return "/" + "/".join(names)
+    raise SealError(f"{path}: more than {MAX_LINKS} soft links")
 
 
 def _visit(path: str, parent: Any, name: bytes, size: int, contents: Contents, seen: dict[int, str]) -> list[tuple[Any, bytes]]:

@@ -24,7 +24,7 @@ from edge_agent.segment.report import INTACT, SIGNED, SegmentReport
 from edge_agent.segment.stored import check_chunks, check_properties
 from edge_agent.storage import DISK, Storage
 
-_UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, MemoryError)
+UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, MemoryError)
 """What HDF5 and numpy raise for files that are damaged or made to hurt."""
 
 
@@ -54,7 +54,7 @@ def verify_segment(path: Path, root: x509.Certificate | None, storage: Storage =
         return replace(report, reason=str(error))
     except IntegrityError as error:
         return replace(report, reason=" ".join(filter(None, (error.what, error.why))))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return replace(report, reason=f"HDF5 cannot read this file: {type(error).__name__}: {error}")
     reason = "" if trusted.rooted else "signed by an unknown key" if root is None else "the key chain does not lead to the given root"
     return replace(report, level=SIGNED if trusted.rooted else INTACT, reason=reason, notes=notes)

@@ -1,10 +1,10 @@
-"""Judges one foreign segment in a process of its own, with little memory, limited time and no core dump.
+"""Judges one foreign segment, or one slice of it, in a process of its own, with little memory, limited time and no core dump.
 
-    python -m edge_agent.segment.worker FILE [--root ROOT] [--seconds N] [--memory BYTES] [--json]
+    python -m edge_agent.segment.worker FILE [--dataset PATH --slice 0:10] [--root ROOT] [--seconds N] [--memory BYTES] [--json]
 
-Prints one JSON object (`SegmentReport.as_json`), with ``--json`` on one line, else indented for people. Exit code 0 whenever it could
-judge. On Windows there are no limits and the object's notes say so. HDF5 can be brought down by a hostile file: then this process
-dies, and whoever started it (`judge`) says so.
+Prints one JSON object (`SegmentReport.as_json` or `SliceReport.as_json`), with ``--json`` on one line, else indented for people. Exit
+code 0 whenever it could judge. On Windows there are no limits and the object's notes say so. HDF5 can be brought down by a hostile
+file: then this process dies, and whoever started it (`judge`) says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import os
 import sys
 from pathlib import Path
 
+from edge_agent.segment.report import SegmentReport
 from edge_agent.segment.roots import load_root
+from edge_agent.segment.slice import SliceReport, parse_bounds, verify_slice
 from edge_agent.segment.verify import verify_segment
 
 if sys.platform != "win32":
@@ -63,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Judge and print; see the module."""
     parser = argparse.ArgumentParser(prog="python -m edge_agent.segment.worker", description="Judge one signed segment.")
     parser.add_argument("path", type=Path)
+    parser.add_argument("--dataset", help="judge a slice of this dataset only")
+    parser.add_argument("--slice", type=parse_bounds, default=(), help="as 100:110,0:5; default: all of it")
     parser.add_argument("--root", type=Path, help="certificate of the facility's CA, PEM or DER")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="processor time")
     parser.add_argument("--memory", type=int, default=MEMORY, help="bytes of memory")
@@ -70,7 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     root = load_root(given.root) if given.root else None
     note = limit(given.seconds, given.memory)
-    report = verify_segment(given.path, root)
+    report: SegmentReport | SliceReport
+    if given.dataset is None:
+        report = verify_segment(given.path, root)
+    else:
+        report = verify_slice(given.path, given.dataset, given.slice, root)
     if note:
         report = dataclasses.replace(report, notes=(*report.notes, note))
     sys.stdout.write(json.dumps(report.as_json(), indent=None if given.json else 2) + "\n")

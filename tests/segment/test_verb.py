@@ -140,3 +140,35 @@ def test_amendments_and_the_time_of_a_time_stamp_are_shown(
     assert lines[1].startswith(f"{folder}  time-stamped, 2 segments, 1 file, 2 gaps (2 + ? missing), stamped 20")
     assert lines[3] == "  amended 2026-11-18 11:06:40 UTC by Ada: sample.name: not given -> 'SiC', title: 'a' -> 'b' (forgot it)"
     assert main(["verify", str(folder), "--root", root, "--level", "4"]) == 7
+
+
+def test_a_slice_is_checked_alone(run: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, root = run
+    path, dataset = folder / "000123_a_000001.h5", "/entry/instrument/camera/image/data"
+    asked = ["verify", str(path), "--dataset", dataset, "--slice", "1:3"]
+    assert main([*asked, "--root", root, "--level", "3"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{path} {dataset}[1:3,0:12,0:16]  witnessed, 2 chunks of ")
+    assert line.endswith(" leaves read, frames 11 to 12")
+    assert main([*asked, "--json"]) == 7
+    said = json.loads(capsys.readouterr().out)
+    assert (said["level"], said["items"][0]["kind"], said["items"][0]["chunks"]) == (1, "slice", 2)
+    assert main(asked) == 7
+    assert "signed by an unknown key (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--slice", "1:2"], "--slice needs --dataset."),
+        (["--dataset", "/entry/data/data"], "A slice is checked in one segment file."),
+        (["--dataset", "/entry/data/data", "--slice", "x", "FILE"], "'x' is no slice"),
+    ],
+)
+def test_a_slice_that_cannot_be_meant_is_a_mistake_of_usage(
+    arguments: list[str], said: str, run: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = run
+    path = folder / "000123_a_000001.h5" if "FILE" in arguments else folder
+    assert main(["verify", str(path), *(a for a in arguments if a != "FILE")]) == 2
+    assert said in capsys.readouterr().err

@@ -12,8 +12,13 @@ from edge_agent.cli.options import JsonFlag
 from edge_agent.words import t
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography.x509 import Certificate
+
     from edge_agent.seal.amendment import Amendment
     from edge_agent.segment.report import RunReport, SegmentReport
+    from edge_agent.segment.slice import SliceReport
 
     Found = RunReport | SegmentReport
 
@@ -34,6 +39,12 @@ def verify(
     level: Annotated[
         int, typer.Option("--level", min=0, max=4, help=t("What is asked: 1 intact, 2 signed, 3 witnessed, 4 time-stamped."))
     ] = 2,
+    dataset: Annotated[
+        str, typer.Option("--dataset", metavar="PATH", help=t("Check only this dataset of a segment, as /entry/data/data."))
+    ] = "",
+    slice_: Annotated[
+        str, typer.Option("--slice", metavar="A:B,C:D", help=t("Check only these elements of it, and read no more than that needs."))
+    ] = ":",
     as_json: JsonFlag = False,
 ) -> int:
     """Judge everything; exit code 0 only when all of it reaches ``--level``, else 7."""
@@ -48,6 +59,10 @@ def verify(
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise UsageError(t("There is nothing at {paths}.", paths=", ".join(missing)), try_=t("give a run's folder or a segment"))
+    if dataset:
+        return _slice(paths, dataset, slice_, certificate, stampers, level, as_json=as_json)
+    if slice_ != ":":
+        raise UsageError(t("--slice needs --dataset."), try_=t("name a dataset of the segment, as --dataset /entry/data/data"))
     found = [report for path in paths for report in verify_path(path, certificate, tsa_roots=stampers)]
     if not found:
         raise UsageError(t("There is no run and no segment below {paths}.", paths=", ".join(map(str, paths))))
@@ -62,6 +77,48 @@ def verify(
         if lowest == 1 and root is None:
             output.say(t("Try: {what}", what=t("give the facility's root certificate with --root, to learn whose key it is")))
     return 0 if lowest >= level else IntegrityError.exit_code
+
+
+def _slice(
+    paths: list[Path], dataset: str, slice_: str, root: Certificate | None, stampers: Sequence[Certificate], level: int, *, as_json: bool
+) -> int:
+    """Judge one slice of one segment."""
+    from edge_agent.cli import output
+    from edge_agent.errors import IntegrityError, UsageError
+    from edge_agent.segment.judge import judge_slice
+    from edge_agent.segment.slice import parse_bounds, with_run
+
+    if len(paths) != 1 or not paths[0].is_file():
+        raise UsageError(t("A slice is checked in one segment file."), try_=t("give one file, as run_camera_000001.h5"))
+    parse_bounds(slice_)  # says what is wrong with it before a worker is started
+    report = with_run(judge_slice(paths[0], dataset, slice_, root), root, stampers)
+    if as_json:
+        output.emit({"ok": report.level >= level, "level": report.level, "asked": level, "items": [{"kind": "slice", **report.as_json()}]})
+    else:
+        output.say(_slice_line(report))
+        if report.level == 1 and root is None:
+            output.say(t("Try: {what}", what=t("give the facility's root certificate with --root, to learn whose key it is")))
+    return 0 if report.level >= level else IntegrityError.exit_code
+
+
+def _slice_line(report: SliceReport) -> str:
+    from edge_agent.wire.words import six_words
+
+    where = ",".join(f"{first}:{end}" for first, end in report.bounds)
+    line = f"{report.path} {report.dataset}[{where}]  {_words()[report.level]}"
+    if report.level:
+        amounts = {"chunks": report.chunks, "bytes": report.stored, "leaves": report.leaves}
+        line += ", " + t("{chunks} chunks of {bytes} bytes checked, {leaves} leaves read", **amounts)
+    if report.first is not None:
+        line += ", " + t("frames {first} to {last}", first=report.first, last=report.last)
+    line += f": {report.reason}" if report.reason else ""
+    line += f" ({six_words(report.identity)})" if report.level == 1 else ""
+    return line + "".join(f"\n  {note}" for note in report.notes)
+
+
+def _words() -> tuple[str, ...]:
+    """The levels in words."""
+    return t("not verified"), t("intact"), t("signed"), t("witnessed"), t("time-stamped")
 
 
 def _sentence(found: list[Found], *, rooted: bool) -> str:
@@ -87,10 +144,9 @@ def _line(report: Found) -> str:
     from edge_agent.segment.report import RunReport
     from edge_agent.wire.words import six_words
 
-    words = (t("not verified"), t("intact"), t("signed"), t("witnessed"), t("time-stamped"))
     path = Path(report.path)
     # A run is a folder to people, whatever file it was found by.
-    line = f"{path.parent if path.suffix == '.hsc' else path}  {words[report.level]}"
+    line = f"{path.parent if path.suffix == '.hsc' else path}  {_words()[report.level]}"
     amounts = []
     if isinstance(report, RunReport) and report.segments:
         n = len(report.segments)

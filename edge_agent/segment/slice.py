@@ -1,0 +1,274 @@
+"""Judges one slice of one dataset and reads only what that needs (docs/signed-chunks.md, One slice).
+
+Read are: all metadata of the file but the integrity tables (META is one digest over the whole map), the key chain, the descriptors, the
+close head, the epochs of the leaves in question, and the chunks that the slice touches. Other chunks are not looked at, so nothing is
+said of them, nor of continuity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+from cryptography import x509
+from h5py import h5d
+
+from edge_agent.errors import IntegrityError, UsageError
+from edge_agent.seal import leaf
+from edge_agent.seal.cbor import SealError
+from edge_agent.seal.dsd import Dsd, dsd_digest, parse_dsd
+from edge_agent.seal.keys import check_chain
+from edge_agent.seal.meta import meta_digest
+from edge_agent.segment import reader
+from edge_agent.segment.late import with_receipts
+from edge_agent.segment.part import PartialTree
+from edge_agent.segment.report import INTACT, SIGNED, RunReport
+from edge_agent.segment.statement import open_sidecar, sidecar_of
+from edge_agent.segment.stored import check_properties
+from edge_agent.segment.verify import UNREADABLE
+
+MOST = 1 << 20
+"""Chunks of one slice."""
+_PART = re.compile(r"(\d{0,18}):(\d{0,18})|(\d{1,18})")
+
+Bounds = tuple[tuple[int | None, int | None], ...]
+"""First element and end (exclusive) along each axis that was named; None: from the first, to the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class SliceReport:
+    """One slice. At level 0 only ``path``, ``dataset`` and ``reason`` are sure.
+
+    ``bounds`` are first element and end along each axis, ``chunks`` how many chunks were touched and checked, ``stored`` their bytes as
+    stored, ``leaves`` how many leaves were read. ``first`` and ``last`` are the source's own numbers, None where it has no counter.
+    """
+
+    path: str
+    dataset: str
+    level: int
+    reason: str = ""
+    bounds: tuple[tuple[int, int], ...] = ()
+    chunks: int = 0
+    stored: int = 0
+    leaves: int = 0
+    first: int | None = None
+    last: int | None = None
+    segment_id: bytes = b""
+    agent_id: bytes = b""
+    run_id: bytes = b""
+    run_no: int = 0
+    ordinal: int = 0
+    head: bytes = b""
+    state: str = ""
+    identity: bytes = b""
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON object of the fields by their names, bytes in hex."""
+        return {f.name: value.hex() if isinstance(value := getattr(self, f.name), bytes) else value for f in fields(self)}
+
+
+def slice_from_json(value: Mapping[str, Any]) -> SliceReport:
+    """The report that `SliceReport.as_json` turned into ``value``.
+
+    Raises:
+        ValueError: not such an object.
+    """
+    try:
+        plain = dict(value)
+        for name in ("segment_id", "agent_id", "run_id", "head", "identity"):
+            plain[name] = bytes.fromhex(plain[name])
+        plain["bounds"] = tuple((int(first), int(end)) for first, end in plain["bounds"])
+        plain["notes"] = tuple(plain["notes"])
+        report = SliceReport(**plain)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not the report of a slice: {error}") from error
+    if report.level not in range(SIGNED + 1):
+        raise ValueError(f"not the report of a slice: level {report.level!r}")
+    return report
+
+
+def parse_bounds(text: str) -> Bounds:
+    """``100:110,0:5`` as bounds; ``7`` is one element, ``:`` a whole axis; axes that are not named are whole.
+
+    Raises:
+        UsageError: anything else.
+    """
+    bounds: list[tuple[int | None, int | None]] = []
+    for part in text.replace(" ", "").split(","):
+        match = _PART.fullmatch(part)
+        if match is None:
+            raise UsageError(f"{text!r} is no slice", why=f"{part!r} is not FIRST:END", try_="--slice 100:110 or --slice 100:110,0:5")
+        first, end, one = match.groups()
+        bounds.append((int(one), int(one) + 1) if one else (int(first) if first else None, int(end) if end else None))
+    return tuple(bounds)
+
+
+def verify_slice(path: Path, dataset: str, bounds: Bounds, root: x509.Certificate | None) -> SliceReport:
+    """Judge a slice.
+
+    Args:
+        path: a segment file.
+        dataset: absolute path of a chunked dataset in it.
+        bounds: the slice, in elements.
+        root: certificate of the facility's CA; without one the highest level is 1.
+
+    Returns:
+        The report; whatever is wrong is its ``reason``.
+    """
+    report = SliceReport(str(path), dataset, 0)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return check_slice(file, report, bounds, root)
+    except UNREADABLE as error:
+        return replace(report, reason=f"HDF5 cannot read this file: {type(error).__name__}: {error}")
+
+
+def check_slice(file: h5py.File, report: SliceReport, bounds: Bounds, root: x509.Certificate | None) -> SliceReport:
+    """As `verify_slice`, of a file that is open; ``report`` names file and dataset."""
+    try:
+        report = replace(report, dataset=reader.resolved(file, report.dataset))
+        tree = PartialTree(file)
+        trusted = check_chain(tree.chain(), root)
+        opening, closing = tree.leaf(0), tree.leaf(tree.size - 1)
+        if not isinstance(opening, leaf.Open) or not isinstance(closing, leaf.Close):
+            raise SealError("the first and the last leaf are not OPEN and CLOSE")
+        if opening.agent_id != trusted.agent_id:
+            raise SealError("OPEN names another agent than the key chain")
+        head, digest, _ = tree.close_head(trusted, opening.segment_id)
+        report = replace(
+            report, segment_id=opening.segment_id, agent_id=opening.agent_id, run_id=opening.run_id, run_no=opening.run_no,
+            ordinal=opening.ordinal, head=digest, state=head.state.name.lower(), identity=trusted.identity,
+        )  # fmt: skip
+        report = _check_chunks(file, tree, opening, closing, bounds, report)
+        # Last, because it cannot name what differs.
+        if meta_digest(reader.walk(file, tables=False).objects) != closing.meta:
+            raise SealError("the metadata (groups, attributes, links, small values) are not those that were signed")
+    except SealError as error:
+        return replace(report, reason=str(error))
+    except IntegrityError as error:
+        return replace(report, reason=" ".join(filter(None, (error.what, error.why))))
+    reason = "" if trusted.rooted else "signed by an unknown key" if root is None else "the key chain does not lead to the given root"
+    return replace(report, level=SIGNED if trusted.rooted else INTACT, reason=reason)
+
+
+def with_run(report: SliceReport, root: x509.Certificate | None, tsa_roots: Sequence[x509.Certificate] = ()) -> SliceReport:
+    """The report at the level that the run's receipts give, when sidecar and receipts of its run stand beside the segment.
+
+    Other segments and files of the run are not looked at.
+    """
+    if report.level < SIGNED:
+        return report
+    try:
+        stated = open_sidecar(sidecar_of(Path(report.path).parent), root)
+    except SealError:
+        return report
+    entries = {(entry.segment_id, entry.head) for entry in stated.statement.segments}
+    if not stated.trusted.rooted or (report.segment_id, report.head) not in entries or stated.statement.run_id != report.run_id:
+        return report
+    run = with_receipts(RunReport(str(stated.path), SIGNED), stated, root, tsa_roots)
+    return replace(report, level=run.level, notes=(*report.notes, *run.notes))
+
+
+def _check_chunks(
+    file: h5py.File, tree: PartialTree, opening: leaf.Open, closing: leaf.Close, bounds: Bounds, report: SliceReport
+) -> SliceReport:
+    descriptors = tree.descriptors()
+    known = {dsd.path: (number, dsd) for number, dsd in enumerate(map(parse_dsd, descriptors))}
+    if report.dataset not in known:
+        raise SealError(f"{report.dataset}: no chunks of it were signed; signed are {', '.join(sorted(known)) or 'none'}")
+    number, dsd = known[report.dataset]
+    name = dsd_digest(descriptors[number])
+    said = [(shape, chunks) for digest, shape, chunks in closing.datasets if digest == name]
+    if len(said) != 1:
+        raise SealError(f"CLOSE: does not name {dsd.path} once")
+    shape, count = said[0]
+    node = reader.open_object(file, dsd.path)
+    if not isinstance(node, h5d.DatasetID) or node.get_create_plist().get_layout() != h5d.CHUNKED:
+        raise SealError(f"{dsd.path}: not a dataset of chunks")
+    check_properties(node, dsd)
+    real = tuple(int(n) for n in node.shape)
+    if real != shape:
+        raise SealError(f"{dsd.path}: shape {real}, and {shape} was signed")
+    exact = _within(dsd, shape, bounds)
+    wanted = list(_touched(dsd, exact))
+    leaves = _leaves(tree, number, name, dsd, shape, count, wanted)
+    size = 0
+    for offset, chunk in leaves.items():
+        where = f"{dsd.path} at {offset}"
+        if chunk.segment_id != opening.segment_id:
+            raise SealError(f"{where}: a chunk of another segment")
+        mask, data = node.read_direct_chunk(offset)
+        if (len(data), mask) != (chunk.size, chunk.filter_mask) or hashlib.sha256(data).digest() != chunk.digest:
+            raise SealError(f"{where}: the stored bytes are not those that were signed")
+        size += len(data)
+    numbers = [n for chunk in leaves.values() for n in (chunk.seq_first, chunk.seq_last) if n != leaf.NO_COUNTER]
+    return replace(
+        report, bounds=exact, chunks=len(leaves), stored=size, leaves=tree.read, first=min(numbers, default=None),
+        last=max(numbers, default=None),
+    )  # fmt: skip
+
+
+def _within(dsd: Dsd, shape: tuple[int, ...], bounds: Bounds) -> tuple[tuple[int, int], ...]:
+    """The slice with all its numbers.
+
+    Raises:
+        SealError: it is empty or not inside the signed shape.
+    """
+    if len(bounds) > len(shape):
+        raise SealError(f"{dsd.path}: a slice of {len(bounds)} axes, and the dataset has {len(shape)}")
+    named = (*bounds, *(((None, None),) * (len(shape) - len(bounds))))
+    exact = tuple((first or 0, n if end is None else end) for (first, end), n in zip(named, shape, strict=True))
+    if any(not first < end <= n for (first, end), n in zip(exact, shape, strict=True)):
+        raise SealError(f"{dsd.path}: the slice {exact} is empty or outside of the signed shape {shape}")
+    return exact
+
+
+def _touched(dsd: Dsd, exact: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, ...]]:
+    """Element offsets of the chunks that hold the slice, in row-major order."""
+    steps = [range(first - first % n, end, n) for (first, end), n in zip(exact, dsd.chunk, strict=True)]
+    total = 1
+    for step in steps:
+        total *= len(step)
+    if total > MOST:
+        raise SealError(f"{dsd.path}: the slice touches {total} chunks, more than {MOST}; verify the whole file")
+    return itertools.product(*steps)
+
+
+def _leaves(
+    tree: PartialTree, number: int, name: bytes, dsd: Dsd, shape: tuple[int, ...], count: int, wanted: list[tuple[int, ...]]
+) -> dict[tuple[int, ...], leaf.Chunk]:
+    """The CHUNK leaves of those offsets.
+
+    The index is in order of writing, which the recorder keeps row-major: so it is looked up there first. It is a hint: what it does not
+    lead to is looked for among all leaves.
+    """
+    grid = [-(-n // c) for n, c in zip(shape, dsd.chunk, strict=True)]
+    places = [_place(offset, dsd.chunk, grid) for offset in wanted]
+    found: dict[tuple[int, ...], leaf.Chunk] = {}
+    if max(places) < count:
+        for offset, at in zip(wanted, tree.index(number, places), strict=True):
+            item = tree.leaf(at) if at < tree.size else None
+            if isinstance(item, leaf.Chunk) and (item.dsd, item.offset) == (name, offset):
+                found[offset] = item
+    if len(found) < len(wanted):
+        items = (tree.leaf(at) for at in range(tree.size))
+        all_of_it = {item.offset: item for item in items if isinstance(item, leaf.Chunk) and item.dsd == name}
+        found = {offset: all_of_it[offset] for offset in wanted if offset in all_of_it}
+        for offset in wanted:
+            if offset not in found:
+                raise SealError(f"{dsd.path} at {offset}: no chunk was signed")
+    return found
+
+
+def _place(offset: tuple[int, ...], chunk: tuple[int, ...], grid: list[int]) -> int:
+    place = 0
+    for at, size, n in zip(offset, chunk, grid, strict=True):
+        place = place * n + at // size
+    return place
