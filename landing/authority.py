@@ -55,7 +55,7 @@ class Authority:
         """TLS client certificate of an agent, seven days."""
         return self._issue(key, f"agent {agent_id.hex()}", _agent(agent_id), ExtendedKeyUsageOID.CLIENT_AUTH, CLIENT_LIFE)
 
-    def identity(self, key: Ed25519PublicKey, agent_id: bytes) -> x509.Certificate:
+    def identity(self, key: CertificatePublicKeyTypes, agent_id: bytes) -> x509.Certificate:
         """Identity certificate of an agent."""
         return self._issue(key, f"agent {agent_id.hex()} identity", _agent(agent_id), _DOCUMENT_SIGNING, LONG_LIFE)
 

@@ -41,7 +41,7 @@ _RUN_FILES = "SELECT path, run_no, size, MAX(t_ns) FROM items WHERE project = ? 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An enrolled agent: ``identity`` is the 32 bytes of its Ed25519 identity key."""
+    """An enrolled agent: ``identity`` is its identity key as `algorithm.raw_public` has it."""
 
     agent_id: bytes
     identity: bytes

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from edge_agent.model import utc_now_ns
 from edge_agent.seal import cose
+from edge_agent.seal.algorithm import IdentityKey, from_raw, identity_key
 from edge_agent.seal.cbor import SealError
 from edge_agent.wire.enrol import Certificates, EnrolRequest, Token, parse_request
 from edge_agent.wire.names import check_project
@@ -63,7 +63,7 @@ class Registrar:
         """
         try:
             request = parse_request(data)
-            identity = cose.from_cose_key(request.identity)
+            identity = identity_key(request.identity)
         except SealError as error:
             raise Refused(Code.SIGNATURE, "The enrolment request does not hold", why=str(error)) from error
         secret = hashlib.sha256(request.secret).digest()
@@ -90,7 +90,7 @@ class Registrar:
         agent = self._catalogue.agent(agent_id)
         if agent is None:
             raise Refused(Code.UNKNOWN_AGENT, "This agent is not enrolled here", try_="enrol it with a new token")
-        return self._certificates(csr, Ed25519PublicKey.from_public_bytes(agent.identity), agent_id, agent.projects)
+        return self._certificates(csr, from_raw(agent.identity), agent_id, agent.projects)
 
     def _projects(self, secret: bytes) -> frozenset[str]:
         token = self._catalogue.token(secret)
@@ -104,7 +104,7 @@ class Registrar:
             raise Refused(Code.TOKEN, "This token has expired", why="a token lives 15 minutes", try_=_NEW_TOKEN)
         return frozenset(token.projects)
 
-    def _certificates(self, csr: bytes, identity: Ed25519PublicKey, agent_id: bytes, projects: frozenset[str]) -> Certificates:
+    def _certificates(self, csr: bytes, identity: IdentityKey, agent_id: bytes, projects: frozenset[str]) -> Certificates:
         try:
             request = x509.load_der_x509_csr(csr)
             key = request.public_key()

@@ -16,7 +16,7 @@ from edge_agent.model import utc_now_ns
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.head import Head, head_hash, parse_head
-from edge_agent.seal.keys import check_chain, parse_key_chain
+from edge_agent.seal.keys import Trusted, check_chain, parse_key_chain, session_word
 from edge_agent.seal.receipt import Witness
 from edge_agent.seal.tree import check_consistency
 from edge_agent.wire.refusal import Code, Refused
@@ -27,19 +27,16 @@ _LOG = logging.getLogger(__name__)
 
 
 def checked_payload(data: bytes, chain: bytes, content_type: str, agent_id: bytes, root: x509.Certificate) -> bytes:
-    """The payload of a COSE that a session key of this agent signed, its chain leading to our root.
+    """The payload of a COSE that a session of this agent signed, its chain leading to our root; a head needs every key of the session.
 
     Raises:
         Refused: SIGNATURE or WRONG_AGENT.
     """
     try:
         trusted = check_chain(parse_key_chain(chain), root)
-        signed = cose.parse(data)
         if not trusted.rooted:
             raise SealError("the identity certificate was not issued by this service")
-        if signed.kid not in trusted.sessions:
-            raise SealError("signed by a key that has no session record in the chain")
-        payload = signed.check(trusted.sessions[signed.kid].key, content_type)
+        payload = _whole_word(data, trusted) if content_type == cose.HEAD else _one_word(data, trusted, content_type)
     except SealError as error:
         raise Refused(
             Code.SIGNATURE, "The signature is not one of an enrolled agent", why=str(error), try_="enrol the agent here"
@@ -48,6 +45,20 @@ def checked_payload(data: bytes, chain: bytes, content_type: str, agent_id: byte
         why = f"signed by agent {trusted.agent_id.hex()}, sent by {agent_id.hex()}"
         raise Refused(Code.WRONG_AGENT, "An agent may only speak for itself", why=why)
     return payload
+
+
+def _whole_word(head: bytes, trusted: Trusted) -> bytes:
+    word = session_word(head, trusted, cose.HEAD)
+    if word.missing:
+        raise SealError(f"the head has no {' and no '.join(word.missing)} signature that holds, and its session record promises one")
+    return word.payload
+
+
+def _one_word(data: bytes, trusted: Trusted, content_type: str) -> bytes:
+    signed = cose.parse(data)
+    if signed.kid not in trusted.sessions:
+        raise SealError("signed by a key that has no session record in the chain")
+    return signed.check(trusted.sessions[signed.kid].key, content_type)
 
 
 class WitnessBook:

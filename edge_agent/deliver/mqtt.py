@@ -117,7 +117,7 @@ class MqttTarget:
 
     async def witness(self, head: bytes, chain: bytes, proof: Sequence[bytes], first: int) -> bytes:
         """See `Witnesses.witness`. When the service saw another size last: `edge_agent.wire.refusal.LogSizeDiffers`."""
-        log_id = parse_head(cose.parse(head).payload).tree_id
+        log_id = parse_head(cose.payload_of(head)).tree_id
         with self._talks.about(await self._talks.connected(), log_id.hex()) as talk:
             answer = await self._talks.ask(talk, Verb.WITNESS, WitnessAsk(head, chain, first, tuple(proof)).encode())
         if answer.cose is None:

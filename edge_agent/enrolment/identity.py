@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from edge_agent.errors import ConfigError
 from edge_agent.seal import cose
-from edge_agent.seal.keys import AGENT_URN, ed25519_key, urns
+from edge_agent.seal.keys import AGENT_URN, signing_key, urns
 from edge_agent.wire.words import six_words
 
 _LIFE = dt.timedelta(days=20 * 365)
@@ -100,7 +100,7 @@ def open_identity(folder: Path) -> Identity:
         names = [name for name in urns(certificate) if name.startswith(AGENT_URN)]
         if not isinstance(key, Ed25519PrivateKey) or len(names) != 1:
             raise ValueError("not an Ed25519 key and a certificate for one agent")
-        if cose.thumbprint(key.public_key()) != cose.thumbprint(ed25519_key(certificate)):
+        if cose.thumbprint(key.public_key()) != cose.thumbprint(signing_key(certificate)):
             raise ValueError("the key is not the certificate's")
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(

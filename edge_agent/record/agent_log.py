@@ -19,9 +19,9 @@ from edge_agent.errors import DiskError, IntegrityError
 from edge_agent.record import journal
 from edge_agent.record.journal import Frame, LeafFrame, Opening
 from edge_agent.record.session import Session
-from edge_agent.record.tree import SignedHead, Tree
-from edge_agent.seal.cose import parse as parse_cose
-from edge_agent.seal.head import State, head_hash, parse_head
+from edge_agent.record.tree import SignedHead, Tree, signed_head
+from edge_agent.seal import cose
+from edge_agent.seal.head import State
 from edge_agent.seal.leaf import Leaf, SegmentClose
 from edge_agent.seal.leaf import parse as parse_leaf
 from edge_agent.seal.receipt import Inclusion
@@ -97,7 +97,8 @@ class AgentLog:
             anchors, number = list(tree.anchors), tree.head_seq
             signed = tree.sign(tree.frontier, State.OPEN, anchor=True)
             try:
-                self._write(journal.frame(Frame.HEAD, signed.cose))
+                # One signature is enough for what stays here; the one with all of them goes to the witnesses.
+                self._write(journal.frame(Frame.HEAD, cose.sign(tree.session.key, cose.HEAD, signed.head.payload())))
             except DiskError:
                 tree.anchors, tree.head_seq = anchors, number
                 raise
@@ -132,8 +133,7 @@ class AgentLog:
         if isinstance(entry, LeafFrame):
             self._add(entry.payload)
         elif isinstance(entry, tuple) and entry[0] is Frame.HEAD:
-            payload = parse_cose(entry[1]).payload
-            self._tree.anchors = [SignedHead(parse_head(payload), entry[1], head_hash(payload))]
+            self._tree.anchors = [signed_head(entry[1])]
             self._tree.head_seq = self._tree.anchors[0].head.head_seq + 1
 
     def _add(self, payload: bytes) -> int:

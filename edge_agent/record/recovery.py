@@ -30,10 +30,10 @@ from edge_agent.record.journal import Frame
 from edge_agent.record.remains import Damaged, NothingDurable, Payload, Remains, Rows, read_remains
 from edge_agent.record.segment_writer import JOURNAL, PART, Closed
 from edge_agent.record.session import Session
-from edge_agent.record.tree import SignedHead, Tree
-from edge_agent.seal import cose, leaf
+from edge_agent.record.tree import SignedHead, Tree, signed_head
+from edge_agent.seal import leaf
 from edge_agent.seal.dsd import Counter, Dsd, parse_dsd
-from edge_agent.seal.head import State, head_hash, parse_head
+from edge_agent.seal.head import State
 from edge_agent.seal.keys import KeyChain
 from edge_agent.seal.meta import DatasetMeta, MetaObject, meta_digest
 from edge_agent.segment import hdf5, integrity, layout, reader, tags
@@ -108,8 +108,7 @@ def _finished(path: Path, journal_path: Path, storage: Storage) -> Closed:
         shapes = {name: tuple(int(n) for n in dataset.shape) for name, dataset in contents.chunked.items()}
     dsds = {dsd.digest(): dsd for dsd in map(parse_dsd, tables.descriptors)}
     dtypes = {dsd.path: numpy_dtype(dsd.type).str for dsd in dsds.values()}
-    payload = cose.parse(tables.heads[-1]).payload
-    head = SignedHead(parse_head(payload), tables.heads[-1], head_hash(payload))
+    head = signed_head(tables.heads[-1])
     remains = read_remains(journal_path, storage, lambda entry, number: tables.leaves[number : number + 1] == (entry.payload,))
     return _closed(path, journal_path, remains, tables.leaves, head, storage.size(path), shapes, dtypes, dsds)
 

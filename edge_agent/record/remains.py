@@ -19,10 +19,9 @@ from edge_agent.errors import DiskError, IntegrityError
 from edge_agent.model import Valid
 from edge_agent.record import journal
 from edge_agent.record.journal import Entry, Frame, LeafFrame, Opening, RowsFrame, TableFrame, TagsFrame
-from edge_agent.record.tree import SignedHead
-from edge_agent.seal import cose, leaf
+from edge_agent.record.tree import SignedHead, signed_head
+from edge_agent.seal import leaf
 from edge_agent.seal.dsd import Counter, Dsd, parse_dsd
-from edge_agent.seal.head import head_hash, parse_head
 from edge_agent.seal.meta import MetaObject
 from edge_agent.segment.skeleton import parse_meta
 from edge_agent.segment.tags import SOURCE, Tag
@@ -197,13 +196,13 @@ class Remains:
             elif kind is Frame.SKELETON:
                 self.objects |= parse_meta(body)
             elif kind is Frame.HEAD:
-                self.heads.append(_head(body))
+                self.heads.append(signed_head(body))
 
     def note_heads(self, entries: Iterator[Entry]) -> None:
         """Remember how far the heads among ``entries`` reach: what one covers was durable."""
         for entry in entries:
             if isinstance(entry, tuple) and entry[0] is Frame.HEAD:
-                head = _head(entry[1]).head
+                head = signed_head(entry[1]).head
                 # Bytes of an instrument may look like a frame; they cannot know the segment's id.
                 if head.tree_id == self.open_leaf.segment_id:
                     self.covered = max(self.covered, head.size)
@@ -251,8 +250,3 @@ def read_remains(journal_path: Path, storage: Storage, holds: Callable[[LeafFram
     remains.note_heads(journal.beyond(data, 0))
     remains.drop_half_frame()
     return remains
-
-
-def _head(body: bytes) -> SignedHead:
-    payload = cose.parse(body).payload
-    return SignedHead(parse_head(payload), body, head_hash(payload))

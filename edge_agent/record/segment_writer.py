@@ -3,7 +3,8 @@
 Order of every write: payload into the HDF5 file, then its leaf with the byte offset into the journal, then the tree. What belongs to one
 item is staged and becomes visible in one step (`settle`), so a commit never covers half an item. `sample` gives a point that both syncs of
 a commit will cover; what is acknowledged is always a prefix. The writer thread owns everything here but `sample`, the two syncs and
-`confirm`, which the commit thread calls while it holds `committing`; `_lock` guards what the two share.
+`confirm`, which the commit thread calls while it holds `committing`; `_lock` guards what the two share. Heads are signed under
+`committing` and outside of `_lock`: a signature of ML-DSA takes longer than anything that a writer should wait for.
 
 A disk that refuses kills the segment (`failed`): nothing after the last confirmed point counts, and the caller goes on in a new one.
 """
@@ -324,20 +325,25 @@ class SegmentWriter:
                 self.mark = pending.mark
                 self.live.add(pending.item.key, pending.item.n)
             self.confirmed_position = sample.position
-            grown = sample.frontier.size - self._signed_size
-            if grown and (grown >= HEAD_LEAVES or now - self._signed_at >= HEAD_S):
-                anchor = now - self._anchored_at >= ANCHOR_S
-                head = self.tree.sign(sample.frontier, State.OPEN, anchor=anchor)
-                self._append(journal.frame(Frame.HEAD, head.cose))
-                self._signed_size, self._signed_at = sample.frontier.size, now
-                self._anchored_at = now if anchor else self._anchored_at
         for item in finished:
             try:
                 item.done()
             except Exception:
                 # It is durable all the same, and the others must be let go.
                 log.exception("%s: telling that an item is durable failed", item.key)
+        self._sign_if_due(sample.frontier, now)
         return [now - item.entered for item in finished if item.n]
+
+    def _sign_if_due(self, frontier: Frontier, now: float) -> None:
+        grown = frontier.size - self._signed_size
+        if not grown or (grown < HEAD_LEAVES and now - self._signed_at < HEAD_S):
+            return
+        anchor = now - self._anchored_at >= ANCHOR_S
+        head = self.tree.sign(frontier, State.OPEN, anchor=anchor)
+        with self._lock:
+            self._append(journal.frame(Frame.HEAD, head.cose))
+        self._signed_size, self._signed_at = frontier.size, now
+        self._anchored_at = now if anchor else self._anchored_at
 
     def commit(self) -> list[float]:
         """Sample, sync both files one after the other, confirm (the closing path; the commit thread syncs in parallel)."""
@@ -364,8 +370,8 @@ class SegmentWriter:
         self.append_leaf(close_leaf(self._file, payloads, policy, outcome, reason).payload())
         self.publish()
         self.commit()
+        head = self.tree.sign(self.tree.frontier, State.CLOSED, anchor=True)
         with self._lock:
-            head = self.tree.sign(self.tree.frontier, State.CLOSED, anchor=True)
             self._append(journal.frame(Frame.HEAD, head.cose))
             self._append(journal.frame(Frame.CLOSE))
         position = self.sample().position

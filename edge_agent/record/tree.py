@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from edge_agent.record.session import Session
 from edge_agent.seal import cose
-from edge_agent.seal.head import Clock, Head, State, head_hash
+from edge_agent.seal.head import Clock, Head, State, head_hash, parse_head
 from edge_agent.seal.keys import KeyChain
 from edge_agent.seal.tree import Frontier
 
@@ -31,9 +31,15 @@ class SignedHead:
     hash: bytes
 
 
+def signed_head(data: bytes) -> SignedHead:
+    """A head that this agent signed, as a journal or a finished file holds it."""
+    payload = cose.payload_of(data)
+    return SignedHead(parse_head(payload), data, head_hash(payload))
+
+
 @dataclass(slots=True)
 class Tree:
-    """Leaves and heads of one tree. Not thread-safe: the segment's lock guards it."""
+    """Leaves and heads of one tree. Not thread-safe: one lock of its owner guards the leaves, one the heads."""
 
     tree_id: bytes
     session: Session
@@ -51,7 +57,10 @@ class Tree:
         return self.frontier.append(payload)
 
     def sign(self, frontier: Frontier, state: State, *, anchor: bool, session: Session | None = None) -> SignedHead:
-        """Sign a head over ``frontier``, which must be durable already; an anchor is kept for the file."""
+        """Sign a head over ``frontier``, which must be durable already; an anchor is kept for the file.
+
+        A journal's head has the signature of the session's first key; an anchor has one of each key, which takes about 1 ms.
+        """
         signer = session or self.session
         head = Head(
             agent_id=signer.agent_id,
@@ -67,7 +76,8 @@ class Tree:
             state=state,
         )
         payload = head.payload()
-        signed = SignedHead(head, cose.sign(signer.key, cose.HEAD, payload), head_hash(payload))
+        data = cose.sign_all(signer.keys, cose.HEAD, payload) if anchor else cose.sign(signer.key, cose.HEAD, payload)
+        signed = SignedHead(head, data, head_hash(payload))
         self.head_seq += 1
         if anchor:
             self.anchors.append(signed)

@@ -346,12 +346,12 @@ class Keeper:
         )  # fmt: skip
         self.spool.outbox.add(item, routes.targets, routes.required, counts or {})
 
-    def chains(self, segments: Sequence[Closed]) -> KeyChain:
-        """Keys of every boot that signed a close head among ``segments``, and of this one."""
-        wanted = {cose.parse(closed.head_cose).kid for closed in segments}
+    def chains(self, segments: Sequence[Closed], session: Session) -> KeyChain:
+        """Keys of every session that signed a close head among ``segments``, and of the one that signs now."""
+        wanted = {cose.parse_all(closed.head_cose).signatures[0].kid for closed in segments}
         known = [key_chain(loads(data, "key chain")) for data in self.book.chains()]
-        used = [c for c in known if any(cose.thumbprint(parse_session(cose.parse(s).payload).key) in wanted for s in c.sessions)]
-        mine = self.session.chain
+        used = [c for c in known if any(wanted & set(parse_session(cose.parse(s).payload).by_kid) for s in c.sessions)]
+        mine = session.chain
         certificates = dict.fromkeys(der for chain in (*used, mine) for der in chain.certificates)
         sessions = dict.fromkeys(record for chain in (*used, mine) for record in chain.sessions)
         return KeyChain(tuple(certificates), tuple(sessions))

@@ -223,9 +223,9 @@ class Papers:
             None if master is None else NamedFile(master.name, master.size, master.sha256),
             others, _gap_summary(segments), entry.outcome, policy_digest(run.label.access.value, run.label.allowed),
         )  # fmt: skip
-        signed = cose.sign(session.key, cose.RUN, statement.payload())
+        signed = cose.sign_all(session.keys, cose.RUN, statement.payload())
         trees = {c.segment_id: c.leaves for c in segments if not c.size}
-        sidecar = Sidecar(signed, tuple(c.head_cose for c in segments), self.keeper.chains(segments), trees)
+        sidecar = Sidecar(signed, tuple(c.head_cose for c in segments), self.keeper.chains(segments, session), trees)
         return self._paper(entry, f"{run.name}.hsc", ItemKind.SIDECAR, sidecar.encode())
 
     def _paper(self, entry: RunEntry, name: str, kind: ItemKind, data: bytes) -> Listed:

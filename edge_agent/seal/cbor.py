@@ -1,7 +1,7 @@
 """Deterministic CBOR (RFC 8949 section 4.2.1), and refusing anything else.
 
 `loads` accepts only the one encoding that `dumps` would have made, so that two different byte strings never mean the same
-statement. Items that HSC/1 has no use for (floats, tags but COSE_Sign1's, other simple values) are refused before the decoder
+statement. Items that HSC/1 has no use for (floats, tags but those of COSE signatures, other simple values) are refused before the decoder
 sees them: general decoders turn some into dates, patterns and huge numbers.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 import cbor2
 
 COSE_SIGN1 = 18
+COSE_SIGN = 98
 _DEPTH = 64
 _FALSE_TRUE_NULL = frozenset({0xF4, 0xF5, 0xF6})
 _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(2, 8)
@@ -100,7 +101,7 @@ def _scan(data: bytes, what: str) -> None:
             at += width
         if kind in (_BYTES, _TEXT):
             at += argument
-        elif kind == _TAG and argument != COSE_SIGN1:
+        elif kind == _TAG and argument not in (COSE_SIGN1, COSE_SIGN):
             raise SealError(f"{what}: tag {argument}, which HSC/1 does not use")
         elif kind in (_ARRAY, _MAP, _TAG):
             todo.append({_ARRAY: argument, _MAP: 2 * argument, _TAG: 1}[kind])

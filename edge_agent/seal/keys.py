@@ -1,4 +1,4 @@
-"""Keys: the identity certificate, the session record that it signs, and the chain from a session key to the facility's root.
+"""Keys: the identity certificate, the session record that it signs, and the chain from a session's keys to the facility's root.
 
 Certificates are checked for who issued them, not for today's date: a key is valid by its position in the agent log
 (docs/signed-chunks.md, Keys).
@@ -12,9 +12,11 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from edge_agent.seal import cose
+from edge_agent.seal.algorithm import IdentityKey, MlDsaKey, PublicKey
 from edge_agent.seal.cbor import SealError, dumps, fields, loads
 
 SESSION_NAME = "HSC/1/session"
@@ -24,18 +26,32 @@ RECEIPTS_URN = "urn:hsc:receipts"
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """The statement by which the identity key lends its word to a session key. Times are UTC ns."""
+    """The statement by which the identity key lends its word to a session's keys. Times are UTC ns.
+
+    ``keys``: Ed25519 or P-256 first, which signs alone where one signature is enough, then ML-DSA-65 if the session has it. An anchor
+    head or a run statement must carry a signature of each.
+    """
 
     agent_id: bytes
-    key: Ed25519PublicKey
+    keys: tuple[PublicKey, ...]
     boot_id: bytes
     t_from: int
     t_to: int
 
+    @property
+    def key(self) -> PublicKey:
+        """The key that signs alone."""
+        return self.keys[0]
+
+    @property
+    def by_kid(self) -> dict[bytes, PublicKey]:
+        """All keys by their kid, in the order of the record."""
+        return {cose.thumbprint(key): key for key in self.keys}
+
     def payload(self) -> bytes:
         """The bytes that the identity key signs."""
-        key = cose.cose_key(self.key)
-        return dumps({1: SESSION_NAME, 2: self.agent_id, 3: key, 4: self.boot_id, 5: self.t_from, 6: self.t_to})
+        keys = [cose.cose_key(key) for key in self.keys]
+        return dumps({1: SESSION_NAME, 2: self.agent_id, 3: keys, 4: self.boot_id, 5: self.t_from, 6: self.t_to})
 
 
 def parse_session(payload: bytes) -> SessionRecord:
@@ -44,12 +60,15 @@ def parse_session(payload: bytes) -> SessionRecord:
     Raises:
         SealError: not a session record.
     """
-    name, agent, key, boot, t_from, t_to = fields(
-        loads(payload, "session record"), "session record", k1=str, k2=bytes, k3=dict, k4=bytes, k5=int, k6=int
+    name, agent, values, boot, t_from, t_to = fields(
+        loads(payload, "session record"), "session record", k1=str, k2=bytes, k3=list, k4=bytes, k5=int, k6=int
     )
     if name != SESSION_NAME:
         raise SealError("session record: another statement")
-    return SessionRecord(agent, cose.from_cose_key(key), boot, t_from, t_to)
+    keys = tuple(cose.from_cose_key(value) for value in values)
+    if [isinstance(key, MlDsaKey) for key in keys] not in ([False], [False, True]):
+        raise SealError("session record: the keys are not Ed25519 or P-256, then perhaps ML-DSA-65")
+    return SessionRecord(agent, keys, boot, t_from, t_to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +137,8 @@ def issued_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
     return authority or certificate == root
 
 
-def ed25519_key(certificate: x509.Certificate) -> Ed25519PublicKey:
-    """The Ed25519 key of a certificate.
+def signing_key(certificate: x509.Certificate) -> IdentityKey:
+    """The Ed25519 or P-256 key of a certificate.
 
     Raises:
         SealError: another kind of key.
@@ -128,14 +147,17 @@ def ed25519_key(certificate: x509.Certificate) -> Ed25519PublicKey:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         raise SealError(f"certificate: {error}") from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise SealError("certificate: the key is not Ed25519")
-    return key
+    if isinstance(key, Ed25519PublicKey) or (isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)):
+        return key
+    raise SealError("certificate: the key is neither Ed25519 nor P-256")
 
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """Session keys of a chain by kid; ``rooted`` says that the identity leads to the given root, ``identity`` is its kid."""
+    """Session records of a chain by the kid of each of their keys.
+
+    ``rooted`` says that the identity leads to the given root, ``identity`` is its kid.
+    """
 
     agent_id: bytes
     sessions: dict[bytes, SessionRecord]
@@ -153,7 +175,7 @@ def check_chain(chain: KeyChain, root: x509.Certificate | None) -> Trusted:
     identities = [(c, name) for c in certificates for name in urns(c) if name.startswith(AGENT_URN)]
     if not identities:
         raise SealError("key chain: no identity certificate")
-    by_kid = {cose.thumbprint(ed25519_key(c)): (c, bytes.fromhex(_hex(name))) for c, name in identities}
+    by_kid = {cose.thumbprint(signing_key(c)): (c, bytes.fromhex(_hex(name))) for c, name in identities}
     sessions: dict[bytes, SessionRecord] = {}
     used: set[bytes] = set()
     agent_ids: set[bytes] = set()
@@ -162,10 +184,10 @@ def check_chain(chain: KeyChain, root: x509.Certificate | None) -> Trusted:
         if signed.kid not in by_kid:
             raise SealError("key chain: a session record is signed by an identity that is not in the chain")
         certificate, agent_id = by_kid[signed.kid]
-        record = parse_session(signed.check(ed25519_key(certificate), cose.SESSION))
+        record = parse_session(signed.check(signing_key(certificate), cose.SESSION))
         if record.agent_id != agent_id:
             raise SealError("key chain: a session record names another agent than its certificate")
-        sessions[cose.thumbprint(record.key)] = record
+        sessions |= dict.fromkeys(record.by_kid, record)
         used.add(signed.kid)
         agent_ids.add(agent_id)
     if len(agent_ids) != 1:
@@ -174,13 +196,35 @@ def check_chain(chain: KeyChain, root: x509.Certificate | None) -> Trusted:
     return Trusted(agent_ids.pop(), sessions, min(used), rooted)
 
 
-def receipt_key(certificates: Sequence[bytes], kid: bytes, root: x509.Certificate) -> Ed25519PublicKey | None:
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A statement of a session: ``missing`` names the algorithms of its record whose signature is not there, which is a downgrade."""
+
+    payload: bytes
+    record: SessionRecord
+    missing: tuple[str, ...]
+
+
+def session_word(data: bytes, trusted: Trusted, content_type: str) -> Word:
+    """What a COSE_Sign says, after every signature in it was checked against one session record of the chain.
+
+    Raises:
+        SealError: a key that is not in the chain, or a signature that does not hold.
+    """
+    signed = cose.parse_all(data)
+    record = trusted.sessions.get(signed.signatures[0].kid)
+    if record is None:
+        raise SealError("signed by a key that is not in the key chain")
+    return Word(signed.payload, record, signed.check(record.by_kid, content_type))
+
+
+def receipt_key(certificates: Sequence[bytes], kid: bytes, root: x509.Certificate) -> PublicKey | None:
     """The receipt key with that kid among ``certificates``, if the root issued its certificate; else None."""
     for der in certificates:
         certificate = load_certificate(der)
         if RECEIPTS_URN not in urns(certificate) or not issued_by(certificate, root):
             continue
-        key = ed25519_key(certificate)
+        key = signing_key(certificate)
         if cose.thumbprint(key) == kid:
             return key
     return None

@@ -21,7 +21,8 @@ class SegmentReport:
 
     ``head`` is the hash of the close head's payload, ``identity`` the RFC 9679 thumbprint of the identity key, ``previous`` the
     segment id and close head that OPEN names, ``start_seq`` the last counter value of each source before this segment, ``last_seq``
-    at its end. For the sources in ``uncounted`` continuity is not promised. ``notes`` are sentences about what was not checked.
+    at its end. ``rooted`` says that the key chain leads to the given root. For the sources in ``uncounted`` continuity is not promised.
+    ``notes`` are sentences about what was not checked.
     """
 
     path: str
@@ -38,6 +39,7 @@ class SegmentReport:
     outcome: str = ""
     policy: bytes = b""
     identity: bytes = b""
+    rooted: bool = False
     chunks: int = 0
     gaps: tuple[GapCount, ...] = ()
     start_seq: Mapping[str, int] = field(default_factory=dict)
@@ -109,7 +111,7 @@ def segment_from_json(value: Mapping[str, Any]) -> SegmentReport:
         report = SegmentReport(**plain)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not the report of a segment: {error}") from error
-    if report.level not in range(SIGNED + 1):
+    if report.level not in range(SIGNED + 1) or not isinstance(report.rooted, bool):
         raise ValueError(f"not the report of a segment: level {report.level!r}")
     return report
 

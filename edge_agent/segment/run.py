@@ -52,7 +52,8 @@ def verify_run(
         parts = sorted((*segments, *series), key=lambda part: part.ordinal)
         _check_parts(stated.statement, parts)
         _check_others(stated)
-        rooted = stated.trusted.rooted and all(segment.level == SIGNED for segment in segments)
+        downgrade = stated.downgrade or next((s.reason for s in segments if s.level == INTACT and s.rooted), "")
+        rooted = stated.trusted.rooted and all(segment.rooted for segment in segments)
         if not rooted and len({stated.trusted.identity, *(part.identity for part in parts)}) > 1:
             raise SealError("signed by several identity keys, of which not all lead to the given root")
     except SealError as error:
@@ -60,6 +61,8 @@ def verify_run(
     if root is None or not rooted:
         unknown = "signed by an unknown key" if root is None else "the key chain does not lead to the given root"
         return with_receipts(replace(report, level=INTACT, reason=unknown), stated, None, ())
+    if downgrade:
+        return with_receipts(replace(report, level=INTACT, reason=downgrade), stated, None, ())
     return with_receipts(replace(report, level=SIGNED), stated, root, tsa_roots)
 
 

@@ -10,9 +10,9 @@ from cryptography import x509
 
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError
-from edge_agent.seal.keys import Trusted, check_chain
+from edge_agent.seal.keys import Trusted, check_chain, session_word
 from edge_agent.seal.sidecar import RunStatement, Sidecar, parse_run, parse_sidecar
-from edge_agent.segment.heads import signed_head
+from edge_agent.segment.heads import downgraded, signed_head
 
 MAX_SIDECAR = 512 << 20
 
@@ -21,7 +21,8 @@ MAX_SIDECAR = 512 << 20
 class Stated:
     """A checked sidecar. ``heads`` maps the hash of each close head to its COSE; ``trusted`` is its checked key chain.
 
-    ``path`` is the ``.hsc`` file and ``digest`` its SHA-256.
+    ``path`` is the ``.hsc`` file and ``digest`` its SHA-256. ``downgrade`` says which signature is missing that a session record
+    promises, empty when none is.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class Stated:
     statement: RunStatement
     trusted: Trusted
     heads: dict[bytes, bytes]
+    downgrade: str
 
     @property
     def folder(self) -> Path:
@@ -78,32 +80,36 @@ def open_sidecar(path: Path, root: x509.Certificate | None) -> Stated:
     data = read_small(path)
     sidecar = parse_sidecar(data)
     trusted = check_chain(sidecar.chain, root)
-    signed = cose.parse(sidecar.statement)
-    record = trusted.sessions.get(signed.kid)
-    if record is None:
-        raise SealError("run statement: signed by a key that is not in the key chain")
-    statement = parse_run(signed.check(record.key, cose.RUN))
+    try:
+        word = session_word(sidecar.statement, trusted, cose.RUN)
+    except SealError as error:
+        raise SealError(f"run statement: {error}") from error
+    statement = parse_run(word.payload)
     if statement.agent_id != trusted.agent_id:
         raise SealError("run statement: names another agent than its key chain")
     for number, entry in enumerate(statement.segments, 1):
         if entry.ordinal != number:
             raise SealError(f"run statement: segment {entry.ordinal} stands where segment {number} belongs")
-    return Stated(path, hashlib.sha256(data).digest(), sidecar, statement, trusted, _heads(sidecar, statement, trusted))
+    heads, downgrade = _heads(sidecar, statement, trusted)
+    downgrade = downgraded("the run statement", word.missing) or downgrade
+    return Stated(path, hashlib.sha256(data).digest(), sidecar, statement, trusted, heads, downgrade)
 
 
-def _heads(sidecar: Sidecar, statement: RunStatement, trusted: Trusted) -> dict[bytes, bytes]:
+def _heads(sidecar: Sidecar, statement: RunStatement, trusted: Trusted) -> tuple[dict[bytes, bytes], str]:
     places = {}
     heads = {}
+    downgrade = ""
     for number, data in enumerate(sidecar.heads, 1):
         try:
-            head, digest = signed_head(data, trusted)
+            checked = signed_head(data, trusted, f"close head {number}")
         except SealError as error:
             raise SealError(f"close head {number}: {error}") from error
-        places[digest] = (head.tree_id, int(head.state))
-        heads[digest] = data
+        places[checked.hash] = (checked.head.tree_id, int(checked.head.state))
+        heads[checked.hash] = data
+        downgrade = downgrade or checked.downgrade
     if not len(heads) == len(sidecar.heads) == len(statement.segments):
         raise SealError(f"{len(heads)} close heads for {len(statement.segments)} segments")
     for entry in statement.segments:
         if places.get(entry.head) != (entry.segment_id, entry.state):
             raise SealError(f"segment {entry.ordinal}: no close head for it")
-    return heads
+    return heads, downgrade

@@ -47,8 +47,8 @@ def verify_segment(path: Path, root: x509.Certificate | None, storage: Storage =
             trusted = check_chain(tables.chain, root)
             found = account(tables.leaves, tables.descriptors)
             report = described(report, found, trusted)
-            head, digest = check_heads(tables.heads, trusted, found.opening.segment_id, tables.leaves)
-            report = replace(report, head=digest, state=head.state.name.lower())
+            last = check_heads(tables.heads, trusted, found.opening.segment_id, tables.leaves)
+            report = replace(report, head=last.hash, state=last.head.state.name.lower())
             notes = _compare(contents, found)
     except SealError as error:
         return replace(report, reason=str(error))
@@ -56,8 +56,10 @@ def verify_segment(path: Path, root: x509.Certificate | None, storage: Storage =
         return replace(report, reason=" ".join(filter(None, (error.what, error.why))))
     except UNREADABLE as error:
         return replace(report, reason=f"HDF5 cannot read this file: {type(error).__name__}: {error}")
-    reason = "" if trusted.rooted else "signed by an unknown key" if root is None else "the key chain does not lead to the given root"
-    return replace(report, level=SIGNED if trusted.rooted else INTACT, reason=reason, notes=notes)
+    reason = last.downgrade
+    if not trusted.rooted:
+        reason = "signed by an unknown key" if root is None else "the key chain does not lead to the given root"
+    return replace(report, level=INTACT if reason else SIGNED, reason=reason, notes=notes)
 
 
 def described(report: SegmentReport, found: Account, trusted: Trusted) -> SegmentReport:
@@ -81,6 +83,7 @@ def described(report: SegmentReport, found: Account, trusted: Trusted) -> Segmen
         policy=closing.policy,
         outcome=closing.outcome,
         identity=trusted.identity,
+        rooted=trusted.rooted,
         chunks=sum(len(leaves) for leaves in found.chunks.values()),
         gaps=found.counted_gaps(),
         start_seq=dict(opening.last_seq),

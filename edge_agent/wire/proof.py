@@ -75,7 +75,7 @@ class ReceiptTrust:
         """
         try:
             witness = parse_witness(self._payload(data, cose.WITNESS))
-            payload = cose.parse(head_cose).payload
+            payload = cose.payload_of(head_cose)
             head = parse_head(payload)
         except SealError as error:
             raise _disbelieved(target, str(error)) from error

@@ -183,7 +183,7 @@ class Actor:
             Clock(),
             State.OPEN,
         )
-        return cose.sign(self.session.key, cose.HEAD, head.payload()), hashes
+        return cose.sign_all(self.session.keys, cose.HEAD, head.payload()), hashes
 
 
 @pytest.fixture

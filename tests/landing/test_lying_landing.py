@@ -215,7 +215,7 @@ async def test_a_forged_witness_is_not_believed(liar: Any, agent: Any, stranger_
     other_head, _ = agent.log(4)
     from edge_agent.seal.head import head_hash, parse_head
 
-    payload = cose.parse(other_head).payload
+    payload = cose.payload_of(other_head)
     about = parse_head(payload)
     wrong = Witness(about.agent_id, about.tree_id, about.size, about.root, head_hash(payload), 1)
     for signer in (stranger_key, key):

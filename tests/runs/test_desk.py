@@ -35,7 +35,7 @@ def names(house: Any, run: Any) -> set[str]:
 def statement(house: Any, run: Any) -> Any:
     """The signed statement in the sidecar of a run."""
     sidecar = parse_sidecar((house.keeper.folder(run) / f"{run.name}.hsc").read_bytes())
-    return parse_run(cose.parse(sidecar.statement).payload)
+    return parse_run(cose.payload_of(sidecar.statement))
 
 
 async def test_runs_are_numbered_one_after_the_other_and_the_agent_log_says_so(new_house: New, camera: Stream, frame: MakeFrame) -> None:

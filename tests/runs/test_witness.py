@@ -31,7 +31,7 @@ class Notary:
     async def witness(self, head: bytes, chain: bytes, proof: Sequence[bytes], first: int) -> bytes:
         if self.away:
             raise TargetUnreachable("The notary does not answer.")
-        payload = cose.parse(head).payload
+        payload = cose.payload_of(head)
         shown = parse_head(payload)
         self.asked.append((first, shown.size))
         if first != self.seen:

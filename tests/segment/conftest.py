@@ -16,12 +16,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from edge_agent.codec import encoder
 from edge_agent.model import NO_TIME, Kind, RunContext, Stream
 from edge_agent.seal import cose, leaf
+from edge_agent.seal.algorithm import MlDsaSigner
 from edge_agent.seal.head import Clock, Head, State, head_hash
 from edge_agent.seal.keys import AGENT_URN, RECEIPTS_URN, KeyChain, SessionRecord
 from edge_agent.seal.meta import meta_digest
@@ -76,6 +78,7 @@ class Facility:
     ca_key: Any = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
     identity: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     session: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    post_quantum: MlDsaSigner = field(default_factory=lambda: MlDsaSigner(MLDSA65PrivateKey.generate()))
     receipts_key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
 
     def __post_init__(self) -> None:
@@ -84,10 +87,17 @@ class Facility:
         self.identity_cert = certificate("agent", self.identity, self.root, self.ca_key, urn)
         self.self_signed = certificate("agent", self.identity, None, self.identity, urn)
         self.receipts_cert = certificate("receipts", self.receipts_key, self.root, self.ca_key, RECEIPTS_URN)
-        record = SessionRecord(self.agent_id, self.session.public_key(), self.boot_id, T0, T0 + 86_400 * 10**9)
+        record = SessionRecord(
+            self.agent_id, tuple(key.public_key() for key in self.keys), self.boot_id, T0, T0 + 86_400 * 10**9
+        )  # fmt: skip
         self.record = cose.sign(self.identity, cose.SESSION, record.payload())
         self.chain = KeyChain((der(self.identity_cert),), (self.record,))
         self.own_chain = KeyChain((der(self.self_signed),), (self.record,))
+
+    @property
+    def keys(self) -> list[cose.Signer]:
+        """What signs an anchor head, in order."""
+        return [self.session, self.post_quantum]
 
     def head(self, tree_id: bytes, frontier: Frontier, number: int, previous: bytes | None, state: State) -> bytes:
         head = Head(
@@ -97,7 +107,7 @@ class Facility:
         return head.payload()
 
     def sign_head(self, payload: bytes) -> bytes:
-        return cose.sign(self.session, cose.HEAD, payload)
+        return cose.sign_all(self.keys, cose.HEAD, payload)
 
 
 @dataclass
@@ -337,7 +347,7 @@ class Forge:
             self.facility.agent_id, self.run.run_no, self.run.run_id, tuple(entries), tuple(files or []), None,
             {name: hashlib.sha256(data).digest() for name, data in others.items()}, gaps, "complete", POLICY,
         )  # fmt: skip
-        signed = cose.sign(self.facility.session, cose.RUN, change(statement).payload())
+        signed = cose.sign_all(self.facility.keys, cose.RUN, change(statement).payload())
         heads = tuple(b.heads[-1] for b in sorted([*segments, *series], key=lambda b: b.ordinal))
         made = Sidecar(signed, heads, self.facility.chain, {b.segment_id: tuple(b.leaves) for b in series})
         path = folder / f"{self.run.name}.hsc"

@@ -100,7 +100,7 @@ def receipts(made: Made, change: Callable[[Receipts], Receipts]) -> tuple[int, s
 
 
 def custody(made: Made, **fields: Any) -> bytes:
-    entry = parse_run(cose.parse(parse_sidecar((made.folder / "000123.hsc").read_bytes()).statement).payload).segments[0]
+    entry = parse_run(cose.payload_of(parse_sidecar((made.folder / "000123.hsc").read_bytes()).statement)).segments[0]
     agent = made.forge.facility.agent_id
     said = Custody(agent, entry.segment_id, entry.head, entry.sha256, entry.size, "folder", "fsynced", 1, "a")
     return cose.sign(made.forge.facility.receipts_key, cose.CUSTODY, replace(said, **fields).payload())
@@ -335,8 +335,8 @@ def test_a_run_of_which_something_is_wrong_is_damaged_and_the_first_thing_is_nam
 def test_a_statement_that_a_stranger_signed_is_refused(made: Made, stranger: Any) -> None:
     path = made.folder / "000123.hsc"
     sidecar = parse_sidecar(path.read_bytes())
-    payload = cose.parse(sidecar.statement).payload
-    path.write_bytes(replace(sidecar, statement=cose.sign(stranger.session, cose.RUN, payload)).encode())
+    payload = cose.payload_of(sidecar.statement)
+    path.write_bytes(replace(sidecar, statement=cose.sign_all(stranger.keys, cose.RUN, payload)).encode())
     assert made.judge().reason == "run statement: signed by a key that is not in the key chain"
 
 

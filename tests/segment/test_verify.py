@@ -547,7 +547,7 @@ def test_a_stranger_cannot_sign_for_the_agent(forge: Any, stranger: Any, tmp_pat
         return report.reason
 
     mine, theirs = forge.facility.chain, stranger.chain
-    other = cose.sign(stranger.session, cose.HEAD, b"")
+    other = cose.sign_all(stranger.keys, cose.HEAD, b"")
     assert judged("key", heads=lambda heads: [*heads[:-1], other]) == "head 2: signed by a key that is not in the key chain"
     assert judged("kind", heads=lambda heads: [forge.facility.record]) == "head 0: signed by a key that is not in the key chain"
     assert judged("chain", tables=lambda t: replace(t, chain=theirs)) == "OPEN names another agent than the key chain"
