@@ -48,6 +48,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm  # no
 from cryptography.hazmat.primitives import hashes  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: E402
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature  # noqa: E402
 from cryptography.hazmat.primitives.serialization import Encoding  # noqa: E402
 from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5s, h5t  # noqa: E402
 
@@ -111,8 +112,12 @@ def anything(value: object) -> bool:
 MAYBE_INT = (int, None)
 HEAD = {1: "HSC/1/head", 2: b16, 3: b16, 4: int, 5: b32, 6: int, 7: (b32, None), 8: int, 9: int, 10: b16,
         11: [str, MAYBE_INT, MAYBE_INT, bool], 12: None, 13: int, 14: 1}  # fmt: skip
-COSE_KEY = {1: 1, -1: 6, -2: b32}
-SESSION = {1: "HSC/1/session", 2: b16, 3: COSE_KEY, 4: b16, 5: int, 6: int}
+ED25519_KEY = {1: 1, -1: 6, -2: b32}
+P256_KEY = {1: 2, -1: 1, -2: b32, -3: b32}
+ML_DSA_KEY = {1: 7, 3: -49, -1: lambda value: isinstance(value, bytes) and len(value) == 1952}
+ALGORITHMS = {1: -19, 2: -9, 7: -49}  # of a COSE key, by its type
+NAMES = {-19: "Ed25519", -9: "ES256", -49: "ML-DSA-65"}
+SESSION = {1: "HSC/1/session", 2: b16, 3: [(ED25519_KEY, P256_KEY, ML_DSA_KEY)], 4: b16, 5: int, 6: int}
 CHAIN = {1: [bytes], 2: [bytes]}
 DSD = {1: str, 2: list, 3: [int], 4: [MAYBE_INT], 5: [[int, int, [int]]], 6: bytes, 7: 0, 8: [str, int, MAYBE_INT]}
 OPEN = {1: b16, 2: b16, 3: int, 4: int, 5: (None, [b16, b32]), 6: {str: int}, 7: b32, 8: b16, 9: b16, 10: str}
@@ -216,44 +221,112 @@ def included(payload: bytes, index: int, size: int, path: list[bytes], root: byt
 # ---- Keys and signatures --------------------------------------------------------------------------------------------
 
 
-def thumbprint(x: bytes) -> bytes:
-    """RFC 9679 thumbprint of an Ed25519 public key."""
-    return sha(cbor2.dumps({1: 1, -1: 6, -2: x}, canonical=True))
+def thumbprint(key: Json) -> bytes:
+    """RFC 9679 thumbprint of a COSE key."""
+    return sha(cbor2.dumps(key, canonical=True))
 
 
-def unwrap(item: Any, what: str) -> tuple[str, bytes, bytes, bytes, bytes]:
-    """Content type, kid, payload and signature input of a COSE_Sign1, given as bytes or as tagged item."""
-    tag = decode(item, what) if isinstance(item, bytes) else item
-    parts = list(tag.value) if isinstance(tag, cbor2.CBORTag) and isinstance(tag.value, list | tuple) else []
-    form = parts and tag.tag == 18 and fits(parts, [bytes, no_entries, bytes, bytes])
-    want(form, f"{what}: is not a tagged COSE_Sign1 with an empty unprotected header")
-    protected, _, payload, signature = tag.value
-    header = decode(protected, f"{what}: protected header", {1: -19, 3: str, 4: b32})
-    signed = cbor2.dumps(["Signature1", protected, b"", payload], canonical=True)
-    return header[3], header[4], payload, signature, signed
-
-
-def open_cose(item: Any, kind: str, keys: dict[bytes, bytes], what: str) -> tuple[bytes, bytes]:
-    """Check a signature; `keys` are Ed25519 keys by kid. Returns payload and kid."""
-    content_type, kid, payload, signature, signed = unwrap(item, what)
-    want(content_type == f"application/x.hsc1-{kind}+cbor", f"{what}: has content type {content_type!r}")
-    want(kid in keys, f"{what}: is signed by a key that nothing here vouches for")
+def holds(key: Json, signature: bytes, signed: bytes, what: str) -> bool:
+    """Check a signature; False when this build of cryptography has no ML-DSA."""
     try:
-        Ed25519PublicKey.from_public_bytes(keys[kid]).verify(signature, signed)
+        if key[1] == 1:
+            Ed25519PublicKey.from_public_bytes(key[-2]).verify(signature, signed)
+        elif key[1] == 2:
+            want(len(signature) == 64, f"{what}: the signature is wrong")
+            dss = encode_dss_signature(int.from_bytes(signature[:32]), int.from_bytes(signature[32:]))
+            point(key, what).verify(dss, signed, ec.ECDSA(hashes.SHA256()))
+        else:
+            from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
+
+            MLDSA65PublicKey.from_public_bytes(key[-1]).verify(signature, signed)
     except InvalidSignature:
         raise Bad(f"{what}: the signature is wrong") from None
+    except (ImportError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def point(key: Json, what: str) -> ec.EllipticCurvePublicKey:
+    """A P-256 key; its point must lie on the curve."""
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\4" + key[-2] + key[-3])
+    except ValueError as error:
+        raise Bad(f"{what}: a P-256 key is no point of the curve ({error})") from error
+
+
+def lists(value: Any) -> Any:
+    """Arrays as lists: cbor2 gives tuples inside of a tag."""
+    return [lists(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def cose_parts(item: Any, tag: int, last: Any, what: str) -> list[Any]:
+    """The four parts of a COSE_Sign1 (tag 18) or COSE_Sign (tag 98), given as bytes or as tagged item."""
+    found = decode(item, what) if isinstance(item, bytes) else item
+    parts = lists(found.value) if isinstance(found, cbor2.CBORTag) and isinstance(found.value, list | tuple) else []
+    form = parts and found.tag == tag and fits(parts, [bytes, no_entries, bytes, last])
+    want(form, f"{what}: is not a tagged COSE_Sign{'1' if tag == 18 else ''} with an empty unprotected header")
+    return parts
+
+
+def unwrap(item: Any, what: str) -> tuple[Json, bytes, bytes, bytes]:
+    """Protected header, payload, signature and signature input of a COSE_Sign1."""
+    protected, _, payload, signature = cose_parts(item, 18, bytes, what)
+    header = decode(protected, f"{what}: protected header", {1: (-19, -9), 3: str, 4: b32})
+    return header, payload, signature, cbor2.dumps(["Signature1", protected, b"", payload], canonical=True)
+
+
+def open_cose(item: Any, kind: str, keys: dict[bytes, Json], what: str) -> tuple[bytes, bytes]:
+    """Check a COSE_Sign1; `keys` are COSE keys by kid. Returns payload and kid."""
+    header, payload, signature, signed = unwrap(item, what)
+    kid = header[4]
+    want(header[3] == f"application/x.hsc1-{kind}+cbor", f"{what}: has content type {header[3]!r}")
+    want(kid in keys, f"{what}: is signed by a key that nothing here vouches for")
+    want(header[1] == ALGORITHMS[keys[kid][1]], f"{what}: names another algorithm than its key")
+    holds(keys[kid], signature, signed, what)
     return payload, kid
 
 
-def ed25519_with_name(certificate: x509.Certificate, pattern: str) -> tuple[bytes, str] | None:
-    """Raw public key and the one URI name that matches; None when the certificate is another kind."""
+def open_cose_of_all(item: Any, kind: str, sessions: dict[bytes, Session], what: str) -> tuple[bytes, Session, str]:
+    """Check a COSE_Sign by a session. Returns payload, session and the downgrade: what its record promises and is not there."""
+    body, _, payload, signatures = cose_parts(item, 98, [[bytes, no_entries, bytes]], what)
+    content_type = decode(body, f"{what}: protected header", {3: str})[3]
+    want(content_type == f"application/x.hsc1-{kind}+cbor", f"{what}: has content type {content_type!r}")
+    want(signatures, f"{what}: has no signature")
+    headers = [decode(one[0], f"{what}: header of a signature", {1: int, 4: b32}) for one in signatures]
+    session = sessions.get(headers[0][4])
+    want(session, f"{what}: is signed by a key that nothing here vouches for")
+    assert session is not None  # noqa: S101 - by the line above
+    keys = {thumbprint(key): key for key in session.keys}
+    want(all(h[4] in keys for h in headers), f"{what}: is signed by a key that nothing here vouches for")
+    order = [list(keys).index(h[4]) for h in headers]
+    want(order == sorted(set(order)), f"{what}: has a signature twice, or out of order")
+    missing = dict.fromkeys(keys)
+    for header, (protected, _, signature) in zip(headers, signatures, strict=True):
+        key = keys[header[4]]
+        want(header[1] == ALGORITHMS[key[1]], f"{what}: names another algorithm than its key")
+        if holds(key, signature, cbor2.dumps(["Signature", body, protected, b"", payload], canonical=True), what):
+            del missing[header[4]]
+    want(len(missing) < len(keys), f"{what}: has no signature that can be checked here")
+    lacks = " and no ".join(NAMES[ALGORITHMS[keys[kid][1]]] for kid in missing)
+    return payload, session, f"{what} has no {lacks} signature that holds, and its session record promises one" if lacks else ""
+
+
+def key_with_name(certificate: x509.Certificate, pattern: str) -> tuple[Json, str] | None:
+    """COSE key (Ed25519 or P-256) and the one URI name that matches; None when the certificate is another kind."""
     try:
         key = certificate.public_key()
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension):
         return None
     uris = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if re.fullmatch(pattern, uri)]
-    return (key.public_bytes_raw(), uris[0]) if isinstance(key, Ed25519PublicKey) and len(uris) == 1 else None
+    if len(uris) != 1:
+        return None
+    if isinstance(key, Ed25519PublicKey):
+        return {1: 1, -1: 6, -2: key.public_bytes_raw()}, uris[0]
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        numbers = key.public_numbers()
+        return {1: 2, -1: 1, -2: numbers.x.to_bytes(32), -3: numbers.y.to_bytes(32)}, uris[0]
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,9 +357,9 @@ class Roots:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session key and who vouches for it."""
+    """The keys of a session (COSE keys) and who vouches for them."""
 
-    key: bytes
+    keys: tuple[Json, ...]
     agent_id: bytes
     boot_id: bytes
     identity: bytes
@@ -302,34 +375,39 @@ def certificates(ders: list[bytes], what: str) -> list[x509.Certificate]:
 
 
 def open_chain(item: Any, roots: Roots, what: str) -> dict[bytes, Session]:
-    """Check a key chain (as bytes or map): session keys by kid."""
+    """Check a key chain (as bytes or map): sessions by the kid of each of their keys."""
     chain = decode(item, what) if isinstance(item, bytes) else item
     want(fits(chain, CHAIN), f"{what}: has other fields than the format allows")
-    keys: dict[bytes, bytes] = {}
+    keys: dict[bytes, Json] = {}
     owners: dict[bytes, tuple[str, bool]] = {}
     for certificate in certificates(chain[1], what):
-        if found := ed25519_with_name(certificate, r"urn:hsc:agent:[0-9a-f]{32}"):
+        if found := key_with_name(certificate, r"urn:hsc:agent:[0-9a-f]{32}"):
             kid = thumbprint(found[0])
             trusted = roots.certify(certificate, chain[1]) or (kid in owners and owners[kid][1])
             keys[kid], owners[kid] = found[0], (found[1][-32:], trusted)
-    sessions = {}
+    sessions: dict[bytes, Session] = {}
     for number, record in enumerate(chain[2]):
         name = f"{what}: session record {number}"
         payload, kid = open_cose(record, "session", keys, name)
         body = decode(payload, name, SESSION)
         want(body[2].hex() == owners[kid][0], f"{name}: names another agent than its identity certificate")
-        sessions[thumbprint(body[3][-2])] = Session(body[3][-2], body[2], body[4], kid, owners[kid][1])
+        kinds = [key[1] for key in body[3]]
+        want(kinds and kinds[0] in (1, 2) and kinds[1:] in ([], [7]), f"{name}: the keys are not Ed25519 or P-256, then perhaps ML-DSA-65")
+        if kinds[0] == 2:
+            point(body[3][0], name)
+        session = Session(tuple(body[3]), body[2], body[4], kid, owners[kid][1])
+        sessions |= {thumbprint(key): session for key in body[3]}
     want(sessions, f"{what}: holds no session record")
     return sessions
 
 
-def open_head(item: Any, sessions: dict[bytes, Session], what: str) -> tuple[Any, bytes, Session]:
-    """Check a head: its map, its hash, its session."""
-    payload, kid = open_cose(item, "head", {k: s.key for k, s in sessions.items()}, what)
-    head, session = decode(payload, what, HEAD), sessions[kid]
+def open_head(item: Any, sessions: dict[bytes, Session], what: str) -> tuple[Any, bytes, Session, str]:
+    """Check a head: its map, its hash, its session, its downgrade."""
+    payload, session, downgrade = open_cose_of_all(item, "head", sessions, what)
+    head = decode(payload, what, HEAD)
     want(head[2] == session.agent_id, f"{what}: names another agent than its key")
     want(head[10] == session.boot_id, f"{what}: names another boot than its session key")
-    return head, sha(payload), session
+    return head, sha(payload), session, downgrade
 
 
 # ---- Time-stamps (RFC 3161 and RFC 5652, DER) ------------------------------------------------------------------------
@@ -564,7 +642,7 @@ def facts(log: Log, state: int, head_hash: bytes, session: Session) -> Json:
     return {"agent": one[1].hex(), "run": one[2].hex(), "run_no": one[3], "ordinal": one[4], "series": one[10], "policy": one[7].hex(),
             "previous": one[5] and [one[5][0].hex(), one[5][1].hex()], "start": one[6], "last": log.last, "segment": one[9].hex(),
             "head": head_hash.hex(), "state": state, "trusted": session.trusted, "identity": session.identity.hex(), "gaps": len(log.gaps),
-            "gap_counts": counts, "chunks": sum(map(len, log.chunks.values())), "uncounted": []}  # fmt: skip
+            "gap_counts": counts, "chunks": sum(map(len, log.chunks.values())), "uncounted": [], "downgrade": ""}  # fmt: skip
 
 
 # ---- HDF5: types, values, META --------------------------------------------------------------------------------------
@@ -961,7 +1039,7 @@ def check_segment(segment: Segment, roots: Roots) -> Json:
     want(heads, "/entry/integrity/heads: is empty")
     segment.at = "/entry/integrity/leaves"
     log = read_log(payloads_of(arrays["leaves"], arrays["events"].tobytes()), {h[0][4] for h in heads} | {len(arrays["leaves"])}, dsds)
-    for n, (head, _, session) in enumerate(heads):
+    for n, (head, _, session, _) in enumerate(heads):
         before, what = (heads[n - 1] if n else None), f"head {n}"
         want(head[7] == (before[1] if before else None), f"{what}: does not name the head before it")
         want(before is None or (head[6] > before[0][6] and head[4] >= before[0][4]), f"{what}: is not later than the head before it")
@@ -988,7 +1066,8 @@ def check_segment(segment: Segment, roots: Roots) -> Json:
         check_dataset(chunked[dsd[1]], dsd, shape, log.chunks[name], segment.size)
     want(digest == log.meta, "the groups, attributes, types or small values are not the signed ones (META digest)")
     result = facts(log, heads[-1][0][13], heads[-1][1], heads[-1][2])
-    result["trusted"] = all(session.trusted for _, _, session in heads)
+    result["trusted"] = all(session.trusted for _, _, session, _ in heads)
+    result["downgrade"] = next((downgrade for _, _, _, downgrade in heads if downgrade), "")
     counted = {d[8][0] for d in dsds.values() if d[8][1] == 1}
     result["uncounted"] = sorted({d[8][0] for d in dsds.values()} - counted)
     return result
@@ -1158,21 +1237,22 @@ def open_run(path: str, roots: Roots) -> tuple[Json, Json, Json, Json]:
     raw = Path(path).read_bytes()
     sidecar = decode(raw, "the sidecar", SIDECAR)
     sessions = open_chain(sidecar[4], roots, "the sidecar's key chain")
-    payload, kid = open_cose(sidecar[2], "run", {k: s.key for k, s in sessions.items()}, "the run statement")
-    statement, signer = decode(payload, "the run statement", RUN), sessions[kid]
+    payload, signer, downgrade = open_cose_of_all(sidecar[2], "run", sessions, "the run statement")
+    statement = decode(payload, "the run statement", RUN)
     want(statement[2] == signer.agent_id, "the run statement: names another agent than its key")
     entries = statement[5]
     want([e[0] for e in entries] == list(range(1, len(entries) + 1)), "the run statement: segments are not numbered 1, 2, 3 ...")
     heads = {}
     for number, item in enumerate(sidecar[3]):
-        head, head_hash, session = open_head(item, sessions, f"close head {number} of the sidecar")
+        head, head_hash, session, lacks = open_head(item, sessions, f"close head {number} of the sidecar")
         heads[head_hash] = (head, session)
+        downgrade = downgrade or lacks
     same = sorted(heads) == sorted(e[5] for e in entries) and len(heads) == len(sidecar[3])
     want(same, "the sidecar's close heads are not those of the run statement")
     segments = [[e[0], e[1].hex(), e[2], e[3], e[4].hex(), e[5].hex(), e[6]] for e in entries]
     result: Json = {"agent": statement[2].hex(), "run": statement[4].hex(), "run_no": statement[3],
                     "policy": statement[11].hex(), "trusted": signer.trusted, "identity": signer.identity.hex(),
-                    "series": {}, "gap_counts": {s: [n, c] for s, n, c in statement[9]},
+                    "downgrade": downgrade, "series": {}, "gap_counts": {s: [n, c] for s, n, c in statement[9]},
                     "segments": segments, "witnessed": [], "stamped": "", "amendments": [], "sidecar": sha(raw).hex(),
                     "problem": ""}  # fmt: skip
     return result, statement, heads, sidecar
@@ -1228,7 +1308,7 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
     carried = [*receipts[2], *(decode(chain, "key chain") if isinstance(chain, bytes) else chain)[1]]
     keys = {}
     for certificate in certificates(receipts[2], "the file"):
-        found = ed25519_with_name(certificate, "urn:hsc:receipts")
+        found = key_with_name(certificate, "urn:hsc:receipts")
         if found and roots.certify(certificate, carried):
             keys[thumbprint(found[0])] = found[0]
     amendments = read_amendments(receipts, run, roots)
@@ -1239,7 +1319,7 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
     seen: dict[tuple[bytes, int], bytes] = {}
     for number, item in enumerate(receipts[3]):
         what = f"receipt {number}"
-        kind = "witness" if unwrap(item, what)[0] == "application/x.hsc1-witness+cbor" else "custody"
+        kind = "witness" if unwrap(item, what)[0][3] == "application/x.hsc1-witness+cbor" else "custody"
         payload, _ = open_cose(item, kind, keys, what)
         body = decode(payload, what, WITNESS if kind == "witness" else CUSTODY)
         want(body[2].hex() == run["agent"], f"{what}: is for another agent")
@@ -1316,6 +1396,7 @@ class Total:
 
     def __init__(self) -> None:
         self.trusted = True
+        self.downgrade = ""
         self.identities: set[str] = set()
         self.uncounted: set[str] = set()
         self.gaps: dict[str, list[int | None]] = {}
@@ -1331,6 +1412,7 @@ class Total:
                 want(end == last, f"{name}: source {source} goes on after {last}, the segment before ended at {end}")
         self.before[seg["series"]] = seg
         self.trusted = self.trusted and seg["trusted"]
+        self.downgrade = self.downgrade or seg["downgrade"]
         self.identities.add(seg["identity"])
         self.uncounted |= set(seg["uncounted"])
         for source, (number, count) in seg["gap_counts"].items():
@@ -1369,6 +1451,8 @@ def verify_run(path: str, roots: Roots) -> tuple[int, str, Json, set[str]]:
         level, reason = 4, f"time-stamped {run['stamped']}: {reason.removeprefix('witnessed: ')}"
     if not trusted:
         level, reason = 1, unknown(run["identity"], roots)
+    elif downgrade := run["downgrade"] or total.downgrade:
+        level, reason = 1, f"intact, but {downgrade}"
     elif missing or not run["segments"]:
         why = run["problem"] or (f"no witness has seen segment {missing[0]}" if missing else "the run holds no segment")
         level, reason = 2, f"signed under the root; {why}"
@@ -1484,8 +1568,10 @@ def stray(path: str, seg: Json, roots: Roots) -> Json:
     if "bad" in seg:
         return line(path, "segment", 0, seg["bad"], {"segments": 1})
     counts = {"segments": 1, "chunks": seg["chunks"], "gaps": seg["gaps"]}
-    sentence = "signed under the root" if seg["trusted"] else unknown(seg["identity"], roots)
-    return line(path, "segment", 2 if seg["trusted"] else 1, sentence + uncounted_sentence(seg["uncounted"]), counts)
+    sentence, level = "signed under the root", 2
+    if not seg["trusted"] or seg["downgrade"]:
+        sentence, level = f"intact, but {seg['downgrade']}" if seg["trusted"] else unknown(seg["identity"], roots), 1
+    return line(path, "segment", level, sentence + uncounted_sentence(seg["uncounted"]), counts)
 
 
 def slice_item(path: str, roots: Roots, dataset: str, slice_: str) -> Json:

@@ -11,11 +11,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.seal import cose
+from edge_agent.seal.algorithm import Es256Signer, MlDsaKey, MlDsaSigner
 from edge_agent.seal.cbor import SealError, dumps
 from edge_agent.seal.keys import (
     AGENT_URN,
@@ -23,12 +25,13 @@ from edge_agent.seal.keys import (
     KeyChain,
     SessionRecord,
     check_chain,
-    ed25519_key,
     issued_by,
     load_certificate,
     parse_key_chain,
     parse_session,
     receipt_key,
+    session_word,
+    signing_key,
     urns,
 )
 
@@ -51,7 +54,10 @@ def test_the_kid_is_the_thumbprint_of_rfc_9679() -> None:
 def test_what_is_signed_is_the_structure_of_rfc_9052() -> None:
     # RFC 9052 appendix C.2.1, Sig_structure of "Single ECDSA Signature".
     expected = "846a5369676e61747572653143a10126405454686973206973207468652063 6f6e74656e742e".replace(" ", "")
-    assert cose._to_be_signed(b"\xa1\x01\x26", b"This is the content.").hex() == expected
+    assert cose._sign1_input(b"\xa1\x01\x26", b"This is the content.").hex() == expected
+    # Appendix C.1.1, "Single Signature".
+    expected = "85695369676e61747572654043a101264054546869732069732074686520636f6e74656e742e"
+    assert cose._sign_input(b"", b"\xa1\x01\x26", b"This is the content.").hex() == expected
 
 
 def test_a_signature_is_the_same_bytes_each_time_and_opens_with_its_key_alone() -> None:
@@ -65,6 +71,8 @@ def test_a_signature_is_the_same_bytes_each_time_and_opens_with_its_key_alone() 
         signed.check(SECRET.public_key(), cose.RUN)
     with pytest.raises(SealError, match="signed by another key"):
         signed.check(Ed25519PrivateKey.generate().public_key(), cose.HEAD)
+    with pytest.raises(SealError, match="signed by another key"):
+        replace(signed, algorithm=-9).check(SECRET.public_key(), cose.HEAD)
     for changed in (replace(signed, payload=b"other"), replace(signed, signature=bytes(64)), replace(signed, signature=b"short")):
         with pytest.raises(SealError, match="the signature is wrong"):
             changed.check(SECRET.public_key(), cose.HEAD)
@@ -98,6 +106,8 @@ GOOD = dumps({1: -19, 3: "a", 4: b"k"})
         (tagged(GOOD, [], b"", b""), "unprotected headers"),
         (tagged(GOOD, {}, None, b""), "parts that are not byte strings"),
         (tagged(GOOD, {}, b"", "s"), "parts that are not byte strings"),
+        (dumps(cbor2.CBORTag(98, [GOOD, {}, b"", b""])), "not a tagged COSE_Sign1"),
+        (tagged(dumps({1: -49, 3: "a", 4: b"k"}), {}, b"", b""), "the protected header is not"),
         (tagged(b"", {}, b"", b""), "COSE protected header: cut short"),
         (tagged(dumps([]), {}, b"", b""), "the protected header is not"),
         (tagged(dumps({1: -8, 3: "a", 4: b"k"}), {}, b"", b""), "the protected header is not"),
@@ -127,13 +137,13 @@ def test_any_bytes_are_a_signature_or_a_seal_error(data: bytes) -> None:
     "value", [None, {}, {1: 1, -1: 6}, {1: 2, -1: 6, -2: PUBLIC}, {1: 1, -1: 7, -2: PUBLIC}, {1: 1, -1: 6, -2: PUBLIC, 4: 1}]
 )
 def test_other_kinds_of_cose_keys_are_refused(value: Any) -> None:
-    with pytest.raises(SealError, match="not Ed25519"):
+    with pytest.raises(SealError, match="neither Ed25519 nor P-256 nor ML-DSA-65"):
         cose.from_cose_key(value)
 
 
 @pytest.mark.parametrize("x", [b"", bytes(31), "x" * 32])
 def test_a_cose_key_of_another_length_is_refused(x: Any) -> None:
-    with pytest.raises(SealError, match="x is not 32 bytes"):
+    with pytest.raises(SealError, match="a part is not 32 bytes"):
         cose.from_cose_key({1: 1, -1: 6, -2: x})
 
 
@@ -147,7 +157,7 @@ def identity() -> Ed25519PrivateKey:
 
 @pytest.fixture
 def record(agent_id: bytes) -> SessionRecord:
-    return SessionRecord(agent_id, Ed25519PrivateKey.generate().public_key(), bytes(16), 1, 2)
+    return SessionRecord(agent_id, (Ed25519PrivateKey.generate().public_key(),), bytes(16), 1, 2)
 
 
 def chain_of(authority: Any, identity: Ed25519PrivateKey, agent_id: bytes, *records: SessionRecord) -> KeyChain:
@@ -180,12 +190,12 @@ def test_every_identity_that_signed_must_lead_to_the_root(
 ) -> None:
     mine = chain_of(authority, identity, record.agent_id, record)
     other_identity = Ed25519PrivateKey.generate()
-    other = chain_of(foreign, other_identity, record.agent_id, replace(record, key=Ed25519PrivateKey.generate().public_key()))
+    other = chain_of(foreign, other_identity, record.agent_id, replace(record, keys=(Ed25519PrivateKey.generate().public_key(),)))
     both = KeyChain(mine.certificates + other.certificates, mine.sessions + other.sessions)
     assert not check_chain(both, authority.root).rooted
     unused = KeyChain(mine.certificates + other.certificates, mine.sessions)
     assert check_chain(unused, authority.root).rooted
-    renewed = chain_of(authority, other_identity, record.agent_id, replace(record, key=Ed25519PrivateKey.generate().public_key()))
+    renewed = chain_of(authority, other_identity, record.agent_id, replace(record, keys=(Ed25519PrivateKey.generate().public_key(),)))
     two = check_chain(KeyChain(mine.certificates + renewed.certificates, mine.sessions + renewed.sessions), authority.root)
     assert two.rooted
     assert len(two.sessions) == 2
@@ -234,10 +244,36 @@ def test_another_statement_is_no_session_record(record: SessionRecord) -> None:
         parse_session(payload)
 
 
+@pytest.mark.parametrize("keys", [[], ["pq"], ["pq", "ed"], ["ed", "ed"], ["ed", "pq", "pq"], ["ed", "pq", "ed"]])
+def test_a_session_record_has_a_key_that_signs_alone_and_at_most_ml_dsa_beside_it(keys: list[str], record: SessionRecord) -> None:
+    kinds: dict[str, cose.PublicKey] = {"ed": record.key, "pq": MlDsaKey(bytes(1952))}
+    with pytest.raises(SealError, match="the keys are not"):
+        parse_session(replace(record, keys=tuple(kinds[key] for key in keys)).payload())
+
+
+def test_sessions_of_es256_lead_to_an_es256_identity(authority: Any, agent_id: bytes) -> None:
+    identity, session = (Es256Signer(ec.generate_private_key(ec.SECP256R1())) for _ in range(2))
+    pq = MlDsaSigner(MLDSA65PrivateKey.generate())
+    record = SessionRecord(agent_id, (session.public_key(), pq.public_key()), bytes(16), 1, 2)
+    certificate = authority.uri(identity.key.public_key(), AGENT_URN + agent_id.hex())
+    chain = KeyChain((certificate,), (cose.sign(identity, cose.SESSION, record.payload()),))
+    trusted = check_chain(chain, authority.root)
+    assert trusted.rooted
+    assert list(trusted.sessions) == [cose.thumbprint(key) for key in record.keys]
+    word = session_word(cose.sign_all([session, pq], cose.HEAD, b"payload"), trusted, cose.HEAD)
+    assert (word.payload, word.record, word.missing) == (b"payload", record, ())
+    for signers, missing in (([session], ("ML-DSA-65",)), ([pq], ("ES256",))):
+        assert session_word(cose.sign_all(signers, cose.HEAD, b"payload"), trusted, cose.HEAD).missing == missing
+    with pytest.raises(SealError, match="not in the key chain"):
+        session_word(cose.sign_all([identity], cose.HEAD, b"payload"), trusted, cose.HEAD)
+
+
 def test_certificates_with_other_keys_or_names_raise_nothing_but_seal_errors(authority: Any, foreign: Any) -> None:
-    for key in (ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)):
-        with pytest.raises(SealError, match="the key is not Ed25519"):
-            ed25519_key(authority.certify(key.public_key(), []))
+    p256 = ec.generate_private_key(ec.SECP256R1()).public_key()
+    assert signing_key(authority.certify(p256, [])) == p256
+    for key in (ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)):
+        with pytest.raises(SealError, match="the key is neither Ed25519 nor P-256"):
+            signing_key(authority.certify(key.public_key(), []))
     public = SECRET.public_key()
     unnamed = authority.certify(public, [x509.DNSName("example.org")])
     assert urns(unnamed) == []
@@ -267,7 +303,7 @@ def test_every_flipped_byte_of_a_certificate_is_read_or_refused(authority: Any) 
                 if issued_by(certificate, authority.root):
                     # The count of unused bits after the signature is not signed, and changes nothing.
                     assert certificate.tbs_certificate_bytes == known.tbs_certificate_bytes
-                ed25519_key(certificate)
+                signing_key(certificate)
             except SealError:
                 continue
 
@@ -278,7 +314,7 @@ def test_certificates_whose_parts_are_unknown_are_seal_errors(monkeypatch: pytes
     at = good.rindex(bytes.fromhex("06032b6570"), 0, good.rindex(PUBLIC))
     unknown = good[:at] + bytes.fromhex("06032b657f") + good[at + 5 :]
     with pytest.raises(SealError, match="certificate: "):
-        ed25519_key(load_certificate(unknown))
+        signing_key(load_certificate(unknown))
     # Version 9 of X.509.
     at = good.index(bytes.fromhex("a003020102"))
     with pytest.raises(SealError, match="certificate: "):

@@ -76,8 +76,9 @@ class Facility:
     agent_id: bytes = field(default_factory=lambda: os.urandom(16))
     boot_id: bytes = field(default_factory=lambda: os.urandom(16))
     ca_key: Any = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
-    identity: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
-    session: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    identity: Any = field(default_factory=Ed25519PrivateKey.generate)
+    sign_identity: Any = None
+    session: Any = field(default_factory=Ed25519PrivateKey.generate)
     post_quantum: MlDsaSigner = field(default_factory=lambda: MlDsaSigner(MLDSA65PrivateKey.generate()))
     receipts_key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
 
@@ -90,7 +91,7 @@ class Facility:
         record = SessionRecord(
             self.agent_id, tuple(key.public_key() for key in self.keys), self.boot_id, T0, T0 + 86_400 * 10**9
         )  # fmt: skip
-        self.record = cose.sign(self.identity, cose.SESSION, record.payload())
+        self.record = cose.sign(self.sign_identity or self.identity, cose.SESSION, record.payload())
         self.chain = KeyChain((der(self.identity_cert),), (self.record,))
         self.own_chain = KeyChain((der(self.self_signed),), (self.record,))
 

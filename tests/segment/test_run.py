@@ -264,7 +264,7 @@ WRONG: dict[str, tuple[Callable[[Made], Any], str]] = {
     "the sidecar is empty": (lambda m: os.truncate(m.folder / "000123.hsc", 0), "sidecar: cut short"),
     "the statement was changed": (
         resealed(lambda s: replace(s, statement=s.statement[:-1] + bytes((s.statement[-1] ^ 1,)))),
-        "COSE: the signature is wrong",
+        "run statement: COSE: the signature is wrong",
     ),
     "a head was left out": (resealed(lambda s: replace(s, heads=s.heads[1:])), "2 close heads for 3 segments"),
     "a head stands twice": (resealed(lambda s: replace(s, heads=(s.heads[0], s.heads[0], s.heads[2]))), "2 close heads for 3 segments"),
@@ -415,7 +415,7 @@ def test_a_run_of_which_a_part_is_not_signed_under_the_root_has_the_level_of_tha
     def judge(identity: bytes) -> RunReport:
         def lower(path: Path, root: Any) -> SegmentReport:
             report = verify_segment(path, root)
-            return replace(report, level=1, identity=identity or report.identity) if path.name == SECOND else report
+            return replace(report, level=1, rooted=False, identity=identity or report.identity) if path.name == SECOND else report
 
         return verify_run(made.folder, made.forge.facility.root, judge=lower)
 

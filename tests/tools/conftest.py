@@ -28,6 +28,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
@@ -74,15 +76,39 @@ def proof_of(index: int, payloads: list[bytes]) -> list[bytes]:
     return [*proof_of(index - k, payloads[k:]), root_of(payloads[:k])]
 
 
-def cose_key(key: Ed25519PrivateKey) -> dict[int, Any]:
-    return {1: 1, -1: 6, -2: key.public_key().public_bytes_raw()}
+def cose_key(key: Any) -> dict[int, Any]:
+    if isinstance(key, MLDSA65PrivateKey):
+        return {1: 7, 3: -49, -1: key.public_key().public_bytes_raw()}
+    if isinstance(key, Ed25519PrivateKey):
+        return {1: 1, -1: 6, -2: key.public_key().public_bytes_raw()}
+    numbers = key.public_key().public_numbers()
+    return {1: 2, -1: 1, -2: numbers.x.to_bytes(32), -3: numbers.y.to_bytes(32)}
 
 
-def sign(key: Ed25519PrivateKey, kind: str, body: Any) -> bytes:
+def algorithm(key: Any) -> int:
+    return -49 if isinstance(key, MLDSA65PrivateKey) else -19 if isinstance(key, Ed25519PrivateKey) else -9
+
+
+def signature(key: Any, data: bytes) -> bytes:
+    if isinstance(key, MLDSA65PrivateKey | Ed25519PrivateKey):
+        return key.sign(data)
+    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(SHA256())))
+    return r.to_bytes(32) + s.to_bytes(32)
+
+
+def sign(key: Any, kind: str, body: Any) -> bytes:
     payload = cbor(body)
-    protected = cbor({1: -19, 3: f"application/x.hsc1-{kind}+cbor", 4: h(cbor(cose_key(key)))})
-    signature = key.sign(cbor(["Signature1", protected, b"", payload]))
-    return cbor(cbor2.CBORTag(18, [protected, {}, payload, signature]))
+    protected = cbor({1: algorithm(key), 3: f"application/x.hsc1-{kind}+cbor", 4: h(cbor(cose_key(key)))})
+    return cbor(cbor2.CBORTag(18, [protected, {}, payload, signature(key, cbor(["Signature1", protected, b"", payload]))]))
+
+
+def sign_all(keys: list[Any], kind: str, body: Any) -> bytes:
+    payload, outer = cbor(body), cbor({3: f"application/x.hsc1-{kind}+cbor"})
+    signatures = []
+    for key in keys:
+        protected = cbor({1: algorithm(key), 4: h(cbor(cose_key(key)))})
+        signatures.append([protected, {}, signature(key, cbor(["Signature", outer, protected, b"", payload]))])
+    return cbor(cbor2.CBORTag(98, [outer, {}, payload, signatures]))
 
 
 def payload_of(cose: bytes) -> bytes:
@@ -118,7 +144,7 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.certificate = certificate(name, self.key, None, None, self.key)
 
-    def issue(self, uri: str, key: Ed25519PrivateKey) -> bytes:
+    def issue(self, uri: str, key: Any) -> bytes:
         return certificate(uri, key, uri, self.certificate, self.key).public_bytes(Encoding.DER)
 
     @property
@@ -129,16 +155,18 @@ class Authority:
 class Agent:
     """An identity, a session and an agent log."""
 
-    def __init__(self, ca: Authority | None, agent_id: bytes | None = None, carry_root: bool = False) -> None:
+    def __init__(self, ca: Authority | None, agent_id: bytes | None = None, carry_root: bool = False, identity: Any = None, session: Any = None) -> None:
         self.id = agent_id or os.urandom(16)
         self.boot = os.urandom(16)
-        self.identity, self.session = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+        self.identity: Any = identity or Ed25519PrivateKey.generate()
+        self.session: Any = session or Ed25519PrivateKey.generate()
+        self.keys = [self.session, MLDSA65PrivateKey.generate()]
         uri = f"urn:hsc:agent:{self.id.hex()}"
         if ca:
             self.certificates = [ca.issue(uri, self.identity)] + ([ca.der] if carry_root else [])
         else:
             self.certificates = [certificate(uri, self.identity, uri, None, self.identity).public_bytes(Encoding.DER)]
-        self.record = {1: "HSC/1/session", 2: self.id, 3: cose_key(self.session), 4: self.boot, 5: 0, 6: 9}
+        self.record = {1: "HSC/1/session", 2: self.id, 3: [cose_key(key) for key in self.keys], 4: self.boot, 5: 0, 6: 9}
         self.log_id = h(b"HSC1-log\0", self.id, os.urandom(16))[:16]
         self.log = [leaf(64, {1: self.id, 2: self.boot, 3: "1", 4: 1})]
 
@@ -150,7 +178,7 @@ class Agent:
             1: "HSC/1/head", 2: self.id, 3: tree, 4: len(leaves), 5: root_of(leaves), 6: number * 3, 7: before, 8: 10, 9: 11,
             10: self.boot, 11: ["ntp", 5, None, True], 12: None, 13: state, 14: 1,
         }  # fmt: skip
-        return sign(self.session, "head", body | {int(k[1:]): v for k, v in change.items()})
+        return sign_all(self.keys, "head", body | {int(k[1:]): v for k, v in change.items()})
 
 
 @dataclass
@@ -386,7 +414,7 @@ def write_sidecar(run: Run, agent: Agent | None = None, **change: Any) -> None:
     chain = run.agent.chain()
     if agent:
         chain = {key: chain[key] + agent.chain()[key] for key in (1, 2)}
-    cose = sign(signer.session, "run", statement | {int(k[1:]): v for k, v in change.items()})
+    cose = sign_all(signer.keys, "run", statement | {int(k[1:]): v for k, v in change.items()})
     run.sidecar.write_bytes(cbor({1: "HSC/1-draft", 2: cose, 3: [part.close for part in run.parts], 4: chain, 5: trees}))
 
 

@@ -310,7 +310,7 @@ def test_heads_that_are_missing_or_say_something_else_are_damage(hsc, run, root)
     def saying(changes):
         def change(heads):
             body = cbor2.loads(hsc.payload_of(heads[-1])) | {int(k[1:]): v for k, v in changes.items()}
-            return [*heads[:-1], hsc.sign(run.agent.session, "head", body)]
+            return [*heads[:-1], hsc.sign_all(run.agent.keys, "head", body)]
 
         return change
 
@@ -322,14 +322,14 @@ def test_heads_that_are_missing_or_say_something_else_are_damage(hsc, run, root)
 def test_a_head_signed_by_a_key_outside_the_chain_is_damage(hsc, run, ca, root):
     stranger = hsc.Agent(ca, run.agent.id)
     part = hsc.make_segment(
-        run, "a.h5", heads=lambda hs: [*hs[:-1], hsc.sign(stranger.session, "head", cbor2.loads(hsc.payload_of(hs[-1])))]
+        run, "a.h5", heads=lambda hs: [*hs[:-1], hsc.sign_all(stranger.keys, "head", cbor2.loads(hsc.payload_of(hs[-1])))]
     )
     assert "head 2: is signed by a key that nothing here vouches for" in reason(hsc, part.path, root)
 
 
 def test_a_head_with_another_content_type_is_damage(hsc, run, root):
     part = hsc.make_segment(
-        run, "a.h5", heads=lambda hs: [*hs[:-1], hsc.sign(run.agent.session, "run", cbor2.loads(hsc.payload_of(hs[-1])))]
+        run, "a.h5", heads=lambda hs: [*hs[:-1], hsc.sign_all(run.agent.keys, "run", cbor2.loads(hsc.payload_of(hs[-1])))]
     )
     assert "head 2: has content type 'application/x.hsc1-run+cbor'" in reason(hsc, part.path, root)
 
