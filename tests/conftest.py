@@ -8,7 +8,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 NOT_RUN = pytest.StashKey[dict[str, str]]()

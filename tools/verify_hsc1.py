@@ -1364,7 +1364,7 @@ def read_amendments(receipts: Json, run: Json, roots: Roots) -> list[Json]:
     before, values = None, dict[str, str]()
     for number, item in enumerate(receipts[6], 1):
         what = f"amendment {number}"
-        payload, kid = open_cose(item, "amendment", {k: s.key for k, s in sessions.items()}, what)
+        payload, kid = open_cose(item, "amendment", {k: s.keys[0] for k, s in sessions.items()}, what)
         body, signer = decode(payload, what, AMENDMENT), sessions[kid]
         trusted = all(s.trusted for s in sessions.values()) if run["trusted"] else signer.identity.hex() == run["identity"]
         want(trusted and signer.agent_id == body[2] and body[2].hex() == run["agent"], f"{what}: is not signed by the agent of the run")

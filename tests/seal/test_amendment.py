@@ -23,7 +23,7 @@ def key() -> Ed25519PrivateKey:
 
 @pytest.fixture
 def trusted(key: Ed25519PrivateKey, agent_id: bytes) -> Trusted:
-    record = SessionRecord(agent_id, key.public_key(), BOOT, 0, 1)
+    record = SessionRecord(agent_id, (key.public_key(),), BOOT, 0, 1)
     return Trusted(agent_id, {cose.thumbprint(key.public_key()): record}, b"i" * 32, True)
 
 

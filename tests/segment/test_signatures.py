@@ -96,6 +96,7 @@ def test_a_run_is_downgraded_by_its_statement_by_a_close_head_or_by_a_segment(fo
         assert what in report.reason
         assert "has no ML-DSA-65 signature that holds" in report.reason
         assert "has no ML-DSA-65 signature that holds" in reason
+    built.path.unlink()
     built = forge.frames(built.path).close(heads=again(facility, 0, facility.session))
     forge.sidecar(folder, [built], series=[series], files=files)
     report, (level, _) = verify_run(folder, root, judge=verify_segment), independent(folder, root, tmp_path)
