@@ -1143,7 +1143,7 @@ def check_slice(segment: Segment, roots: Roots, path: str, slice_: str) -> Json:
     raw = decode(segment.table(group, "descriptors", 1, 1).tobytes(), "/entry/integrity/descriptors", [bytes])
     items = decode(segment.table(group, "heads", 1, 1).tobytes(), "/entry/integrity/heads", [bytes])
     want(items, "/entry/integrity/heads: is empty")
-    head, head_hash, session = open_head(items[-1], sessions, "the close head")
+    head, head_hash, session, downgrade = open_head(items[-1], sessions, "the close head")
     first, last = proven.leaf(0), proven.leaf(proven.size - 1)
     want(first[:5] == b"HSC1\7" and last[:5] == b"HSC1\6", "the first and the last leaf are not OPEN and CLOSE")
     opening, closing = decode(first[5:], "OPEN", OPEN), decode(last[5:], "CLOSE", CLOSE)
@@ -1171,7 +1171,7 @@ def check_slice(segment: Segment, roots: Roots, path: str, slice_: str) -> Json:
     check_dataset(chunked[path], dsd, shape, chunks, segment.size, part=True)
     want(digest == closing[2], "the groups, attributes, types or small values are not the signed ones (META digest)")
     result = facts(log, head[13], head_hash, session) | {"chunks": len(chunks), "leaves": leaves_read, "numbers": numbers}
-    return result | {"uncounted": [] if dsd[8][1] == 1 else [dsd[8][0]]}
+    return result | {"downgrade": downgrade, "uncounted": [] if dsd[8][1] == 1 else [dsd[8][0]]}
 
 
 def chunk_leaves(
@@ -1584,7 +1584,7 @@ def slice_item(path: str, roots: Roots, dataset: str, slice_: str) -> Json:
     if one["level"] < 2 or len(beside) != 1:
         return one
     (run,) = answers([("beside", str(beside[0]), roots, 0)])
-    if "bad" not in run and run["trusted"] and seg["head"] in run["witnessed"] and seg["run"] == run["run"]:
+    if "bad" not in run and run["trusted"] and not run["downgrade"] and seg["head"] in run["witnessed"] and seg["run"] == run["run"]:
         whole = all(e[5] in run["witnessed"] for e in run["segments"])
         one["level"] = (4 if run["stamped"] else 3) if whole else 2
     return one

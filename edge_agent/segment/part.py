@@ -16,12 +16,12 @@ from h5py import h5a, h5d, h5g, h5s, h5t
 
 from edge_agent.seal import leaf
 from edge_agent.seal.cbor import SealError, loads
-from edge_agent.seal.head import Head, State
+from edge_agent.seal.head import State
 from edge_agent.seal.keys import KeyChain, Trusted, parse_key_chain
 from edge_agent.seal.sidecar import FORMAT
 from edge_agent.seal.tree import EPOCH, EPOCHS_ABOVE, inclusion_proof, leaf_hash, root_of
 from edge_agent.segment import types, values
-from edge_agent.segment.heads import signed_head
+from edge_agent.segment.heads import Checked, signed_head
 from edge_agent.segment.integrity import EPOCHS, NAMES, PATH, events_of, text_of, unpack
 from edge_agent.segment.reader import open_object
 
@@ -77,8 +77,8 @@ class PartialTree:
         """Encoded DSDs in their order."""
         return self._byte_strings("descriptors")
 
-    def close_head(self, trusted: Trusted, segment_id: bytes) -> tuple[Head, bytes, bytes]:
-        """The close head, its hash and its COSE, when it stands for the epochs (or leaves) that are here.
+    def close_head(self, trusted: Trusted, segment_id: bytes) -> Checked:
+        """The close head, when it stands for the epochs (or leaves) that are here.
 
         Raises:
             SealError: it does not.
@@ -87,7 +87,8 @@ class PartialTree:
         if not heads:
             raise SealError("heads: there is none")
         try:
-            head, digest = signed_head(heads[-1], trusted)
+            checked = signed_head(heads[-1], trusted)
+            head = checked.head
             if head.tree_id != segment_id:
                 raise SealError("of another tree")
             if head.state not in (State.CLOSED, State.RECOVERED) or head.size != self.size:
@@ -96,7 +97,7 @@ class PartialTree:
                 raise SealError(f"the {'epochs' if self._epochs else 'leaves'} are not those that were signed")
         except SealError as error:
             raise SealError(f"close head: {error}") from error
-        return head, digest, heads[-1]
+        return checked
 
     def leaf(self, number: int) -> leaf.Leaf:
         """One leaf, parsed; it is in the tree that `close_head` checked.

@@ -141,10 +141,10 @@ def check_slice(file: h5py.File, report: SliceReport, bounds: Bounds, root: x509
             raise SealError("the first and the last leaf are not OPEN and CLOSE")
         if opening.agent_id != trusted.agent_id:
             raise SealError("OPEN names another agent than the key chain")
-        head, digest, _ = tree.close_head(trusted, opening.segment_id)
+        last = tree.close_head(trusted, opening.segment_id)
         report = replace(
             report, segment_id=opening.segment_id, agent_id=opening.agent_id, run_id=opening.run_id, run_no=opening.run_no,
-            ordinal=opening.ordinal, head=digest, state=head.state.name.lower(), identity=trusted.identity,
+            ordinal=opening.ordinal, head=last.hash, state=last.head.state.name.lower(), identity=trusted.identity,
         )  # fmt: skip
         report = _check_chunks(file, tree, opening, closing, bounds, report)
         # Last, because it cannot name what differs.
@@ -154,8 +154,10 @@ def check_slice(file: h5py.File, report: SliceReport, bounds: Bounds, root: x509
         return replace(report, reason=str(error))
     except IntegrityError as error:
         return replace(report, reason=" ".join(filter(None, (error.what, error.why))))
-    reason = "" if trusted.rooted else "signed by an unknown key" if root is None else "the key chain does not lead to the given root"
-    return replace(report, level=SIGNED if trusted.rooted else INTACT, reason=reason)
+    reason = last.downgrade
+    if not trusted.rooted:
+        reason = "signed by an unknown key" if root is None else "the key chain does not lead to the given root"
+    return replace(report, level=INTACT if reason else SIGNED, reason=reason)
 
 
 def with_run(report: SliceReport, root: x509.Certificate | None, tsa_roots: Sequence[x509.Certificate] = ()) -> SliceReport:
@@ -170,7 +172,8 @@ def with_run(report: SliceReport, root: x509.Certificate | None, tsa_roots: Sequ
     except SealError:
         return report
     entries = {(entry.segment_id, entry.head) for entry in stated.statement.segments}
-    if not stated.trusted.rooted or (report.segment_id, report.head) not in entries or stated.statement.run_id != report.run_id:
+    mine = (report.segment_id, report.head) in entries and stated.statement.run_id == report.run_id
+    if not stated.trusted.rooted or stated.downgrade or not mine:
         return report
     run = with_receipts(RunReport(str(stated.path), SIGNED), stated, root, tsa_roots)
     return replace(report, level=run.level, notes=(*report.notes, *run.notes))
