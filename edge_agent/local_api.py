@@ -72,12 +72,13 @@ async def _metrics(request: web.Request) -> web.Response:
 
 
 async def _start(request: web.Request) -> web.Response:
-    body = await _body(request, {"group", "project", "user", "sample", "title"})
+    body = await _body(request, {"group", "project", "user", "role", "sample", "title"})
     agent = request.app[AGENT]
     group = body.get("group") or _only(list(agent.desk.groups))
     run = agent.desk.start(
-        group, project=body.get("project", ""), user=body.get("user", ""), sample=body.get("sample", ""), title=body.get("title", "")
-    )
+        group, project=body.get("project", ""), user=body.get("user", ""), role=body.get("role", ""), sample=body.get("sample", ""),
+        title=body.get("title", ""),
+    )  # fmt: skip
     return web.json_response({"run": run.name, "folder": run.folder, "group": group})
 
 

@@ -233,6 +233,7 @@ class RunContext:
     user: str = ""
     sample: str = ""
     trigger: str = "session"
+    role: str = ""
 
     @property
     def name(self) -> str:

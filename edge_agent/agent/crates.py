@@ -17,13 +17,15 @@ import numpy.typing as npt
 
 from edge_agent import __version__
 from edge_agent.agent.sink import InstrumentState
-from edge_agent.config.models import Config
+from edge_agent.config.models import Config, Instrument, Project
 from edge_agent.errors import EdgeAgentError
 from edge_agent.model import ItemKind, Kind, Outcome, Stream
 from edge_agent.provenance import record as records
+from edge_agent.provenance.clock import clock_facts
 from edge_agent.provenance.crate import CrateFile, build_crate
 from edge_agent.provenance.jsonld import canonical
 from edge_agent.provenance.preview import frame_preview
+from edge_agent.provenance.software import software
 from edge_agent.provenance.sparkline import MOST_SERIES, Series, rows_preview
 from edge_agent.record.counts import losses
 from edge_agent.record.segment_writer import Closed
@@ -49,7 +51,7 @@ class Describer:
         self._config = config
         self._instruments = instruments
         text = config.model_dump_json(exclude={"spool", "keys"})
-        self._software = records.Software("edge-agent", __version__, config_digest=hashlib.sha256(text.encode()).hexdigest())
+        self._software = software(hashlib.sha256(text.encode()).hexdigest())
 
     def record(self, entry: RunEntry, segments: Sequence[Closed] = ()) -> str:
         """The run record as canonical JSON (RFC 8785); with the closed segments of the run, how complete each stream is."""
@@ -99,26 +101,38 @@ class Describer:
                 for name in self._members(entry.run.group)
                 for stream in self._instruments[name].streams.values()
             ),
+            project=self._project(entry.run.project),
             organisation=None
             if organisation is None
             else records.Organisation(organisation.name, organisation.ror or records.NOT_CONFIGURED),
+            clock=clock_facts(),
             steps=tuple(records.Step(name, "edge-agent", __version__) for name in ("capture", "chunk", "encode", "hash", "sign")),
             ended_ns=entry.ended_ns if closed else None,
             outcome=Outcome(entry.outcome) if closed else None,
             authority=f"configuration of {config.site}",
+            licence=self._about(entry.run.project).licence or records.NO_LICENCE,
         )
         return replace(made, integrity=records.Integrity(sidecar=f"{entry.run.name}.hsc")) if closed else made
+
+    def _about(self, project: str) -> Project:
+        return self._config.projects.get(project, Project())
+
+    def _project(self, name: str) -> records.Project:
+        said = self._about(name)
+        known = (value or records.NOT_CONFIGURED for value in (said.proposal, said.grant, said.funder))
+        return records.Project(name, *known)
 
     def _instrument(self, name: str, entry: RunEntry) -> records.Instrument:
         configured, state = self._config.instruments[name], self._instruments[name]
         first = next(iter(state.streams.values()), None)
         known = {
             "pid": configured.pid, "manufacturer": configured.maker, "model": configured.model,
-            "serial_number": configured.serial_number, "type": configured.title,
+            "serial_number": configured.serial_number, "type": configured.title, "owner": configured.owner,
+            "landing_page": configured.landing_page,
         }  # fmt: skip
         return records.instrument(
             name, configured.adapter, first.source_uri if first else "", first.transport if first else "unauthenticated",
-            described=state.facts or entry.facts.get(name, {}), configured=known,
+            described=state.facts or entry.facts.get(name, {}), configured=known, calibration=_calibration(configured),
         )  # fmt: skip
 
     def _facts(self, stream: Stream, segments: Sequence[Closed]) -> records.StreamFacts:
@@ -132,6 +146,14 @@ class Describer:
             stream.source_type, codec_of(stream), received, loss.known,
             loss.gaps, loss.unknown, stream.counted,
         )  # fmt: skip
+
+
+def _calibration(configured: Instrument) -> records.Calibration | None:
+    """What is configured; None leaves it to the instrument."""
+    held = configured.calibration
+    if held is None:
+        return None
+    return records.Calibration(held.id, records.NOT_CONFIGURED if held.valid_until is None else held.valid_until.isoformat())
 
 
 def _series(stream: Stream, segments: Sequence[Closed]) -> Series | None:

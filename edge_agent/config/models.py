@@ -22,7 +22,7 @@ from edge_agent.config.conditions import IdleText, RunWhileText
 from edge_agent.config.problems import nearest
 from edge_agent.config.targets import AnyTarget, Table
 from edge_agent.config.timezone import system_timezone, zone
-from edge_agent.config.values import Duration, LocalPath, Size, local_path
+from edge_agent.config.values import Date, Duration, LocalPath, Size, local_path
 from edge_agent.errors import ConfigError
 from edge_agent.model import NAME, Access
 from edge_agent.words import t
@@ -56,6 +56,28 @@ class Organisation(Table):
     """Its name."""
     ror: str | None = Field(default=None, pattern=r"^https://ror\.org/0[a-z0-9]{6}[0-9]{2}$")
     """Its ROR identifier, as "https://ror.org/04mb6s476". Default: none."""
+
+
+class Project(Table):
+    """What the record of a run says of its project."""
+
+    proposal: str = ""
+    """Number of the proposal, as the facility writes it: "2026B1234"."""
+    grant: str = ""
+    """Number of the grant, as "JP26K00001" (KAKENHI) or an e-Rad number."""
+    funder: str = ""
+    """Who gives the grant."""
+    licence: str = ""
+    """Licence of the data: an SPDX identifier such as "CC-BY-4.0", or an address. Default: none is granted."""
+
+
+class Calibration(Table):
+    """Until when an instrument's calibration holds."""
+
+    id: str
+    """Number of the certificate."""
+    valid_until: Date | None = None
+    """Last day on which it holds, as "2027-03-31". Default: not said."""
 
 
 class Spool(Table):
@@ -128,6 +150,12 @@ class Instrument(Table):
     """Serial number, for the run record."""
     pid: str = ""
     """Persistent identifier of the instrument (PIDINST), as "https://doi.org/10.21938/abc"."""
+    landing_page: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    """Web page that describes the instrument, for the run record."""
+    owner: str = ""
+    """Who owns the instrument: an organisation or a person, for the run record."""
+    calibration: Calibration | None = None
+    """Its calibration, for the run record: {id = "...", valid_until = "2027-03-31"}. Default: what the instrument says."""
     settings: SerializeAsAny[AdapterConfig] = Field(default_factory=AdapterConfig)
     """The adapter's own keys, validated by the adapter's `Config`. In the file they stand beside the others."""
 
@@ -195,6 +223,8 @@ class Config(Table):
     """Who may have the data when nothing else is said: "open", "shared", "closed". Default "closed"."""
     project: Name = "unclaimed"
     """Project of runs without a session. Default "unclaimed"."""
+    projects: dict[Name, Project] = Field(default_factory=dict)
+    """``[projects.NAME]``: what the run record says of a project."""
     own_streams: int = Field(default=256, ge=0)
     """A run with more streams of single values keeps them in tables that they share, which takes less time to create. Default 256."""
     log: Log = Field(default_factory=Log)

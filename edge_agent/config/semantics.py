@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import tempfile
@@ -78,6 +79,10 @@ def by_machine(config: Config) -> Iterator[Remark]:
         yield Remark(("spool", "dir"), t("{path} is not a folder", path=there), "CFG_SPOOL")
     elif why := _not_writable(there):
         yield Remark(("spool", "dir"), t("this user cannot write in {path}: {why}", path=there, why=why), "CFG_SPOOL")
+    for name, instrument in config.instruments.items():
+        if (held := instrument.calibration) is not None and held.valid_until is not None and held.valid_until < _today(config):
+            message = t("the calibration ended on {day}; runs are recorded all the same", day=held.valid_until)
+            yield Remark(("instrument", name, "calibration", "valid_until"), message, "CFG_VALUE", level="warning")
     for path, secret in _secrets(config):
         try:
             secret.reveal()
@@ -87,6 +92,10 @@ def by_machine(config: Config) -> Iterator[Remark]:
             continue
         if secret.kind == "file" and os.name == "posix" and File(secret.where).stat().st_mode & 0o077:
             yield Remark(path, t("others can read {path}; chmod 600 it", path=secret.where), "CFG_SECRET_OPEN", level="warning")
+
+
+def _today(config: Config) -> datetime.date:
+    return datetime.datetime.now(config.zone).date()
 
 
 def _not_writable(folder: File) -> str:

@@ -1,15 +1,16 @@
-"""Values as they are written in a configuration: durations, sizes, rates and paths.
+"""Values as they are written in a configuration: durations, sizes, days and paths.
 
 Each is an annotated type for pydantic models. A number without a unit is refused: nobody has to guess whether ``10`` were seconds or
-milliseconds. In Python a duration is a float of seconds, a size an int of bytes, a rate an int of bytes per second.
+milliseconds. In Python a duration is a float of seconds, a size an int of bytes.
 """
 
 from __future__ import annotations
 
+import datetime
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -22,6 +23,7 @@ BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**
 _NUMBER = r"[0-9]{1,19}(\.[0-9]{1,9})?"
 _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^\s0-9.]+)\s*")
 _LARGEST = 2**63 - 1
+_DATE = {"type": "string", "format": "date", "pattern": r"^\d{4}-\d{2}-\d{2}$", "examples": ["2027-03-31"]}
 
 
 def duration(value: object) -> float:
@@ -60,6 +62,24 @@ def size(value: object) -> int:
     if (amount := number * factor) > _LARGEST:
         raise _bad(t("is larger than any disk"))
     return int(amount)
+
+
+def date(value: object) -> object:
+    """A day, as text or as TOML writes it without quotes.
+
+    Raises:
+        PydanticCustomError: it is none.
+    """
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value
+    try:
+        return datetime.date.fromisoformat(value) if isinstance(value, str) else _no_date()
+    except ValueError:
+        return _no_date()
+
+
+def _no_date() -> NoReturn:
+    raise _bad(t('must be a date such as "{example}"', example="2027-03-31"))
 
 
 def local_path(value: object, info: ValidationInfo) -> object:
@@ -107,6 +127,9 @@ PositiveDuration = Annotated[float, BeforeValidator(positive_duration), PlainSer
 
 Size = Annotated[int, BeforeValidator(size), PlainSerializer(lambda n: f"{n} B"), _schema(BYTES, "20 GB")]
 """``"20 GB"``, ``"256 MiB"``: bytes as an int, 0 or more."""
+
+Date = Annotated[datetime.date, BeforeValidator(date), WithJsonSchema(_DATE)]
+"""``"2027-03-31"``: a day (ISO 8601)."""
 
 LocalPath = Annotated[Path, BeforeValidator(local_path, json_schema_input_type=str), WithJsonSchema({"type": "string"})]
 """A path on this machine, made absolute against the folder of the configuration file."""

@@ -23,16 +23,18 @@ class Absent:
 NOT_CONFIGURED = Absent("not configured")
 NOT_SAID = Absent("the instrument does not say")
 NO_LICENCE = Absent("the project has not chosen a licence")
+OPERATOR = "operator"
+"""Role of a person of whom nothing else was said."""
 Text = str | Absent
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who ran it. ``orcid`` without the URL."""
+    """Who ran it. ``orcid`` without the URL; ``role`` as NeXus has it: ``operator``, ``local_contact``, ``principal_investigator``."""
 
     name: Text = NOT_CONFIGURED
     orcid: Text = NOT_CONFIGURED
-    role: str = "operator"
+    role: str = OPERATOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """With what (PIDINST 1.0 names), how it is connected, and what it says of itself."""
+    """With what (PIDINST 1.0 names), how it is connected, and what it says of itself. ``owner`` is an organisation or a person."""
 
     name: str
     adapter: str
@@ -94,9 +96,9 @@ class Software:
 
     name: str
     version: str
-    build_digest: Text = Absent("not built from a release")
-    config_digest: Text = NOT_CONFIGURED
-    lock_digest: Text = Absent("no lock file is installed with the program")
+    build_digest: Text = Absent("not asked")
+    config_digest: Text = Absent("not asked")
+    lock_digest: Text = Absent("not asked")
 
 
 @dataclass(frozen=True, slots=True)

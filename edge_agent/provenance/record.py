@@ -11,6 +11,7 @@ from edge_agent.provenance.facts import (
     NO_LICENCE,
     NOT_CONFIGURED,
     NOT_SAID,
+    OPERATOR,
     Absent,
     Calibration,
     ClockFacts,
@@ -56,12 +57,20 @@ __all__ = [
 ]
 
 ORCID = re.compile(r"(?:https?://orcid\.org/)?(\d{4}-\d{4}-\d{4}-\d{3}[\dX])/?")
+BOTH = re.compile(r"(?P<name>[^<>]*[^<>\s])\s*<\s*(?P<identifier>[^<>]*[^<>\s])\s*>")
+"""A name and an identifier, as in the address of a letter."""
 IGSN = re.compile(r"(?:igsn:|https?://(?:hdl\.handle\.net|doi\.org|igsn\.org)/)?(10\.?\d{2,9}/\S{2,100})", re.IGNORECASE)
+
 DESCRIBED = {
     "manufacturer": ("manufacturer", "maker", "vendor"),
     "model": ("model", "model_name", "product"),
     "serial_number": ("serial_number", "serial", "serialnumber"),
 }
+CALIBRATED = {
+    "identifier": ("calibration", "calibration_id", "calibration_certificate"),
+    "valid_until": ("calibration_valid_until", "calibration_due"),
+}
+"""Names under which instruments say these things of themselves, in lower case."""
 
 
 def build_record(
@@ -94,7 +103,7 @@ def build_record(
         started_ns=run.started_ns,
         ended_ns=is_open if ended_ns is None else ended_ns,
         project=project or Project(run.project),
-        operator=person(run.user),
+        operator=person(run.user, run.role),
         organisation=organisation or Organisation(),
         sample=sample(run.sample),
         instruments=instruments,
@@ -107,17 +116,18 @@ def build_record(
     )
 
 
-def person(user: str) -> Person | Absent:
-    """The operator from what the session was given: an ORCID (checked), a name, or nothing."""
-    user = user.strip()
+def person(user: str, role: str = "") -> Person | Absent:
+    """The operator from what the session was given: an ORCID (checked), a name, both as ``NAME <ORCID>``, or nothing."""
+    user, role = user.strip(), role.strip() or OPERATOR
     if not user:
         return Absent("unattended: no session named a person")
-    match = ORCID.fullmatch(user)
+    both = BOTH.fullmatch(user)
+    match = ORCID.fullmatch(both["identifier"] if both is not None else user)
     if match is None:
-        return Person(name=user, orcid=Absent("only a name was given"))
+        return Person(user, Absent("only a name was given"), role)
     if not is_orcid(match[1]):
-        return Person(name=user, orcid=Absent("the check digit of the ORCID given is wrong"))
-    return Person(name=Absent("only the ORCID was given"), orcid=match[1])
+        return Person(user, Absent("the check digit of the ORCID given is wrong"), role)
+    return Person(Absent("only the ORCID was given") if both is None else both["name"], match[1], role)
 
 
 def is_orcid(orcid: str) -> bool:
@@ -130,14 +140,15 @@ def is_orcid(orcid: str) -> bool:
 
 
 def sample(given: str) -> Sample:
-    """The sample from what the session was given: an IGSN or a local name."""
+    """The sample from what the session was given: an IGSN, a local name, or both as ``NAME <IGSN>``."""
     given = given.strip()
     if not given:
         return Sample()
-    match = IGSN.fullmatch(given)
+    both = BOTH.fullmatch(given)
+    match = IGSN.fullmatch(both["identifier"] if both is not None else given)
     if match is None:
         return Sample(given, Absent("only a local name was given"))
-    return Sample(Absent("only the IGSN was given"), match[1])
+    return Sample(Absent("only the IGSN was given") if both is None else both["name"], match[1])
 
 
 def instrument(
@@ -157,7 +168,7 @@ def instrument(
         adapter: kind of adapter.
         endpoint: URI, port or folder; a password in it is left out.
         transport: ``unauthenticated``, ``signed``, ``mtls``.
-        described: facts of the instrument; well-known names fill maker, model and serial number, all are kept as facts.
+        described: facts of the instrument; well-known names fill maker, model, serial number and calibration, all are kept as facts.
         configured: any of ``pid landing_page type owner manufacturer model serial_number``.
         calibration: from the configuration or a registry.
 
@@ -165,19 +176,22 @@ def instrument(
         ValueError: ``configured`` has another key.
     """
     facts = dict(described or {})
-    folded = {key.lower().replace("-", "_").replace(" ", "_"): str(value) for key, value in facts.items()}
-    known: dict[str, str] = {}
-    for key, names in DESCRIBED.items():
-        said = next((folded[n] for n in names if folded.get(n, "").strip()), None)
-        if said is not None:
-            known[key] = said
+    known = _said(facts, DESCRIBED)
     extra = {key: value for key, value in (configured or {}).items() if value}
     allowed = {"pid", "landing_page", "type", "owner", *DESCRIBED}
     if not extra.keys() <= allowed:
         raise ValueError(f"not a field of an instrument: {sorted(extra.keys() - allowed)}; known are {sorted(allowed)}")
     return Instrument(
-        name, adapter, without_password(endpoint), transport, calibration=calibration or Calibration(), facts=facts, **(known | extra)
-    )
+        name, adapter, without_password(endpoint), transport, calibration=calibration or Calibration(**_said(facts, CALIBRATED)),
+        facts=facts, **(known | extra),
+    )  # fmt: skip
+
+
+def _said(facts: Mapping[str, str | int | float], names: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """What an instrument says of itself, under the record's names."""
+    folded = {key.lower().replace("-", "_").replace(" ", "_"): str(value).strip() for key, value in facts.items()}
+    found = {key: next((folded[other] for other in others if folded.get(other)), "") for key, others in names.items()}
+    return {key: value for key, value in found.items() if value}
 
 
 def without_password(endpoint: str) -> str:

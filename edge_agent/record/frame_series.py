@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edge_agent.model import Cause, Stream
@@ -98,6 +98,9 @@ class FrameSeries(Series):
             self._table.flush()
         gaps = self.segment.gaps.get(self.stream.key, [])
         return layout.gap_objects(layout.stream_group(self.stream), gaps) | super()._closing(outcome)
+
+    def _streams(self) -> Mapping[str, Stream]:
+        return {self.stream.key: self.stream}
 
     def _last_seq(self) -> dict[str, int]:
         last = self.continuity.last

@@ -35,11 +35,11 @@ from edge_agent.seal import leaf
 from edge_agent.seal.dsd import Counter, Dsd, parse_dsd
 from edge_agent.seal.head import State
 from edge_agent.seal.keys import KeyChain
-from edge_agent.seal.meta import DatasetMeta, MetaObject, meta_digest
-from edge_agent.segment import hdf5, integrity, layout, reader, tags
+from edge_agent.seal.meta import DatasetMeta, GroupMeta, MetaObject, meta_digest
+from edge_agent.segment import hdf5, integrity, layout, nexus, reader, tags
 from edge_agent.segment.file import SegmentFile
 from edge_agent.segment.report import INTACT
-from edge_agent.segment.types import numpy_dtype
+from edge_agent.segment.types import numpy_dtype, numpy_value
 from edge_agent.segment.verify import verify_segment
 from edge_agent.storage import Storage
 
@@ -189,7 +189,8 @@ class _Builder:
         self._finish_rows(file, lengths)
         if not self.remains.has(leaf.Meta.TYPE):
             self._declare(file)
-        file.add(layout.closing_objects(self.now_ns(), "failed"))
+        complete = nexus.segment_completeness(_counts(self.remains), self.gaps, self._counted(file))
+        file.add(complete | layout.closing_objects(self.now_ns(), "failed"))
         self._leaf(leaf.Meta(meta_digest(file.objects)).payload())
         self._leaf(close_leaf(file, self.tree.payloads, self.policy, "failed", "recovered").payload())
 
@@ -215,7 +216,7 @@ class _Builder:
 
     def _closing_paths(self) -> set[str]:
         """What an orderly close had added and not signed: recovery says it in its own words."""
-        paths = set(layout.closing_objects(0, ""))
+        paths = {*layout.closing_objects(0, ""), *nexus.completeness(())}
         for group in self._groups().values():
             paths |= set(layout.gap_objects(group, ()))
         return paths | set(tags.closing_objects((), {}))
@@ -278,6 +279,12 @@ class _Builder:
         if self.remains.tags:
             file.add(tags.closing_objects(self.remains.tags, self.gaps))
 
+    def _counted(self, file: SegmentFile) -> dict[str, bool]:
+        """Which sources count their items, as their groups and tags say."""
+        groups = {source: file.objects[group] for source, group in self._groups().items()}
+        own = {s: bool(numpy_value(group.attributes["counted"])) for s, group in groups.items() if isinstance(group, GroupMeta)}
+        return own | {tag.source_id: tag.counted for tag in self.remains.tags}
+
     def _groups(self) -> dict[str, str]:
         """The groups of the streams that have their own."""
         dsds = self.remains.dsds.values()
@@ -297,13 +304,16 @@ def _closed(
         elif isinstance(parsed, leaf.FileLeaf):
             key = f"{parsed.path.split('/')[1]}/files"
             files[key] = files.get(key, 0) + 1
-    frames = remains.frames()
-    counts = {source: frames.get(source, n) for source, n in remains.events().items()}
     return Closed(
         path, journal_path, opening.segment_id, head.hash, head.cose, head.head.state, size, opening.ordinal, opening.series,
-        counts | files, gaps, last_sequences(payloads, dsds, opening), remains.last_times(), shapes, dtypes,
+        _counts(remains) | files, gaps, last_sequences(payloads, dsds, opening), remains.last_times(), shapes, dtypes,
         tuple(payloads) if size == 0 else (),
     )  # fmt: skip
+
+
+def _counts(remains: Remains) -> dict[str, int]:
+    frames = remains.frames()
+    return {source: frames.get(source, n) for source, n in remains.events().items()}
 
 
 def last_sequences(payloads: Iterable[bytes], dsds: dict[bytes, Dsd], opening: leaf.Open) -> dict[str, int]:

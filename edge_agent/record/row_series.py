@@ -6,6 +6,7 @@ with its first item and holds for the run. Tags keep their numbers over all segm
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,9 @@ class RowSeries(Series):
             objects |= tags.closing_objects(self._tags, gaps)
         self._forget()
         return objects | super()._closing(outcome)
+
+    def _streams(self) -> Mapping[str, Stream]:
+        return self.streams
 
     def _rewind(self, mark: Any) -> None:
         if self.segment is None:

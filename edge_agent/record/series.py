@@ -12,19 +12,19 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge_agent.errors import DiskError
-from edge_agent.model import Cause, Gap, RunContext
+from edge_agent.model import Cause, Gap, RunContext, Stream
 from edge_agent.record.items import FrameItem, GapItem, Item, RowsItem
 from edge_agent.record.segment_writer import Closed, SegmentWriter
 from edge_agent.record.session import Session
 from edge_agent.seal import leaf
 from edge_agent.seal.policy import policy_digest
-from edge_agent.segment import layout
+from edge_agent.segment import layout, nexus
 from edge_agent.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -260,7 +260,16 @@ class Series(ABC):
         return segment
 
     def _closing(self, outcome: str) -> layout.Objects:
-        return layout.closing_objects(self.state.now_ns(), outcome)
+        assert self.segment is not None  # noqa: S101 - by roll
+        counted = {key: stream.counted for key, stream in self._streams().items()}
+        complete = nexus.segment_completeness(self.segment.written, self.segment.gaps, counted)
+        # Instruments may have said of themselves since it was opened; what stood then stays.
+        late = nexus.instrument_objects(self.state.record(), self.name)
+        return late | complete | layout.closing_objects(self.state.now_ns(), outcome)
+
+    def _streams(self) -> Mapping[str, Stream]:
+        """Streams that it holds, by key."""
+        return {}
 
     def _last_seq(self) -> dict[str, int]:
         return {}

@@ -60,15 +60,15 @@ def context_value(run: RunContext) -> list[Any]:
     """A run context as CBOR values."""
     return [
         run.run_id, run.run_no, run.project, run.group, run.started_ns, run.folder, run.label.access.value, sorted(run.label.allowed),
-        run.title, run.user, run.sample, run.trigger,
+        run.title, run.user, run.sample, run.trigger, run.role,
     ]  # fmt: skip
 
 
 def context_of(value: Any) -> RunContext:
-    """The inverse of `context_value`."""
-    run_id, run_no, project, group, started, folder, access, allowed, title, user, sample, trigger = value
+    """The inverse of `context_value`; what an agent wrote that did not ask for a role yet has none."""
+    run_id, run_no, project, group, started, folder, access, allowed, title, user, sample, trigger, *role = value
     label = Label(Access(access), frozenset(allowed))
-    return RunContext(run_id, run_no, project, group, started, folder, label, title, user, sample, trigger)
+    return RunContext(run_id, run_no, project, group, started, folder, label, title, user, sample, trigger, *role)
 
 
 def entry_of(data: bytes) -> RunEntry:

@@ -81,8 +81,9 @@ class Desk:
         return live
 
     def start(
-        self, group: str, *, project: str, user: str = "", sample: str = "", title: str = "", started_ns: int | None = None
-    ) -> RunContext:
+        self, group: str, *, project: str, user: str = "", role: str = "", sample: str = "", title: str = "",
+        started_ns: int | None = None,
+    ) -> RunContext:  # fmt: skip
         """Begin a session.
 
         Raises:
@@ -90,7 +91,7 @@ class Desk:
         """
         plan = self._plan(group)
         _check_project(project)
-        for what, text in (("user", user), ("sample", sample), ("title", title)):
+        for what, text in (("user", user), ("role", role), ("sample", sample), ("title", title)):
             _check_text(what, text)
         open_run = self.groups[group].foreground
         if open_run is not None:
@@ -99,7 +100,8 @@ class Desk:
                 try_=f"edge-agent session stop --group {group}", code="RUN_OPEN",
             )  # fmt: skip
         began = self.keeper.now_ns() if started_ns is None else started_ns
-        live = self.keeper.open(NewRun(group, "session", project, plan.label, began, title or plan.title, user, sample))
+        run = NewRun(group, "session", project, plan.label, began, title or plan.title, user, sample, role=role)
+        live = self.keeper.open(run)
         self.groups[group].open(live)
         log.info("run %s begins: %s, project %s", live.entry.run.name, group, project)
         return live.entry.run

@@ -74,6 +74,7 @@ class NewRun:
     user: str = ""
     sample: str = ""
     trigger: str = ""
+    role: str = ""
 
 
 @dataclass(slots=True)
@@ -119,7 +120,7 @@ class Keeper:
         date = datetime.fromtimestamp(new.started_ns / 1e9, UTC).astimezone(self.timezone).date().isoformat()
         run = RunContext(
             os.urandom(16), number, new.project, new.group, new.started_ns, f"{new.project}/{new.group}/{date}/{number:06d}",
-            new.label, new.title, new.user, new.sample, new.trigger or new.kind,
+            new.label, new.title, new.user, new.sample, new.trigger or new.kind, new.role,
         )  # fmt: skip
         entry = RunEntry(run, Stage.OPEN, new.kind)
         self.agent_log.append(RunOpen(number, run.run_id, policy_digest(run.label.access.value, run.label.allowed), new.started_ns))

@@ -15,11 +15,10 @@ import numpy as np
 
 from edge_agent.codec import Encoder, encoder
 from edge_agent.model import NO_SEQ, Kind, RunContext, Stream
-from edge_agent.provenance.record import person, sample
 from edge_agent.seal.dsd import Counter, Dsd
 from edge_agent.seal.leaf import GapLeaf
 from edge_agent.seal.meta import DatasetMeta, GroupMeta, MetaObject, SoftLink, Value
-from edge_agent.segment import hdf5, types
+from edge_agent.segment import hdf5, nexus, types
 from edge_agent.segment.types import integer, text
 
 CREATOR = "edge-agent"
@@ -89,27 +88,13 @@ def entry_objects(run: RunContext, site: str, ordinal: int, series: str, record:
     facts = {
         "entry_identifier": run.name, "entry_identifier_uuid": run.run_id.hex(),
         "experiment_identifier": run.project, "title": run.title or run.name,
-        "start_time": iso(run.started_ns), "program_name": CREATOR, "run_group": run.group,
-        "access": run.label.access.value, "provenance": record,
+        "start_time": iso(run.started_ns), "program_name": CREATOR, "collection_identifier": run.group,
     }  # fmt: skip
     entry |= {f"/entry/{name}": small(text(value)) for name, value in facts.items()}
-    return entry | _who_and_what(run)
-
-
-def _who_and_what(run: RunContext) -> Objects:
-    """NXuser and NXsample: an ORCID and an IGSN stand in fields of their own, as NeXus has them."""
-    who, what = person(run.user), sample(run.sample)
-    named = {
-        "user/name": getattr(who, "name", None), "user/ORCID": getattr(who, "orcid", None), "user/role": getattr(who, "role", None),
-        "sample/name": what.name, "sample/identifier_igsn": what.igsn,
-    }  # fmt: skip
-    found: Objects = {}
-    for name, value in named.items():
-        if isinstance(value, str):
-            group = f"/entry/{name.partition('/')[0]}"
-            found.setdefault(group, GroupMeta({"NX_class": text(f"NX{group.rpartition('/')[2]}")}))
-            found[f"/entry/{name}"] = small(text(f"https://orcid.org/{value}" if name == "user/ORCID" else value))
-    return found
+    entry["/entry/policy"] = GroupMeta({"NX_class": text("NXcollection")})
+    entry["/entry/policy/access"] = small(text(run.label.access.value))
+    entry["/entry/policy/allowed"] = small(types.texts(sorted(run.label.allowed)))
+    return entry | nexus.record_objects(record, series)
 
 
 def closing_objects(ended_ns: int, outcome: str) -> Objects:

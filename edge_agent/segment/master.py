@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_agent.model import RunContext
 from edge_agent.seal.meta import GroupMeta
-from edge_agent.segment import hdf5, layout, peek, tags
+from edge_agent.segment import hdf5, layout, nexus, peek, tags
 from edge_agent.segment.tags import Tag
 from edge_agent.segment.types import TEXT_DTYPE, text
 
@@ -54,6 +54,9 @@ def write_master(path: Path, run: RunContext, site: str, outcome: str, record: s
         for name, thing in layout.entry_objects(run, site, 0, "master", record).items():
             hdf5.add(file, name, thing, {})
         file["entry/outcome"] = outcome
+        end = nexus.ended(record)
+        if end is not None:
+            file["entry/end_time"] = end
         if listed:
             hdf5.add(file, tags.GROUP, GroupMeta({"NX_class": text("NXcollection")}), {})
             for name, thing in tags.list_objects(listed).items():
@@ -123,3 +126,5 @@ def _describe(group: h5py.Group) -> None:
     rank = group[signal].ndim
     first = "frame_number" if "frame_number" in group else "time_arrival"
     group.attrs.create("axes", [first] + ["."] * (rank - 1), dtype=TEXT_DTYPE)
+    if "NX_class" not in group.parent.attrs:
+        group.parent.attrs.create("NX_class", "NXdetector" if signal == "data" else "NXcollection", dtype=TEXT_DTYPE)

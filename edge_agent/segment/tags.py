@@ -39,6 +39,11 @@ class Tag:
     step: int
     attributes: str
 
+    @property
+    def counted(self) -> bool:
+        """Whether the source counts its items."""
+        return "counted" in self.table.split("_")
+
 
 TEXTS = tuple(f.name for f in fields(Tag) if f.name != "step")
 

@@ -22,6 +22,19 @@ from cryptography.x509.oid import NameOID
 
 from edge_agent.codec import encoder
 from edge_agent.model import NO_TIME, Kind, RunContext, Stream
+from edge_agent.provenance.jsonld import canonical
+from edge_agent.provenance.record import (
+    Absent,
+    Calibration,
+    ClockFacts,
+    Organisation,
+    Project,
+    Software,
+    Step,
+    StreamFacts,
+    build_record,
+    instrument,
+)
 from edge_agent.seal import cose, leaf
 from edge_agent.seal.algorithm import MlDsaSigner
 from edge_agent.seal.head import Clock, Head, State, head_hash
@@ -31,7 +44,7 @@ from edge_agent.seal.policy import policy_digest
 from edge_agent.seal.receipt import Inclusion, Receipts, Witness
 from edge_agent.seal.sidecar import NamedFile, RunStatement, SegmentEntry, Sidecar
 from edge_agent.seal.tree import Frontier, inclusion_proof, leaf_hash, root_of
-from edge_agent.segment import layout, tags
+from edge_agent.segment import layout, nexus, tags
 from edge_agent.segment.file import SegmentFile
 from edge_agent.segment.integrity import Tables
 from edge_agent.segment.layout import StreamLayout, TableLayout
@@ -45,6 +58,28 @@ LINES = Stream(
 )
 MOTOR = "opc.tcp://motor:4840#nsu=urn:m;s=x"
 COUNTED = Stream("motor", "position", Kind.ROWS, "<i4", (3,), unit="mm", source_uri=MOTOR, counted=True, step=2)
+
+
+def said(run: RunContext) -> str:
+    """What is known of a run whose camera and balance say who they are; canonical JSON."""
+    made = build_record(
+        run, Software("edge-agent", "0.1.0", "aa" * 32, "bb" * 32, "cc" * 32),
+        (
+            instrument("camera", "epics", CAMERA.source_uri, "unauthenticated", described={"maker": "Dectris", "model": "EIGER2"}),
+            instrument(
+                "balance", "serial", BALANCE.source_uri, "unauthenticated", configured={"pid": "https://doi.org/10.21938/abc", "owner": "RIKEN"},
+                calibration=Calibration("C-2026-118", "2027-03-31"),
+            ),
+        ),
+        tuple(
+            StreamFacts(s.key, s.kind.value, s.dtype, s.shape, s.unit, s.source_uri, s.source_type, "none", Absent("still open"))
+            for s in (CAMERA, BALANCE, LINES, COUNTED)
+        ),
+        project=Project(run.project, "2026B1234", "JP26K00001", "JSPS"), organisation=Organisation("Facility", "https://ror.org/01x2y3z45"),
+        steps=(Step("capture", "edge-agent", "0.1.0"),), clock=ClockFacts("chrony", -1500, 20000, True),
+        authority="configuration of BL05", licence="CC-BY-4.0",
+    )  # fmt: skip
+    return canonical(made).decode()
 
 
 def certificate(name: str, key: Any, issuer: x509.Certificate | None, issuer_key: Any, uri: str | None) -> x509.Certificate:
@@ -125,16 +160,19 @@ class Built:
 
 
 class Builder:
-    """One segment under construction. `close` takes hooks that change leaves, heads and tables before they are signed and written."""
+    """One segment under construction; ``told``: it says of its run what `said` says.
+
+    `close` takes hooks that change leaves, heads and tables before they are signed and written.
+    """
 
     def __init__(
         self, facility: Facility, path: Path, run: RunContext, *, ordinal: int = 1, series: str = "camera/image",
-        previous: tuple[bytes, bytes] | None = None, last_seq: dict[str, int] | None = None,
+        previous: tuple[bytes, bytes] | None = None, last_seq: dict[str, int] | None = None, told: bool = False,
     ) -> None:  # fmt: skip
         self.facility, self.run, self.ordinal = facility, run, ordinal
         self.segment_id = os.urandom(16)
         self.file = SegmentFile(path)
-        self.file.add(layout.entry_objects(run, "BL05", ordinal, series, '{"@context": null}'))
+        self.file.add(layout.entry_objects(run, "BL05", ordinal, series, said(run) if told else "{}"))
         opening = leaf.Open(
             facility.agent_id, run.run_id, run.run_no, ordinal, previous, POLICY, facility.boot_id, self.segment_id, series, last_seq or {}
         )
@@ -197,7 +235,9 @@ class Builder:
         """META, CLOSE, sign, write."""
         for source, stream in self.streams.items():
             self.file.add(layout.gap_objects(layout.stream_group(stream), self.gaps.get(source, [])))
-        self.file.add(layout.closing_objects(T0 + 10**10, "complete"))
+        received = {stream.key: self.frames if stream is CAMERA else 20 for stream in self.streams.values()}
+        counted = {stream.key: stream.counted for stream in self.streams.values()}
+        self.file.add(nexus.segment_completeness(received, self.gaps, counted) | layout.closing_objects(T0 + 10**10, "complete"))
         self.meta()
         datasets = tuple((d.digest(), self.file.shapes[path], self.file.chunks[path]) for path, d in self.file.dsds.items())
         self.leaves.append(leaf.Close(datasets, meta_digest(self.file.objects), POLICY, "complete", reason))

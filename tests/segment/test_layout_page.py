@@ -25,9 +25,9 @@ def run_folder(shared_forge: Any, tmp_path_factory: pytest.TempPathFactory) -> P
     """A run of two frame segments, one of rows, one of tags, and their master."""
     folder = tmp_path_factory.mktemp("000123")
     builders = [
-        shared_forge.frames(folder / "000123_camera_image_000001.h5"),
+        shared_forge.frames(folder / "000123_camera_image_000001.h5", told=True),
         shared_forge.frames(folder / "000123_camera_image_000002.h5", ordinal=2, first=18),
-        shared_forge.rows(folder / "000123_rows_000003.h5", ordinal=3),
+        shared_forge.rows(folder / "000123_rows_000003.h5", ordinal=3, told=True),
         shared_forge.tags(folder / "000123_rows_000004.h5", ordinal=4),
     ]
     parts = []
@@ -61,15 +61,18 @@ def named_in(section: str) -> set[str]:
 
 
 def test_every_object_of_a_segment_stands_in_the_tables_of_the_page(run_folder: Path) -> None:
-    known = named_in("A segment")
-    entry = {name if name.startswith("/") else f"/entry/{name}" for name in known}
+    known = named_in("A segment") | named_in("Who, what, with what")
+    listed = {name if name.startswith(("/", "_")) else f"/entry/{name}" for name in known}
+    listed |= {name.rpartition("/")[0] for name in listed}
+    about = {f"/{name}" for name in listed if name.startswith("_")}
+    entry = {name for name in listed if name.startswith("/")}
     columns = named_in("A stream") | {"data", "value", "gaps"}
     tagged = {name.removeprefix("<table>/") for name in named_in("Tags")} | columns | {"f8"}
     unlisted = []
 
     def note(name: str, node: Any) -> None:
         path = f"/{name}"
-        if path.startswith("/entry/integrity") or path in entry or path in ("/entry/user", "/entry/sample", "/entry/instrument/name"):
+        if path.startswith("/entry/integrity") or path in entry or any(path.endswith(end) for end in about):
             return
         parts = path.split("/")
         within_stream = path.startswith("/entry/instrument/") and (len(parts) <= 5 or set(parts[5:]) <= columns)
@@ -89,7 +92,7 @@ def test_every_stream_has_the_attributes_and_columns_of_the_page(run_folder: Pat
     for path in run_folder.glob("*.h5"):
         with h5py.File(path) as file:
             for instrument in (g for g in file["/entry/instrument"].values() if isinstance(g, h5py.Group)):
-                for group in instrument.values():
+                for group in (g for name, g in instrument.items() if not name.startswith("_")):
                     own = {"data", "frame_number"} if "data" in group else {"value"}
                     assert attributes <= set(group.attrs)
                     assert columns | own <= set(group)

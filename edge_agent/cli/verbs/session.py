@@ -22,15 +22,16 @@ def register(app: typer.Typer) -> None:
 
 def start(
     project: Annotated[str, typer.Option("--project", "-p", help=t("The project that the data belongs to."))],
-    user: Annotated[str, typer.Option("--user", "-u", help=t("Who measures: an ORCID or a name."))] = "",
-    sample: Annotated[str, typer.Option("--sample", "-s", help=t("The sample: an IGSN or a name."))] = "",
+    user: Annotated[str, typer.Option("--user", "-u", help=t("Who measures: an ORCID, a name, or both as 'NAME <ORCID>'."))] = "",
+    role: Annotated[str, typer.Option("--role", help=t("As what, such as local_contact; default: operator."))] = "",
+    sample: Annotated[str, typer.Option("--sample", "-s", help=t("The sample: an IGSN, a name, or both as 'NAME <IGSN>'."))] = "",
     title: Annotated[str, typer.Option("--title", help=t("What this run is."))] = "",
     group: GroupOption = "",
     config: ConfigOption = None,
     as_json: JsonFlag = False,
 ) -> int:
     """Ask the daemon to begin a session."""
-    body = {"project": project, "user": user, "sample": sample, "title": title, "group": group}
+    body = {"project": project, "user": user, "role": role, "sample": sample, "title": title, "group": group}
     answer = _ask(config, "/session/start", body)
     _tell(answer, t("Run {run} is open; the data will be in {folder}.", run=answer["run"], folder=answer["folder"]), as_json)
     return 0
