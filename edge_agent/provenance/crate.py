@@ -8,6 +8,7 @@ and for licence and operator in the crate too.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ STATUS = {
     "aborted": "FailedActionStatus",
     "failed": "FailedActionStatus",
 }
+SPDX = re.compile(r"[A-Za-z]+[A-Za-z.+]*-[0-9A-Za-z.+-]+")
+"""An identifier of the SPDX licence list, such as ``CC-BY-4.0``."""
 Entity = dict[str, Any]
 
 
@@ -77,10 +80,10 @@ def build_crate(record: RunRecord, files: Sequence[CrateFile]) -> bytes:
     ]
     if isinstance(root["license"], dict):
         graph.append({"@id": root["license"]["@id"], "@type": "CreativeWork", "name": "licence chosen by the project"})
-    funder = record.project.funder
-    if not isinstance(funder, Absent):
-        root["funder"] = {"@id": "#funder"}
-        graph.append(_given({"@id": "#funder", "@type": "Organization", "name": funder, "identifier": record.project.grant}))
+    funding = _funding(record)
+    if funding:
+        root["funder"] = [{"@id": entity["@id"]} for entity in funding]
+    graph += funding
     context = [f"{CRATE}/context", {"sha256": "http://schema.org/sha256"}]
     return json.dumps({"@context": context, "@graph": graph}, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -122,6 +125,19 @@ def _people(record: RunRecord) -> list[Entity]:
     return [operator, organisation]
 
 
+def _funding(record: RunRecord) -> list[Entity]:
+    """The project with its grant, and who gives it (RO-Crate 1.1, "Funding and grants"); nothing where neither is known."""
+    project = record.project
+    if isinstance(project.funder, Absent) and isinstance(project.grant, Absent) and isinstance(project.proposal, Absent):
+        return []
+    numbers = [number for number in (project.grant, project.proposal) if not isinstance(number, Absent)]
+    made: list[Entity] = [{"@id": "#project", "@type": "Organization", "name": project.name, "identifier": numbers}]
+    if not isinstance(project.funder, Absent):
+        made[0]["funder"] = {"@id": "#funder"}
+        made.append({"@id": "#funder", "@type": "Organization", "name": project.funder})
+    return made
+
+
 def _things(record: RunRecord) -> list[Entity]:
     software = record.software
     things = [
@@ -136,7 +152,10 @@ def _things(record: RunRecord) -> list[Entity]:
             }
         )
     ]
-    things += map(_instrument, record.instruments)
+    for instrument in record.instruments:
+        properties = _properties(instrument)
+        things.append(_instrument(instrument) | ({"additionalProperty": [{"@id": p["@id"]} for p in properties]} if properties else {}))
+        things += properties
     if _has_sample(record):
         sample = _given({"@id": "#sample", "@type": "Thing", "name": record.sample.name, "identifier": record.sample.igsn})
         sample.setdefault("name", f"IGSN {record.sample.igsn}")
@@ -159,6 +178,19 @@ def _instrument(instrument: Instrument) -> Entity:
             "description": f"Captured by the {instrument.adapter} adapter from {instrument.endpoint} ({instrument.transport}).",
         }
     )
+
+
+def _properties(instrument: Instrument) -> list[Entity]:
+    """What schema.org has no word for: the owner, and the calibration with its last day."""
+    known = {
+        "owner": instrument.owner, "calibration": instrument.calibration.identifier,
+        "calibration valid until": instrument.calibration.valid_until,
+    }  # fmt: skip
+    return [
+        {"@id": f"{_instrument_id(instrument)}-{quote(name, safe='')}", "@type": "PropertyValue", "name": name, "value": value}
+        for name, value in known.items()
+        if not isinstance(value, Absent)
+    ]
 
 
 def _completeness(stream: StreamFacts) -> Entity:
@@ -206,6 +238,8 @@ def _licence(record: RunRecord) -> str | dict[str, str]:
     licence = record.policy.licence
     if isinstance(licence, Absent):
         return f"No licence is granted: {licence.reason}."
+    if SPDX.fullmatch(licence):
+        return {"@id": f"https://spdx.org/licenses/{licence}"}
     return {"@id": licence} if licence.startswith(("https://", "http://")) else licence
 
 

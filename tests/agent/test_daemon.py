@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 
 from edge_agent.errors import EdgeAgentError, UsageError
@@ -38,11 +39,13 @@ def adds_up(totals: dict[str, dict[str, Any]]) -> bool:
 async def test_a_session_by_the_command_line_lands_signed_and_sigterm_ends_everything_cleanly(
     configure: Configure, run: Run, until: Until, package: Path, tmp_path: Path, read_space: Any
 ) -> None:
-    file = configure(COUNTING)
+    file = configure(COUNTING + 'calibration = { id = "C-118" }\n[projects.p]\ngrant = "JP26K00001"\nlicence = "CC-BY-4.0"\n')
     daemon = await run(file)
     assert daemon.ready["ready"] == "edge-agent"
     assert daemon.ready["recovered"] == "nothing to recover"
-    arguments = ("--project", "p", "--user", "Hanako", "--sample", "steel", "--config", str(file))
+    arguments = (
+        "--project", "p", "--user", "Hanako <0000-0002-1825-0097>", "--role", "local_contact", "--sample", "steel", "--config", str(file),
+    )  # fmt: skip
     began = await asyncio.to_thread(cli, package, "session", "start", *arguments, "--json")
     assert json.loads(began.stdout)["ok"] is True
     again = await asyncio.to_thread(cli, package, "session", "start", *arguments)
@@ -64,6 +67,16 @@ async def test_a_session_by_the_command_line_lands_signed_and_sigterm_ends_every
     }
     folder = tmp_path / "space" / json.loads(began.stdout)["folder"]
     await until(lambda: (folder / "ro-crate-metadata.json").exists())
+    with h5py.File(folder / f"{folder.name}.nxs") as landed:
+        record = json.loads(landed["entry/provenance/data"][()])
+        assert record["project"]["grant"] == landed["entry/project/identifier_grant"].asstr()[()] == "JP26K00001"
+        assert landed["entry/policy/licence"].asstr()[()] == "CC-BY-4.0"
+        user = {name: value.asstr()[()] for name, value in landed["entry/user"].items()}
+        assert user == {"name": "Hanako", "ORCID": "https://orcid.org/0000-0002-1825-0097", "role": "local_contact"}
+        held = landed["entry/instrument/counter/_about"]
+        assert held["identifier_calibration"].asstr()[()] == record["instruments"][0]["calibration"]["identifier"] == "C-118"
+        complete = dict(zip(landed["entry/completeness/source_id"].asstr()[()], landed["entry/completeness/received"][()], strict=True))
+        assert complete["counter/image"] == landed["entry/data/data"].shape[0]
 
     async def past() -> bool:
         return any(r["project"] == "p" for r in (await daemon.ask())["past"])

@@ -266,3 +266,27 @@ def test_one_error_carries_every_problem(tmp_path: Path) -> None:
     assert caught.value.what == f"The configuration {file} has 2 mistakes."
     assert caught.value.why.count("\n") == 1
     assert caught.value.try_ == f"edge-agent check {file}"
+
+
+def test_what_the_run_record_asks_for_is_checked_where_it_is_written(complaints: Complaints) -> None:
+    told = 'landing_page = "our balance"\ncalibration = { id = "C-1", valid_until = "next spring" }\n'
+    projects = '[projects.lysozyme]\ngrand = "JP26K00001"\n'
+    assert complaints(HEAD + INSTRUMENT + told + TARGET + projects) == [
+        "lab.toml:6:16: instrument.furnace.landing_page: must look like ^(https?://\\S+)?$",
+        'lab.toml:7:43: instrument.furnace.calibration.valid_until: must be a date such as "2027-03-31"',
+        'lab.toml:11:1: projects.lysozyme.grand: unknown key (did you mean "grant"?)',
+    ]
+
+
+def test_a_calibration_without_a_number_and_a_day_that_is_no_day(complaints: Complaints) -> None:
+    assert complaints(HEAD + INSTRUMENT + 'calibration = { valid_until = "2027-02-30" }\n' + TARGET) == [
+        "lab.toml:6:15: instrument.furnace.calibration.id: is missing",
+        'lab.toml:6:31: instrument.furnace.calibration.valid_until: must be a date such as "2027-03-31"',
+    ]
+
+
+def test_a_calibration_that_ended_is_a_warning(examined: Callable[..., Examination], tmp_path: Path) -> None:
+    text = f'{HEAD}spool = {{ dir = "{tmp_path}" }}\n{INSTRUMENT}calibration = {{ id = "C-1", valid_until = 2020-01-31 }}\n{TARGET}'
+    found = examined(text, machine=True)
+    assert [problem.message for problem in found.warnings] == ["the calibration ended on 2020-01-31; runs are recorded all the same"]
+    assert found.config is not None

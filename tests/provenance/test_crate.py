@@ -48,7 +48,11 @@ def test_the_crate_says_what_was_made_by_whom_with_what_from_what(full_record: R
     assert [things[ref["@id"]]["@type"] for ref in action["object"]] == ["IndividualProduct", "Thing"]
     assert [ref["@id"] for ref in action["result"]] == [ref["@id"] for ref in root["hasPart"]]
     assert root["license"] == {"@id": "https://creativecommons.org/licenses/by/4.0/"}
-    assert things["#funder"]["identifier"] == "JP26K00001"
+    assert [things[ref["@id"]]["name"] for ref in root["funder"]] == ["demo-project", "MEXT"]
+    assert things["#project"]["identifier"] == ["JP26K00001", "2026B1234"]
+    (held,) = (e for e in things.values() if e.get("name") == "calibration valid until")
+    assert held["value"] == "2027-10-01"
+    assert {"@id": held["@id"]} in things["#instrument-camera"]["additionalProperty"]
     assert root["conditionsOfAccess"] == "shared: the project's own space and cloud, disk."
 
 
@@ -95,6 +99,11 @@ def test_open_data_are_open(full_record: RunRecord) -> None:
     record = dataclasses.replace(full_record, policy=Policy(Label(Access.OPEN, frozenset({"x"})), licence="all rights reserved"))
     root = graph(build_crate(record, []))["./"]
     assert (root["conditionsOfAccess"], root["license"]) == ("open.", "all rights reserved")
+
+
+def test_a_licence_of_the_spdx_list_is_its_address_there(full_record: RunRecord) -> None:
+    record = dataclasses.replace(full_record, policy=Policy(full_record.policy.label, licence="CC-BY-4.0"))
+    assert graph(build_crate(record, []))["./"]["license"] == {"@id": "https://spdx.org/licenses/CC-BY-4.0"}
 
 
 @pytest.mark.parametrize(

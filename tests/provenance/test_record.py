@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge_agent.model import NO_TIME, Outcome, RunContext
 from edge_agent.provenance.facts import Absent, RunRecord, StreamFacts
 from edge_agent.provenance.jsonld import canonical, iso_time, to_jsonld
-from edge_agent.provenance.record import Person, Software, build_record, instrument, is_orcid, person, sample, without_password
+from edge_agent.provenance.record import Calibration, Person, Software, build_record, instrument, is_orcid, person, sample, without_password
 
 MakeContext = Callable[..., RunContext]
 
@@ -108,6 +108,17 @@ def test_a_mistyped_orcid_is_kept_as_a_name_and_said_to_be_wrong(given_name: str
     assert made.orcid == Absent("the check digit of the ORCID given is wrong")
 
 
+def test_a_name_and_an_orcid_can_be_given_together_and_a_role_beside_them() -> None:
+    assert person("山田 花子 <https://orcid.org/0000-0002-1825-0097>", "local_contact") == Person("山田 花子", "0000-0002-1825-0097", "local_contact")
+    assert person("A <B> <C>") == Person("A <B> <C>", Absent("only a name was given"))
+
+
+def test_an_instrument_may_know_its_own_calibration_and_the_configuration_knows_better() -> None:
+    facts = {"Calibration": "C-1", "calibration due": "2027-01-31"}
+    assert instrument("x", "a", "e", "t", described=facts).calibration == Calibration("C-1", "2027-01-31")
+    assert instrument("x", "a", "e", "t", described=facts, calibration=Calibration("C-2")).calibration == Calibration("C-2")
+
+
 def test_a_name_is_a_name_and_nothing_is_unattended() -> None:
     assert person("山田 太郎") == Person("山田 太郎", Absent("only a name was given"))
     assert isinstance(person("  "), Absent)
@@ -121,6 +132,8 @@ def test_an_igsn_is_known_in_all_its_forms(igsn: str) -> None:
 def test_a_local_sample_name_stays_local_and_none_is_absent() -> None:
     assert sample("wafer 7").name == "wafer 7"
     assert isinstance(sample("wafer 7").igsn, Absent)
+    both = sample("wafer 7 <igsn:10.58052/IEXYZ0001>")
+    assert (both.name, both.igsn) == ("wafer 7", "10.58052/IEXYZ0001")
     assert isinstance(sample("").name, Absent)
 
 

@@ -76,6 +76,10 @@ async def test_what_was_offered_is_what_everybody_reads(rig: Make, kit: Any, tmp
     assert read["1/entry/instrument/motor/position/status"].tolist() == [7] * 30
     assert read["1/entry/instrument/motor/position/valid"].tolist() == [0] * 30
 
+    complete = {name: read[f"0/entry/completeness/{name}"].tolist() for name in ("received", "missing", "gaps", "expected")}
+    assert complete == {"received": [30], "missing": [4], "gaps": [1], "expected": [34]}
+    assert read["1/entry/completeness/received"].tolist() == [segments["rows"].counts[key] for key in sorted(segments["rows"].counts)]
+
     assert segments["camera/image"].counts == {"camera/image": 30}
     assert segments["camera/image"].last_seq == {"camera/image": 34}
     assert segments["rows"].counts == {"balance/mass": 2700, "balance/label": 30, "motor/position": 30}

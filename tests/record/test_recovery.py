@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -102,6 +103,10 @@ def test_everything_durable_is_recovered_byte_for_byte_and_verifies(crash: Crash
     assert [(g.first, g.last, g.cause) for g in by_series["camera/image"].gaps["camera/image"]] == [(9, 10, "source")]
     (gap,) = by_series["rows"].gaps["balance/mass"]
     assert (gap.cause, gap.count, gap.t_from) == ("crash", None, kit.T0 + 9999 + 5)
+    with h5py.File(by_series["camera/image"].path) as frames_file, h5py.File(by_series["rows"].path) as rows_file:
+        complete = [{name: column[()].tolist() for name, column in f["entry/completeness"].items()} for f in (frames_file, rows_file)]
+    assert complete[0] | {"received": [13], "missing": [2], "gaps": [1], "expected": [15]} == complete[0]
+    assert complete[1] | {"received": [1501], "gaps_of_unknown_size": [1], "expected": [-1]} == complete[1]
     assert kit.leaves_of(by_series["rows"])[-1].reason == "recovered"
     assert sorted(path.suffix for path in crash.folder.iterdir() if path.is_file()) == [".h5", ".h5"]
 
