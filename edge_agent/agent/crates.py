@@ -96,11 +96,7 @@ class Describer:
             entry.run,
             self._software,
             tuple(self._instrument(name, entry) for name in self._members(entry.run.group)),
-            tuple(
-                self._facts(stream, segments)
-                for name in self._members(entry.run.group)
-                for stream in self._instruments[name].streams.values()
-            ),
+            self._all_facts(entry, segments) if segments else records.NOT_COUNTED,
             project=self._project(entry.run.project),
             organisation=None
             if organisation is None
@@ -133,13 +129,16 @@ class Describer:
         return records.instrument(
             name, configured.adapter, first.source_uri if first else "", first.transport if first else "unauthenticated",
             described=state.facts or entry.facts.get(name, {}), configured=known, calibration=_calibration(configured),
+            delivers=tuple(sorted({stream.kind.value for stream in state.streams.values()})),
         )  # fmt: skip
+
+    def _all_facts(self, entry: RunEntry, segments: Sequence[Closed]) -> tuple[records.StreamFacts, ...]:
+        states = (self._instruments[name] for name in self._members(entry.run.group))
+        return tuple(self._facts(stream, segments) for state in states for stream in state.streams.values())
 
     def _facts(self, stream: Stream, segments: Sequence[Closed]) -> records.StreamFacts:
         loss = losses({stream.key: [gap for c in segments for gap in c.gaps.get(stream.key, ())]})[stream.key]
-        # While the run is open a segment cannot know how complete it will be: it says so instead of 0.
-        open_yet = records.Absent("counted when the run is closed, in its crate")
-        received = sum(c.counts.get(stream.key, 0) for c in segments) if segments else open_yet
+        received = sum(c.counts.get(stream.key, 0) for c in segments)
         return records.StreamFacts(
             stream.key, stream.kind.value, stream.dtype,
             stream.shape, stream.unit or records.NOT_SAID, records.without_password(stream.source_uri),

@@ -66,7 +66,7 @@ def build_crate(record: RunRecord, files: Sequence[CrateFile]) -> bytes:
         "identifier": f"urn:uuid:{uuid_text(record.run_id.hex())}",
         "conditionsOfAccess": _access(record),
         "license": _licence(record),
-        "additionalProperty": [{"@id": f"#completeness-{quote(stream.key, safe='')}"} for stream in record.streams],
+        "additionalProperty": [{"@id": f"#completeness-{quote(stream.key, safe='')}"} for stream in _streams(record)],
     }
     graph = [
         {"@id": NAME, "@type": "CreativeWork", "about": {"@id": "./"}, "conformsTo": {"@id": CRATE}},
@@ -75,7 +75,7 @@ def build_crate(record: RunRecord, files: Sequence[CrateFile]) -> bytes:
         action,
         *_people(record),
         *_things(record),
-        *(_completeness(stream) for stream in record.streams),
+        *(_completeness(stream) for stream in _streams(record)),
         *(_file(file) for file in files),
     ]
     if isinstance(root["license"], dict):
@@ -193,15 +193,18 @@ def _properties(instrument: Instrument) -> list[Entity]:
     ]
 
 
+def _streams(record: RunRecord) -> tuple[StreamFacts, ...]:
+    return () if isinstance(record.streams, Absent) else record.streams
+
+
 def _completeness(stream: StreamFacts) -> Entity:
     expected = stream.expected.reason if isinstance(stream.expected, Absent) else str(stream.expected)
-    received = stream.received.reason if isinstance(stream.received, Absent) else str(stream.received)
     lost = f"{stream.lost} known to be lost" + (f" and {stream.unknown_gaps} gaps of unknown size" if stream.unknown_gaps else "")
     return {
         "@id": f"#completeness-{quote(stream.key, safe='')}",
         "@type": "PropertyValue",
         "name": f"completeness of {stream.key}",
-        "value": f"{received} {stream.kind} received, {lost}, in {stream.gaps} gaps; expected: {expected}",
+        "value": f"{stream.received} {stream.kind} received, {lost}, in {stream.gaps} gaps; expected: {expected}",
     }
 
 

@@ -22,6 +22,7 @@ class Absent:
 
 NOT_CONFIGURED = Absent("not configured")
 NOT_SAID = Absent("the instrument does not say")
+NOT_COUNTED = Absent("each segment lists its own; they are counted when the run is closed, in its crate")
 NO_LICENCE = Absent("the project has not chosen a licence")
 OPERATOR = "operator"
 """Role of a person of whom nothing else was said."""
@@ -73,7 +74,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """With what (PIDINST 1.0 names), how it is connected, and what it says of itself. ``owner`` is an organisation or a person."""
+    """With what (PIDINST 1.0 names), how it is connected, what it says of itself, what it delivers (``frames``, ``rows``, ``files``)."""
 
     name: str
     adapter: str
@@ -88,6 +89,7 @@ class Instrument:
     serial_number: Text = NOT_SAID
     calibration: Calibration = Calibration()
     facts: Mapping[str, str | int | float] = field(default_factory=dict)
+    delivers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +124,7 @@ class ClockFacts:
 
 @dataclass(frozen=True, slots=True)
 class StreamFacts:
-    """One stream: what it is and how complete. Numbers are frames, rows or files; ``unknown_gaps`` have no number.
-
-    ``received`` is absent while the run is open: then the other numbers say nothing either.
-    """
+    """One stream of a closed run: what it is and how complete. Numbers are frames, rows or files; ``unknown_gaps`` have no number."""
 
     key: str
     kind: str
@@ -135,7 +134,7 @@ class StreamFacts:
     source_uri: str
     source_type: str
     codec: Text
-    received: int | Absent = 0
+    received: int = 0
     lost: int = 0
     gaps: int = 0
     unknown_gaps: int = 0
@@ -144,8 +143,6 @@ class StreamFacts:
     @property
     def expected(self) -> int | Absent:
         """How many there were at the source, where that can be known."""
-        if isinstance(self.received, Absent):
-            return self.received
         if not self.counted:
             return Absent("the source does not count its items")
         if self.unknown_gaps:
@@ -191,6 +188,6 @@ class RunRecord:
     software: Software
     steps: tuple[Step, ...]
     clock: ClockFacts
-    streams: tuple[StreamFacts, ...]
+    streams: tuple[StreamFacts, ...] | Absent
     policy: Policy
     integrity: Integrity

@@ -10,6 +10,7 @@ from edge_agent.model import Outcome, RunContext
 from edge_agent.provenance.facts import (
     NO_LICENCE,
     NOT_CONFIGURED,
+    NOT_COUNTED,
     NOT_SAID,
     OPERATOR,
     Absent,
@@ -31,6 +32,7 @@ from edge_agent.provenance.facts import (
 
 __all__ = [
     "NOT_CONFIGURED",
+    "NOT_COUNTED",
     "NOT_SAID",
     "NO_LICENCE",
     "Absent",
@@ -77,7 +79,7 @@ def build_record(
     run: RunContext,
     software: Software,
     instruments: tuple[Instrument, ...],
-    streams: tuple[StreamFacts, ...],
+    streams: tuple[StreamFacts, ...] | Absent,
     *,
     project: Project | None = None,
     organisation: Organisation | None = None,
@@ -110,7 +112,9 @@ def build_record(
         software=software,
         steps=steps,
         clock=clock or ClockFacts(),
-        streams=tuple(replace(stream, source_uri=without_password(stream.source_uri)) for stream in streams),
+        streams=streams
+        if isinstance(streams, Absent)
+        else tuple(replace(stream, source_uri=without_password(stream.source_uri)) for stream in streams),
         policy=Policy(run.label, authority, licence),
         integrity=integrity or Integrity(),
     )
@@ -160,6 +164,7 @@ def instrument(
     described: Mapping[str, str | int | float] | None = None,
     configured: Mapping[str, str] | None = None,
     calibration: Calibration | None = None,
+    delivers: tuple[str, ...] = (),
 ) -> Instrument:
     """One instrument: what it says of itself (`Sink.describe`), overridden by what is configured.
 
@@ -171,6 +176,7 @@ def instrument(
         described: facts of the instrument; well-known names fill maker, model, serial number and calibration, all are kept as facts.
         configured: any of ``pid landing_page type owner manufacturer model serial_number``.
         calibration: from the configuration or a registry.
+        delivers: kinds of its streams.
 
     Raises:
         ValueError: ``configured`` has another key.
@@ -183,7 +189,7 @@ def instrument(
         raise ValueError(f"not a field of an instrument: {sorted(extra.keys() - allowed)}; known are {sorted(allowed)}")
     return Instrument(
         name, adapter, without_password(endpoint), transport, calibration=calibration or Calibration(**_said(facts, CALIBRATED)),
-        facts=facts, **(known | extra),
+        facts=facts, delivers=delivers, **(known | extra),
     )  # fmt: skip
 
 

@@ -65,11 +65,11 @@ def record_objects(record: str, series: str) -> Objects:
         },
     )  # fmt: skip
     for instrument in said.get("instruments", ()):
-        name = instrument["name"]
-        kinds = {stream["kind"] for stream in said.get("streams", ()) if stream["key"].partition("/")[0] == name}
+        name, kinds = instrument["name"], instrument["delivers"]
         if series == MASTER or (series == ROWS and "rows" in kinds) or series.partition("/")[0] == name:
             found |= _instrument(instrument, "NXdetector" if "frames" in kinds and series != ROWS else "NXcollection")
-    return found | _run_completeness(said.get("streams", ()))
+    streams = said.get("streams")
+    return found | _run_completeness(streams if isinstance(streams, list) else ())
 
 
 def instrument_objects(record: str, series: str) -> Objects:
@@ -129,11 +129,7 @@ def completeness(rows: Sequence[Complete]) -> Objects:
 
 def _run_completeness(streams: Sequence[Mapping[str, Any]]) -> Objects:
     """Of a run that is closed; while it is open nobody counted yet."""
-    rows = [
-        Complete(s["key"], s["received"], s["lost"], s["gaps"], s["unknownGaps"], s["counted"])
-        for s in streams
-        if isinstance(s.get("received"), int)
-    ]
+    rows = [Complete(s["key"], s["received"], s["lost"], s["gaps"], s["unknownGaps"], s["counted"]) for s in streams]
     return completeness(rows) if rows else {}
 
 

@@ -24,14 +24,13 @@ from edge_agent.codec import encoder
 from edge_agent.model import NO_TIME, Kind, RunContext, Stream
 from edge_agent.provenance.jsonld import canonical
 from edge_agent.provenance.record import (
-    Absent,
+    NOT_COUNTED,
     Calibration,
     ClockFacts,
     Organisation,
     Project,
     Software,
     Step,
-    StreamFacts,
     build_record,
     instrument,
 )
@@ -65,16 +64,15 @@ def said(run: RunContext) -> str:
     made = build_record(
         run, Software("edge-agent", "0.1.0", "aa" * 32, "bb" * 32, "cc" * 32),
         (
-            instrument("camera", "epics", CAMERA.source_uri, "unauthenticated", described={"maker": "Dectris", "model": "EIGER2"}),
+            instrument(
+                "camera", "epics", CAMERA.source_uri, "unauthenticated", described={"maker": "Dectris", "model": "EIGER2"}, delivers=("frames",),
+            ),
             instrument(
                 "balance", "serial", BALANCE.source_uri, "unauthenticated", configured={"pid": "https://doi.org/10.21938/abc", "owner": "RIKEN"},
-                calibration=Calibration("C-2026-118", "2027-03-31"),
+                calibration=Calibration("C-2026-118", "2027-03-31"), delivers=("rows",),
             ),
         ),
-        tuple(
-            StreamFacts(s.key, s.kind.value, s.dtype, s.shape, s.unit, s.source_uri, s.source_type, "none", Absent("still open"))
-            for s in (CAMERA, BALANCE, LINES, COUNTED)
-        ),
+        NOT_COUNTED,
         project=Project(run.project, "2026B1234", "JP26K00001", "JSPS"), organisation=Organisation("Facility", "https://ror.org/01x2y3z45"),
         steps=(Step("capture", "edge-agent", "0.1.0"),), clock=ClockFacts("chrony", -1500, 20000, True),
         authority="configuration of BL05", licence="CC-BY-4.0",
