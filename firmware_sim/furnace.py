@@ -19,7 +19,7 @@ from asyncua.common.callback import CallbackType
 
 from firmware_sim.faults import Fault
 from firmware_sim.instrument import CommandError, Instrument, Options, Presence, StartError
-from firmware_sim.loopback import LOOPBACK, free_port
+from firmware_sim.loopback import LOOPBACK, hold_port
 from firmware_sim.truth import Protocol, Scalar
 
 NAMESPACE: Final = "urn:firmware-sim:furnace"
@@ -71,7 +71,7 @@ class Furnace(Instrument):
     async def open(self) -> Mapping[str, Any]:
         """Start the server with its initial values."""
         logging.getLogger("asyncua").setLevel(logging.ERROR)
-        port = self._port or free_port()
+        port = self._port or hold_port()
         endpoint = f"opc.tcp://{LOOPBACK}:{port}/furnace"
         await self._server.init()
         self._server.set_endpoint(endpoint)

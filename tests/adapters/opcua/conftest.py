@@ -29,6 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from adapters.opcua import OpcUaAdapter, OpcUaConfig
 from adapters.testing import RecordingSink
 from firmware_sim.launch import Device
+from firmware_sim.loopback import hold_port
 
 HERE = Path(__file__).parent
 TOOLS = HERE.parents[2] / ".test-tools"
@@ -37,16 +38,10 @@ NODE_VERSION = "22.20.0"
 NODE_OPCUA_VERSION = "2.186.4"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def port() -> int:
-    """A TCP port that was free a moment ago."""
-    return free_port()
+    """A TCP port where nobody listens until the test does."""
+    return hold_port()
 
 
 @pytest.fixture
@@ -252,7 +247,7 @@ def node_server(node: Path, pki: Path, port: int, tmp_path: Path) -> Iterator[Ca
 @pytest.fixture(scope="module")
 def lab_server(node: Path, pki: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeServer]:
     """One open server for the tests that do it no harm."""
-    server = NodeServer(node, free_port(), tmp_path_factory.mktemp("lab"), {"pki": str(pki)})
+    server = NodeServer(node, hold_port(), tmp_path_factory.mktemp("lab"), {"pki": str(pki)})
     server.start()
     yield server
     server.close()
@@ -262,7 +257,7 @@ def lab_server(node: Path, pki: Path, tmp_path_factory: pytest.TempPathFactory) 
 def safe_server(node: Path, pki: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeServer]:
     """One server that wants a certificate and the user lab with the password "correct horse"."""
     options = {"pki": str(pki), "secure": True, "user": "lab", "password": "correct horse"}
-    server = NodeServer(node, free_port(), tmp_path_factory.mktemp("safe"), options)
+    server = NodeServer(node, hold_port(), tmp_path_factory.mktemp("safe"), options)
     server.start()
     yield server
     server.close()

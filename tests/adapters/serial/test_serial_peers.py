@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-import socket
 import subprocess
 import sys
 import venv
@@ -18,6 +17,7 @@ import pytest
 from adapters.testing import Connected, Described, Disconnected, Opened
 from edge_agent.model import Cause
 from firmware_sim.launch import Device
+from firmware_sim.loopback import hold_port
 
 # pyserial's RFC 2217 client makes its thread a daemon in the way of Python 2.
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")]
@@ -50,9 +50,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return hold_port()
 
 
 @pytest.fixture
