@@ -150,10 +150,10 @@ class _Builder:
             size = finish_file(file, self.tree, rebuilt, path, self.storage)
         except Exception as error:
             if file is not None:
-                _abandon(file)
+                file.abandon()
             with contextlib.suppress(DiskError):
                 self.storage.unlink(rebuilt)
-            refusal = as_disk_error(f"rebuilding {path.name}", error)
+            refusal = (file.refused if file is not None else None) or as_disk_error(f"rebuilding {path.name}", error)
             if refusal is not None:
                 raise refusal from error
             raise
@@ -328,11 +328,3 @@ def last_sequences(payloads: Iterable[bytes], dsds: dict[bytes, Dsd], opening: l
         elif isinstance(parsed, leaf.SeqReset) and parsed.source_id in steps:
             last[parsed.source_id] = parsed.first - steps[parsed.source_id]
     return last
-
-
-def _abandon(file: SegmentFile) -> None:
-    try:
-        file.abandon()
-    except (OSError, RuntimeError):
-        # HDF5 could not write its end to a disk that refuses; the half-made file is dropped at the next try.
-        return

@@ -409,10 +409,7 @@ class SegmentWriter:
             items = [pending.item for pending in self._pending]
             self._pending.clear()
             if self._file is not None:
-                try:
-                    self._file.abandon()
-                except (OSError, RuntimeError) as error:
-                    log.debug("%s: HDF5 could not close it: %s", self.name, error)
+                self._file.abandon()
             if self._journal >= 0:
                 # Those items go to another segment: what the journal says of them must not be recovered as well.
                 with contextlib.suppress(DiskError):
@@ -426,7 +423,7 @@ class SegmentWriter:
         try:
             yield
         except Exception as error:
-            refusal = as_disk_error(doing, error)
+            refusal = (self._file.refused if self._file is not None else None) or as_disk_error(doing, error)
             self.failed = refusal or DiskError(f"HDF5 failed at {doing}", why=str(error), code="HDF5_FAILED")
             if refusal is not None:
                 raise refusal from error

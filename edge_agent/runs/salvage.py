@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_agent.model import ItemKind
-from edge_agent.record.segment_writer import JOURNAL, Closed
+from edge_agent.record.recovery import REBUILT
+from edge_agent.record.segment_writer import JOURNAL, PART, Closed
 from edge_agent.runs.book import RunEntry, Stage, entry_of
 from edge_agent.runs.keeper import Keeper, context_of_journal
 from edge_agent.runs.live import counts_of
@@ -68,7 +69,20 @@ class Salvage:
                 continue
             known.setdefault(entry.run.name, entry)
             self._one(entry, folder, name, found)
+        self._parts_alone(found)
         return found, [entry for entry in known.values() if not self.keeper.book.is_done(entry)]
+
+    def _parts_alone(self, found: Recovered) -> None:
+        """Data without a journal: a file system that keeps no order of names leaves it, or one that lost the journal."""
+        runs = self.keeper.spool.folder / "runs"
+        for rebuilt in runs.glob(f"*/*{REBUILT}"):
+            self.keeper.storage.unlink(rebuilt)
+        for part in sorted(runs.glob(f"*/*.h5{PART}")):
+            folder, name = part.parent, part.name.removesuffix(PART)
+            if (folder / name).exists():
+                self.keeper.storage.unlink(part)
+            elif not (folder / (name + JOURNAL)).exists():
+                self.keeper.set_aside(folder, name, "its journal is gone, and without it nothing can be made of it", found.damaged)
 
     def finish(self, entry: RunEntry) -> None:
         """Journals that a closed recording left behind, because something failed meanwhile; before the papers of the run are made.

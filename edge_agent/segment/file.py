@@ -6,17 +6,20 @@ bytes, which the journal keeps because HDF5's own metadata is not trusted until 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
 
-from edge_agent.errors import IntegrityError
+from edge_agent.errors import DiskError, IntegrityError
 from edge_agent.seal.dsd import Dsd
 from edge_agent.seal.meta import MetaObject
 from edge_agent.segment import hdf5, integrity
 from edge_agent.storage import DISK, Storage
 from edge_agent.storage.file_object import FileObject
+
+log = logging.getLogger(__name__)
 
 
 class SegmentFile:
@@ -33,6 +36,11 @@ class SegmentFile:
         self._source = storage.hdf5(path, create=True)
         self._file = hdf5.create(self._source)
         self._datasets: dict[str, h5py.Dataset] = {}
+
+    @property
+    def refused(self) -> DiskError | None:
+        """What the storage refused, where HDF5 writes through one; see `FileObject`."""
+        return self._source.refused if isinstance(self._source, FileObject) else None
 
     def add(self, objects: Mapping[str, MetaObject], dsds: tuple[Dsd, ...] = ()) -> None:
         """Create objects that are not there yet; parents come before children in ``objects``."""
@@ -94,8 +102,12 @@ class SegmentFile:
         self._close()
 
     def abandon(self) -> None:
-        """Close without tables; the file is rebuilt from its journal or dropped."""
-        self._close()
+        """Close without tables, as far as HDF5 still can; the file is rebuilt from its journal or dropped."""
+        try:
+            self._close()
+        except Exception as error:
+            # Whatever it is: the file is given up, and what matters is what its caller does next.
+            log.debug("%s: HDF5 could not close it: %s", self.path.name, error)
 
     def _close(self) -> None:
         try:

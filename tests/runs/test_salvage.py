@@ -1,0 +1,37 @@
+"""What a start makes of data files that stand alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from edge_agent.model import Frame, Stream
+
+
+@pytest.mark.expects_errors
+async def test_data_whose_journal_is_gone_is_set_aside_and_what_a_recovery_left_is_removed(
+    new_house: Callable[..., Any], camera: Stream, frame: Callable[..., Frame]
+) -> None:
+    house = new_house()
+    await house.open("bl")
+    run = house.desk.start("bl", project="p")
+    house.groups["bl"].offer(camera, frame(0))
+    await house.durable(camera, 1)
+    folder = house.keeper.folder(run)
+    await house.crash()
+    (part,) = folder.glob("*.h5.part")
+    data, name = part.read_bytes(), part.name.removesuffix(".part")
+    (folder / f"{name}.journal").unlink()
+    (folder / "000001_rows_000009.h5").write_bytes(b"finished")
+    for left in ("000001_rows_000009.h5.part", "000001_rows_000009.h5.rebuilt"):
+        (folder / left).write_bytes(b"half")
+    house = new_house()
+    await house.open("bl")
+    assert house.recovered.damaged == [name]
+    assert [path.name for path in folder.iterdir() if path.is_file()] == ["000001_rows_000009.h5"]
+    (entry,) = house.spool.quarantine.entries()
+    assert "its journal is gone" in entry.why
+    assert entry.path.read_bytes() == data
+    await house.stop()
