@@ -3,7 +3,8 @@
 
 It shares no code with the program that writes the files. What holds here:
 
-- No filter is ever loaded and no data are decoded: chunks are hashed as they are stored, one after the other, once.
+- No filter is ever loaded: chunks are hashed as they are stored, one after the other, once. Only those with rows that were signed
+  before their chunk are decoded as well, by the few lines of Zstandard below.
 - Everything that could make the library open another file (external storage and links, virtual datasets, plugins) is
   refused before anything is read.
 - Each file is read in a child process with limited memory and time. A child that dies is a file at level 0.
@@ -110,8 +111,9 @@ def anything(value: object) -> bool:
 
 
 MAYBE_INT = (int, None)
+CLOCK_STATE = [str, MAYBE_INT, MAYBE_INT, bool]
 HEAD = {1: "HSC/1/head", 2: b16, 3: b16, 4: int, 5: b32, 6: int, 7: (b32, None), 8: int, 9: int, 10: b16,
-        11: [str, MAYBE_INT, MAYBE_INT, bool], 12: None, 13: int, 14: 1}  # fmt: skip
+        11: CLOCK_STATE, 12: None, 13: int, 14: 1}  # fmt: skip
 ED25519_KEY = {1: 1, -1: 6, -2: b32}
 P256_KEY = {1: 2, -1: 1, -2: b32, -3: b32}
 ML_DSA_KEY = {1: 7, 3: -49, -1: lambda value: isinstance(value, bytes) and len(value) == 1952}
@@ -123,10 +125,14 @@ DSD = {1: str, 2: list, 3: [int], 4: [MAYBE_INT], 5: [[int, int, [int]]], 6: byt
 OPEN = {1: b16, 2: b16, 3: int, 4: int, 5: (None, [b16, b32]), 6: {str: int}, 7: b32, 8: b16, 9: b16, 10: str}
 CLOSE = {1: [[b32, [int], int]], 2: (b32, None), 3: b32, 4: str, 5: str}
 GAP = {1: str, 2: MAYBE_INT, 3: MAYBE_INT, 4: str, 5: MAYBE_INT, 6: int, 7: int, 8: anything}
+CLOCK = {1: MAYBE_INT, 2: (None, CLOCK_STATE), 3: int, 4: int}
+ROWS = {1: [b32], 2: int, 3: int, 4: b32}
 RESET = {1: str, 2: MAYBE_INT, 3: int, 4: str}
 FILE = {1: str, 2: int, 3: PIECE, 4: b32, 5: b32, 6: int}
-BODIES: dict[int, tuple[str, Any]] = {2: ("DATASET", {1: b32}), 3: ("META", {1: b32}), 4: ("GAP", GAP), 6: ("CLOSE", CLOSE),
-                                      7: ("OPEN", OPEN), 8: ("SEQ_RESET", RESET), 10: ("FILE", FILE)}  # fmt: skip
+BODIES: dict[int, tuple[str, Any]] = {
+    2: ("DATASET", {1: b32}), 3: ("META", {1: b32}), 4: ("GAP", GAP), 5: ("CLOCK", CLOCK), 6: ("CLOSE", CLOSE), 7: ("OPEN", OPEN),
+    8: ("SEQ_RESET", RESET), 9: ("ROWS", ROWS), 10: ("FILE", FILE),
+}  # fmt: skip
 SIDECAR = {1: FORMAT, 2: anything, 3: [anything], 4: anything, 5: [{1: b16, 2: [bytes]}]}
 RUN = {1: "HSC/1/run", 2: b16, 3: int, 4: b16, 5: [[int, b16, (str, None), int, b32, b32, int]], 6: [[str, int, b32]],
        7: (None, [str, int, b32]), 8: {str: b32}, 9: [[str, int, MAYBE_INT]], 10: str, 11: b32}  # fmt: skip
@@ -140,8 +146,10 @@ SEGMENT_CLOSE = {1: b16, 2: b32, 3: b16, 4: int, 5: int}
 
 def fits(value: Any, spec: Any) -> bool:
     """Whether a value has a form: a type, a test, a constant, alternatives (tuple), `[item]`, a fixed list or a map."""
+    if spec is int:
+        return isinstance(value, int) and not isinstance(value, bool) and -(2**64) <= value < 2**64  # no bignums
     if isinstance(spec, type):
-        return isinstance(value, spec) and (spec is bool or not isinstance(value, bool))
+        return isinstance(value, spec)
     if isinstance(spec, tuple):
         return any(fits(value, one) for one in spec)
     if isinstance(spec, list):
@@ -216,6 +224,243 @@ def included(payload: bytes, index: int, size: int, path: list[bytes], root: byt
             node = sha(b"\1", node, sibling)
         index, last = index >> 1, last >> 1
     return last == 0 and node == root
+
+
+# ---- Zstandard (RFC 8878), as far as one chunk needs it; no dictionaries ----------------------------------------------
+
+DEFAULTS = (
+    ([4, 3, *[2] * 11, 1, 1, 1, *[2] * 9, 3, 2, 1, 1, 1, 1, 1, -1, -1, -1, -1], 6),
+    ([*[1] * 6, 2, 2, 2, *[1] * 15, *[-1] * 5], 5),
+    ([1, 4, 3, *[2] * 6, *[1] * 37, *[-1] * 7], 6),
+)  # literal lengths, offsets, match lengths (section 3.1.1.3.2.2)
+LENGTH_BITS = [*[0] * 16, 1, 1, 1, 1, 2, 2, 3, 3, 4, *range(6, 17)]
+MATCH_BITS = [*[0] * 32, 1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, *range(7, 17)]
+Fse = tuple[int, list[tuple[int, int, int]]]  # accuracy, and by state: symbol, bits, base of the next state
+
+
+def code_bases(bits: list[int], start: int) -> list[int]:
+    """First value of each code: every code continues where the one before ended."""
+    return list(itertools.accumulate((1 << b for b in bits[:-1]), initial=start))
+
+
+LENGTH_BASES, MATCH_BASES = code_bases(LENGTH_BITS, 0), code_bases(MATCH_BITS, 3)
+
+
+class Backwards:
+    """A bit stream that is read from its end (section 4.1)."""
+
+    def __init__(self, raw: bytes) -> None:
+        want(raw and raw[-1], "zstd: a bit stream has no end")
+        self.raw, self.at = raw, 8 * len(raw) - 9 + raw[-1].bit_length()
+
+    def peek(self, count: int) -> int:
+        """The next bits; before the beginning there are zeros."""
+        low = self.at - count
+        if low < 0:
+            return (int.from_bytes(self.raw[:8], "little") & (1 << max(self.at, 0)) - 1) << -low & (1 << count) - 1
+        return int.from_bytes(self.raw[low >> 3 : (low >> 3) + 8], "little") >> (low & 7) & (1 << count) - 1
+
+    def take(self, count: int) -> int:
+        """The next bits, consumed."""
+        value = self.peek(count)
+        self.at -= count
+        return value
+
+
+def fse_table(shares: list[int], accuracy: int) -> Fse:
+    """Decoding table of a distribution (section 4.1.1)."""
+    size, high = 1 << accuracy, (1 << accuracy) - 1
+    symbols, following = [0] * size, [max(share, 1) for share in shares]
+    for symbol, share in enumerate(shares):
+        if share == -1:
+            symbols[high] = symbol
+            high -= 1
+    at = 0
+    for symbol, share in enumerate(shares):
+        for _ in range(share):
+            symbols[at] = symbol
+            at = (at + (size >> 1) + (size >> 3) + 3) & size - 1
+            while at > high:
+                at = (at + (size >> 1) + (size >> 3) + 3) & size - 1
+    table = []
+    for symbol in symbols:
+        bits = accuracy + 1 - following[symbol].bit_length()
+        table.append((symbol, bits, (following[symbol] << bits) - size))
+        following[symbol] += 1
+    return accuracy, table
+
+
+def read_fse(raw: bytes, most: int, symbols: int) -> tuple[Fse, int]:
+    """A table description and its length in bytes (section 4.1.1)."""
+    stream, at = int.from_bytes(raw[:512], "little"), 4
+    accuracy = (stream & 15) + 5
+    want(accuracy <= most, "zstd: an accuracy out of range")
+    left, shares = 1 << accuracy, list[int]()
+    while left > 0 and len(shares) < symbols:
+        bits = (left + 1).bit_length()
+        value, few = stream >> at & (1 << bits) - 1, (1 << bits) - 2 - left
+        low = value & (1 << bits - 1) - 1
+        short = low < few
+        value = low if short else value - few * (value >= 1 << bits - 1)
+        at += bits - short
+        shares.append(value - 1)
+        left -= abs(value - 1)
+        while value == 1:  # a share of zero: how many more follow
+            shares += [0] * (more := stream >> at & 3)
+            at += 2
+            if more != 3:
+                break
+    want(left == 0 and len(shares) <= symbols and at <= 8 * len(raw), "zstd: a damaged distribution")
+    return fse_table(shares, accuracy), (at + 7) // 8
+
+
+class Zstd:
+    """Decodes one frame; what one block leaves for the next is kept here."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.out = most, bytearray()
+        self.huffman: tuple[int, list[tuple[int, int]]] | None = None
+        self.tables: list[Fse | None] = [None, None, None]
+        self.offsets = [1, 4, 8]
+
+    def frame(self, raw: bytes) -> bytes:
+        """The content of a frame that is all of `raw`, at most `most` bytes."""
+        want(raw[:4] == b"\x28\xb5\x2f\xfd" and len(raw) > 5, "zstd: is not a frame")
+        single = raw[4] >> 5 & 1
+        want(raw[4] & 3 == 0, "zstd: needs a dictionary")
+        at, last = 5 + (1 - single) + ((single, 2, 4, 8)[raw[4] >> 6]), 0
+        while not last:
+            header = int.from_bytes(raw[at : at + 3], "little")
+            last, kind, size = header & 1, header >> 1 & 3, header >> 3
+            at += 3
+            taken = 1 if kind == 1 else size
+            want(kind < 3 and at + taken <= len(raw) and size <= 1 << 17, "zstd: a damaged block")
+            part = raw[at : at + taken]
+            self.out += part if kind == 0 else part * size if kind == 1 else b""
+            if kind == 2:
+                self.block(part)
+            want(len(self.out) <= self.most, "zstd: holds more than its chunk")
+            at += taken
+        want(at + 4 * (raw[4] >> 2 & 1) == len(raw), "zstd: something follows the frame")
+        return bytes(self.out)
+
+    def block(self, raw: bytes) -> None:
+        """A compressed block: literals, then sequences (section 3.1.1.3)."""
+        literals, at = self.literals(raw)
+        count, at = raw[at], at + 1
+        if count == 255:
+            count, at = int.from_bytes(raw[at : at + 2], "little") + 0x7F00, at + 2
+        elif count >= 128:
+            count, at = (count - 128 << 8) + raw[at], at + 1
+        used = self.sequences(raw, at, count, literals) if count else 0
+        self.out += literals[used:]
+
+    def literals(self, raw: bytes) -> tuple[bytes, int]:
+        """The literals of a block, and where its sequences begin (section 3.1.1.3.1)."""
+        kind, form, head = raw[0] & 3, raw[0] >> 2 & 3, int.from_bytes(raw[:5], "little")
+        if kind < 2:
+            at, size = (1, head >> 3 & 31) if not form & 1 else (2, head >> 4 & 0xFFF) if form == 1 else (3, head >> 4 & 0xFFFFF)
+            return (raw[at : at + size], at + size) if kind == 0 else (raw[at : at + 1] * size, at + 1)
+        bits = (10, 10, 14, 18)[form]
+        at = (3, 3, 4, 5)[form]
+        size, end = head >> 4 & (1 << bits) - 1, at + (head >> 4 + bits & (1 << bits) - 1)
+        want(end <= len(raw) and size <= 1 << 17, "zstd: damaged literals")
+        if kind == 2:
+            at += self.read_huffman(raw[at:end])
+        if form == 0:
+            return self.stream(raw[at:end], size), end
+        ends = list(itertools.accumulate((at + 6, *struct.unpack_from("<HHH", raw, at))))
+        each = (size + 3) // 4
+        parts = [self.stream(raw[a:b], n) for a, b, n in zip(ends, [*ends[1:], end], (each, each, each, size - 3 * each), strict=True)]
+        return b"".join(parts), end
+
+    def read_huffman(self, raw: bytes) -> int:
+        """Read a tree description; returns its length (section 4.2.1)."""
+        head, weights = raw[0], list[int]()
+        if head >= 128:
+            used = 1 + (head - 126) // 2
+            weights = [n for byte in raw[1:used] for n in (byte >> 4, byte & 15)][: head - 127]
+        else:
+            used = 1 + head
+            (accuracy, table), at = read_fse(raw[1:used], 6, 256)
+            bits = Backwards(raw[1 + at : used])
+            states, turn = [bits.take(accuracy), bits.take(accuracy)], 0
+            while len(weights) < 255:
+                symbol, count, base = table[states[turn]]
+                weights.append(symbol)
+                if bits.at < count:
+                    weights.append(table[states[1 - turn]][0])
+                    break
+                states[turn], turn = base + bits.take(count), 1 - turn
+        total = sum(1 << weight - 1 for weight in weights if weight)
+        want(total and max(weights) <= 11 and used <= len(raw), "zstd: a damaged Huffman tree")
+        depth = total.bit_length()
+        rest = (1 << depth) - total
+        want(rest & rest - 1 == 0, "zstd: a damaged Huffman tree")
+        weights.append(rest.bit_length())
+        ordered = [(w, symbol) for w in range(1, depth + 1) for symbol, one in enumerate(weights) if one == w]
+        self.huffman = depth, [(symbol, depth + 1 - w) for w, symbol in ordered for _ in range(1 << w - 1)]
+        return used
+
+    def stream(self, raw: bytes, size: int) -> bytes:
+        """`size` symbols of one Huffman stream (section 4.2.2)."""
+        want(self.huffman, "zstd: no Huffman tree yet")
+        depth, table = self.huffman or (0, [])
+        bits, out, mask = Backwards(raw), bytearray(), (1 << depth) - 1
+        padded, at = bytes(4) + raw + bytes(4), bits.at + 32  # zeros before the beginning, so that nothing is negative
+        for _ in range(size):
+            low = at - depth
+            symbol, used = table[int.from_bytes(padded[low >> 3 : (low >> 3) + 4], "little") >> (low & 7) & mask]
+            at -= used
+            out.append(symbol)
+            if at < 32:
+                break
+        want(at == 32 and len(out) == size, "zstd: a damaged Huffman stream")
+        return bytes(out)
+
+    def sequences(self, raw: bytes, at: int, count: int, literals: bytes) -> int:
+        """Carry out the sequences; returns how many literals they used (section 3.1.1.4)."""
+        modes, at = raw[at], at + 1
+        for n, (shift, most, symbols) in enumerate(((6, 9, 36), (4, 8, 32), (2, 9, 53))):
+            mode = modes >> shift & 3
+            if mode == 0:
+                self.tables[n] = fse_table(*DEFAULTS[n])
+            elif mode == 1:
+                self.tables[n], at = (0, [(raw[at], 0, 0)]), at + 1
+            elif mode == 2:
+                self.tables[n], used = read_fse(raw[at:], most, symbols)
+                at += used
+        want(all(self.tables), "zstd: no table yet")
+        tables: list[Any] = self.tables
+        bits, used = Backwards(raw[at:]), 0
+        states = [bits.take(accuracy) for accuracy, _ in tables]
+        for n in range(count):
+            (length, a, x), (offset, b, y), (match, c, z) = (table[state] for (_, table), state in zip(tables, states, strict=True))
+            distance = (1 << offset) + bits.take(offset)
+            size = MATCH_BASES[match] + bits.take(MATCH_BITS[match])
+            run = LENGTH_BASES[length] + bits.take(LENGTH_BITS[length])
+            if n < count - 1:
+                first = x + bits.take(a)
+                third = z + bits.take(c)
+                states = [first, y + bits.take(b), third]
+            distance = self.distance(distance, run)
+            self.out += literals[used : used + run]
+            used += run
+            possible = 0 < distance <= len(self.out) and used <= len(literals) and len(self.out) + size <= self.most
+            want(possible, "zstd: a damaged sequence")
+            start = len(self.out) - distance
+            self.out += (self.out[start:] * (size // distance + 1))[:size] if distance < size else self.out[start : start + size]
+        want(bits.at == 0, "zstd: a damaged sequence stream")
+        return used
+
+    def distance(self, value: int, run: int) -> int:
+        """The distance of a match; the last three are remembered (section 3.1.1.5)."""
+        if value > 3:
+            self.offsets = [value - 3, *self.offsets[:2]]
+        elif which := value - (run != 0):
+            found = self.offsets[0] - 1 if which == 3 else self.offsets[which]
+            self.offsets = [found, *(self.offsets[:2] if which != 1 else (self.offsets[0], self.offsets[2]))]
+        return self.offsets[0]
 
 
 # ---- Keys and signatures --------------------------------------------------------------------------------------------
@@ -534,6 +779,8 @@ class Log:
     meta: bytes | None = None
     gaps: list[Json] = field(default_factory=list)
     files: list[Json] = field(default_factory=list)
+    clocks: list[tuple[int, Json]] = field(default_factory=list)
+    rows: list[Json] = field(default_factory=list)
     last: dict[str, int] = field(default_factory=dict)
     epochs: list[bytes] = field(default_factory=list)
     size: int = 0
@@ -594,6 +841,9 @@ def read_log(payloads: Iterable[bytes], sizes: set[int], dsds: dict[bytes, Json]
             want((body[2] is None) == (body[3] is None), f"{what} (GAP): has only one of its two numbers")
             if body[2] is not None and body[1] in steps:
                 advance(body[1], body[2], body[3], f"{what} (GAP)")
+        elif kind == 5:
+            want(body[1] is not None or body[2] is not None, f"{what} (CLOCK): says nothing")
+            log.clocks.append((index, body))
         elif kind == 6:
             log.close = body
         elif kind == 7:
@@ -601,6 +851,9 @@ def read_log(payloads: Iterable[bytes], sizes: set[int], dsds: dict[bytes, Json]
             following.update({source: body[6][source] + step for source, step in steps.items() if source in body[6]})
         elif kind == 8 and body[1] in steps:
             following[body[1]] = body[3]
+        elif kind == 9:
+            check_rows(body, log, dsds, f"{what} (ROWS)")
+            log.rows.append(body)
         elif kind == 10:
             log.files.append(body)
     want(log.close, "the last leaf is not CLOSE")
@@ -612,6 +865,41 @@ def read_log(payloads: Iterable[bytes], sizes: set[int], dsds: dict[bytes, Json]
     log.size = tree.size
     log.epochs.append(epoch.root())
     return log
+
+
+def check_rows(body: Json, log: Log, dsds: dict[bytes, Json], what: str) -> None:
+    """The rows must lie within one chunk that nobody signed yet, in each of the columns."""
+    names, first, n = body[1], body[2], body[3]
+    want(names and len(set(names)) == len(names), f"{what}: names no dataset, or one twice")
+    want(all(name in log.chunks for name in names), f"{what}: names a dataset that no DATASET leaf announced")
+    lengths = {dsds[name][3][0] if dsds[name][3] and dsds[name][4][1:] == dsds[name][3][1:] else 0 for name in names}
+    want(len(lengths) == 1 and lengths != {0}, f"{what}: its datasets are not chunked alike by rows")
+    (length,) = lengths
+    where = f"{what}: rows {first} to {first + n - 1} of {dsds[names[0]][1]}"
+    want(first >= 0 < n and first % length + n <= length, f"{where} are not within one chunk")
+    place = first - first % length
+    signed = [name for name in names if (place, *[0] * (len(dsds[name][3]) - 1)) in log.chunks[name]]
+    want(not signed, f"{where} are signed after their chunk")
+
+
+def clock_warning(heads: list[Json], clocks: list[tuple[int, Json]]) -> str:
+    """What is impossible about the times of the anchor heads of one boot; it damages nothing."""
+    for n, (before, head) in enumerate(itertools.pairwise(heads)):
+        if before[10] != head[10]:
+            continue
+        leaves = [body for index, body in clocks if before[4] <= index < head[4]]
+        passed = head[9] - before[9]
+        gained = head[8] - before[8] - passed - sum(body[1] or 0 for body in leaves)
+        unsure = sum(max(one[11][2] or 0, 0) for one in (before, head))
+        states = [before[11], *(body[2] for body in leaves if body[2] is not None)]
+        between = f"between head {n} and head {n + 1}"
+        if passed < 0:
+            return f"the boot clock ran backwards {between}"
+        if abs(gained) > 5_000_000 + passed // 2000 + unsure:
+            return f"the wall clock moved by {gained / 1e9:.3f} s {between} and no CLOCK leaf says why"
+        if [states[-1][0], states[-1][3]] != [head[11][0], head[11][3]]:
+            return f"the state of the clock changed {between} and no CLOCK leaf says so"
+    return ""
 
 
 def parse_chunk(payload: bytes, what: str) -> tuple[tuple[int, ...], bytes, tuple[int, int, bytes], int, int, bytes]:
@@ -642,7 +930,8 @@ def facts(log: Log, state: int, head_hash: bytes, session: Session) -> Json:
     return {"agent": one[1].hex(), "run": one[2].hex(), "run_no": one[3], "ordinal": one[4], "series": one[10], "policy": one[7].hex(),
             "previous": one[5] and [one[5][0].hex(), one[5][1].hex()], "start": one[6], "last": log.last, "segment": one[9].hex(),
             "head": head_hash.hex(), "state": state, "trusted": session.trusted, "identity": session.identity.hex(), "gaps": len(log.gaps),
-            "gap_counts": counts, "chunks": sum(map(len, log.chunks.values())), "uncounted": [], "downgrade": ""}  # fmt: skip
+            "gap_counts": counts, "chunks": sum(map(len, log.chunks.values())), "uncounted": [], "downgrade": "", "clock": "",
+            "early": []}  # fmt: skip
 
 
 # ---- HDF5: types, values, META --------------------------------------------------------------------------------------
@@ -984,6 +1273,54 @@ def check_dataset(dataset: Any, dsd: Json, shape: list[int], chunks: Chunks, lim
     want(complete or plist.get_fill_time() != h5d.FILL_TIME_NEVER, f"{path}: has no fill value for the chunks it lacks")
 
 
+def check_early(log: Log, dsds: dict[bytes, Json], chunked: dict[str, Any]) -> list[str]:
+    """Compare rows that were signed before their chunk with the chunk; returns datasets that cannot be decoded here."""
+    skipped: dict[str, None] = {}
+    place: tuple[bytes, int] = b"", -1
+    blocks: dict[bytes, bytes] = {}
+    for body in log.rows:
+        names, first, n = body[1], body[2], body[3]
+        unknown_form = [dsds[name][1] for name in names if not decodable(dsds[name])]
+        if unknown_form:
+            skipped |= dict.fromkeys(unknown_form[:1])
+            continue
+        start = first - first % dsds[names[0]][3][0]
+        if place != (names[0], start):
+            place, blocks = (names[0], start), {}
+        digest = hashlib.sha256()
+        for name in names:
+            path, offset = dsds[name][1], (start, *[0] * (len(dsds[name][3]) - 1))
+            if name not in blocks:
+                want(offset in log.chunks[name], f"{path} chunk at {list(offset)}: rows of it were signed, the chunk was not")
+                blocks[name] = decode_chunk(chunked[path], dsds[name], offset, log.chunks[name][offset])
+            row = len(blocks[name]) // dsds[name][3][0]
+            digest.update(blocks[name][(first - start) * row : (first - start + n) * row])
+        last = f"rows {first} to {first + n - 1}"
+        want(digest.digest() == body[4], f"{dsds[names[0]][1]}: {last} are not those that were signed before their chunk")
+    return list(skipped)
+
+
+def decodable(dsd: Json) -> bool:
+    """Whether a dataset is stored plainly or by shuffle and zstd, in elements of a simple type."""
+    kind, filters = dsd[2], dsd[5]
+    if kind[0] not in ("int", "flt", "str") or math.prod(dsd[3]) * kind[1] > 64 << 20:
+        return False
+    return not filters or ([f[0] for f in filters] == [2, 32015] and filters[0][2] == [kind[1]])
+
+
+def decode_chunk(dataset: Any, dsd: Json, offset: tuple[int, ...], entry: tuple[int, int, bytes]) -> bytes:
+    """The raw bytes of a chunk whose stored bytes were checked."""
+    mask, size, what = entry[0], math.prod(dsd[3]) * dsd[2][1], f"{dsd[1]} chunk at {list(offset)}"
+    raw = bytes(read_chunk(dataset, offset, entry[1])[1][: entry[1]])
+    if dsd[5] and not mask & 2:
+        try:
+            raw = Zstd(size).frame(raw)
+        except (Bad, IndexError, ValueError, struct.error) as error:
+            raise Bad(f"{what}: does not decode ({error})") from error
+    want(len(raw) == size, f"{what}: holds {len(raw)} bytes instead of {size}")
+    return np.frombuffer(raw, np.uint8).reshape(dsd[2][1], -1).T.tobytes() if dsd[5] and not mask & 1 else raw
+
+
 _buffer = bytearray()
 
 
@@ -1068,6 +1405,8 @@ def check_segment(segment: Segment, roots: Roots) -> Json:
     result = facts(log, heads[-1][0][13], heads[-1][1], heads[-1][2])
     result["trusted"] = all(session.trusted for _, _, session, _ in heads)
     result["downgrade"] = next((downgrade for _, _, _, downgrade in heads if downgrade), "")
+    result["clock"] = clock_warning([entry[0] for entry in heads], log.clocks)
+    result["early"] = check_early(log, dsds, chunked)
     counted = {d[8][0] for d in dsds.values() if d[8][1] == 1}
     result["uncounted"] = sorted({d[8][0] for d in dsds.values()} - counted)
     return result
@@ -1254,7 +1593,8 @@ def open_run(path: str, roots: Roots) -> tuple[Json, Json, Json, Json]:
                     "policy": statement[11].hex(), "trusted": signer.trusted, "identity": signer.identity.hex(),
                     "downgrade": downgrade, "series": {}, "gap_counts": {s: [n, c] for s, n, c in statement[9]},
                     "segments": segments, "witnessed": [], "stamped": "", "amendments": [], "sidecar": sha(raw).hex(),
-                    "problem": ""}  # fmt: skip
+                    "problem": "", "ahead": "",
+                    "times": {name.hex(): head[8] - max(head[11][2] or 0, 0) for name, (head, _) in heads.items()}}  # fmt: skip
     return result, statement, heads, sidecar
 
 
@@ -1317,6 +1657,7 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
     heads = set()
     segments = {s[1]: s for s in run["segments"]}
     seen: dict[tuple[bytes, int], bytes] = {}
+    first_seen: dict[tuple[bytes, int], int] = {}
     for number, item in enumerate(receipts[3]):
         what = f"receipt {number}"
         kind = "witness" if unwrap(item, what)[0][3] == "application/x.hsc1-witness+cbor" else "custody"
@@ -1326,12 +1667,13 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
         if kind == "witness":
             want(seen.setdefault((body[3], body[4]), body[5]) == body[5], f"{what}: a fork, two roots of one log and size")
             heads.add(body[6])
+            first_seen[body[3], body[4]] = min(body[7], first_seen.get((body[3], body[4]), body[7]))
             continue
         want(body[8] in ("fsynced", "store-digest", "read-back"), f"{what}: has an unknown durability")
         if segment := segments.get(body[3].hex()):
             same = [segment[5], segment[4], segment[3]] == [body[4].hex(), body[5].hex(), body[6]]
             want(same, f"{what}: custody was given for other bytes of segment {segment[0]}")
-    witnessed = []
+    witnessed, ahead = [], dict[str, int]()
     for number, proof in enumerate(receipts[4]):
         what = f"proof {number}"
         root = seen.get((proof[1], proof[2]))
@@ -1342,8 +1684,12 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
             entry = segments.get(body[1].hex())
             if entry and [entry[5], run["run"], entry[0]] == [body[2].hex(), body[3].hex(), body[4]]:
                 witnessed.append(entry[5])
+                gained = run["times"][entry[5]] - first_seen[proof[1], proof[2]]
+                ahead[entry[5]] = max(gained, ahead.get(entry[5], gained))
     times = [t for token in receipts[5] if roots.stampers and (t := stamped(token, roots, bytes.fromhex(run["sidecar"])))]
-    return {"amendments": amendments, "witnessed": witnessed, "stamped": min(times, default="")}
+    late = next((e for e in run["segments"] if ahead.get(e[5], 0) > 5_000_000), None)
+    clock = f"the clock of segment {late[0]} was ahead: a witness had seen it {ahead[late[5]] / 1e9:.3f} s before" if late else ""
+    return {"amendments": amendments, "witnessed": witnessed, "stamped": min(times, default=""), "ahead": clock}
 
 
 def stamped(token: bytes, roots: Roots, digest: bytes) -> str:
@@ -1401,6 +1747,7 @@ class Total:
         self.uncounted: set[str] = set()
         self.gaps: dict[str, list[int | None]] = {}
         self.before: dict[str, Json] = {}
+        self.clock = ""
 
     def add(self, seg: Json, name: str) -> None:
         """Add the next segment; within its series it must go on where the one before ended."""
@@ -1411,6 +1758,7 @@ class Total:
                 end = earlier["last"].get(source, last)
                 want(end == last, f"{name}: source {source} goes on after {last}, the segment before ended at {end}")
         self.before[seg["series"]] = seg
+        self.clock = self.clock or (seg["clock"] and f"{name}: {seg['clock']}")
         self.trusted = self.trusted and seg["trusted"]
         self.downgrade = self.downgrade or seg["downgrade"]
         self.identities.add(seg["identity"])
@@ -1456,6 +1804,8 @@ def verify_run(path: str, roots: Roots) -> tuple[int, str, Json, set[str]]:
     elif missing or not run["segments"]:
         why = run["problem"] or (f"no witness has seen segment {missing[0]}" if missing else "the run holds no segment")
         level, reason = 2, f"signed under the root; {why}"
+    elif clock := total.clock or run["ahead"]:
+        level, reason = 2, f"signed under the root; {clock}"
     return level, reason + uncounted_sentence(total.uncounted), counts, claims
 
 
@@ -1517,7 +1867,7 @@ class Child:
 
     def __init__(self, task: Task, path: str, roots: Roots, size: int) -> None:
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        self.task, self.seconds = task, SECONDS + size // 10_000_000
+        self.task, self.seconds = task, SECONDS + size // 500_000
         self.pipe, theirs = context.Pipe(duplex=False)
         self.process = context.Process(target=child, args=(theirs, task, path, roots, self.seconds), daemon=True)
         self.process.start()
@@ -1571,6 +1921,8 @@ def stray(path: str, seg: Json, roots: Roots) -> Json:
     sentence, level = "signed under the root", 2
     if not seg["trusted"] or seg["downgrade"]:
         sentence, level = f"intact, but {seg['downgrade']}" if seg["trusted"] else unknown(seg["identity"], roots), 1
+    skipped = [f"{name}: rows signed early were not compared" for name in seg["early"]]
+    sentence += "".join(f"; {told}" for told in (seg["clock"], *skipped) if told)
     return line(path, "segment", level, sentence + uncounted_sentence(seg["uncounted"]), counts)
 
 
@@ -1585,7 +1937,7 @@ def slice_item(path: str, roots: Roots, dataset: str, slice_: str) -> Json:
         return one
     (run,) = answers([("beside", str(beside[0]), roots, 0)])
     if "bad" not in run and run["trusted"] and not run["downgrade"] and seg["head"] in run["witnessed"] and seg["run"] == run["run"]:
-        whole = all(e[5] in run["witnessed"] for e in run["segments"])
+        whole = all(e[5] in run["witnessed"] for e in run["segments"]) and not run["ahead"]
         one["level"] = (4 if run["stamped"] else 3) if whole else 2
     return one
 

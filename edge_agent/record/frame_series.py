@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from edge_agent.model import Cause, Stream
@@ -114,6 +114,9 @@ class FrameSeries(Series):
         self.continuity = replace(continuity, step=self.stream.step)
         if self.segment is None:
             self._table = None
+
+    def _open_tables(self) -> Iterable[Table]:
+        return () if self._table is None or self._table.segment is not self.segment else (self._table,)
 
     def _full(self) -> bool:
         return self._table is not None and self._table.rows >= layout.MAX_CHUNKS

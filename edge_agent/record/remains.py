@@ -101,6 +101,20 @@ class Rows:
         data = b"".join(part[number] for part in self.parts)
         return np.frombuffer(data, self.table.dtypes[number]).reshape(-1, *self.table.shapes[number])
 
+    def digest_of_last(self, n: int) -> bytes:
+        """What a ROWS leaf signs of the last ``n`` rows."""
+        digest = hashlib.sha256()
+        for number, (dtype, shape) in enumerate(zip(self.table.dtypes, self.table.shapes, strict=True)):
+            size = n * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
+            tail, found = list[bytes](), 0
+            for part in reversed(self.parts):
+                if found >= size:
+                    break
+                tail.append(part[number])
+                found += len(part[number])
+            digest.update(b"".join(reversed(tail))[-size:])
+        return digest.digest()
+
     def named(self, name: str) -> npt.NDArray[np.generic]:
         """All rows of the column with this name (the last part of its path)."""
         return self.column([path.rpartition("/")[2] for path in self.table.paths].index(name))
@@ -131,6 +145,7 @@ class Remains:
     heads: list[SignedHead] = field(default_factory=list)
     covered: int = 0
     last_head_seq: int = -1
+    _by_path: dict[str, Rows] = field(default_factory=dict)
 
     def has(self, kind: int) -> bool:
         """Whether a leaf of this type is there."""
@@ -181,9 +196,11 @@ class Remains:
             if isinstance(parsed, leaf.Chunk):
                 self.chunks[len(self.payloads)] = parsed
                 self.stored[len(self.payloads)] = entry.offset
+            elif isinstance(parsed, leaf.RowsLeaf):
+                self._check_rows(parsed)
             self.payloads.append(entry.payload)
         elif isinstance(entry, TableFrame):
-            self.tables[entry.number] = Rows(entry)
+            self.tables[entry.number] = self._by_path[entry.paths[0]] = Rows(entry)
         elif isinstance(entry, TagsFrame):
             self.tags += entry.tags
         elif isinstance(entry, RowsFrame):
@@ -197,6 +214,16 @@ class Remains:
                 self.objects |= parse_meta(body)
             elif kind is Frame.HEAD:
                 self.heads.append(signed_head(body))
+
+    def _check_rows(self, item: leaf.RowsLeaf) -> None:
+        """The chunks are made of the journal's rows, so these must be the rows that were signed; the journal ends with them here."""
+        path = self.dsds[item.dsds[0]].path
+        rows = self._by_path[path]
+        if rows.n != item.first + item.n or rows.digest_of_last(item.n) != item.digest:
+            raise Damaged(
+                f"{self.opening.final_name}: rows {item.first} to {item.first + item.n - 1} of {path} are not those that were signed",
+                why="the journal has other bytes now", try_="the files are in quarantine; check the disk (smartctl, kernel log)",
+            )  # fmt: skip
 
     def note_heads(self, entries: Iterator[Entry]) -> None:
         """Remember how far the heads among ``entries`` reach: what one covers was durable."""

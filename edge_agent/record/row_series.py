@@ -6,7 +6,7 @@ with its first item and holds for the run. Tags keep their numbers over all segm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -160,6 +160,9 @@ class RowSeries(Series):
     def _forget(self) -> None:
         """The segment is no longer written."""
         self._own, self._shared, self._journalled = {}, {}, 0
+
+    def _open_tables(self) -> Iterable[Table]:
+        return (*self._own.values(), *self._shared.values())
 
     def _full(self) -> bool:
         return any(table.rows >= layout.MAX_CHUNKS * table.layout.chunk for table in (*self._own.values(), *self._shared.values()))

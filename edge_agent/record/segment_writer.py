@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 from edge_agent.errors import DiskError
 from edge_agent.model import NO_SEQ, NO_TIME
 from edge_agent.record import journal
+from edge_agent.record.clock import ClockWatch, Reading
 from edge_agent.record.counts import LiveCounts
 from edge_agent.record.finish import close_leaf, file_dtypes, finish_file
 from edge_agent.record.hdf5_errors import as_disk_error
@@ -32,6 +33,7 @@ from edge_agent.record.journal import Frame, Opening, TableFrame, TagsFrame
 from edge_agent.record.session import Session
 from edge_agent.record.tree import ANCHOR_S, HEAD_LEAVES, HEAD_S, Tree
 from edge_agent.seal import leaf
+from edge_agent.seal.clock import Clock
 from edge_agent.seal.dsd import Dsd
 from edge_agent.seal.head import State
 from edge_agent.seal.meta import MetaObject, encode_meta, meta_digest
@@ -71,10 +73,11 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A point in a segment: journal length, tree, and how many acknowledgements it covers."""
+    """A point in a segment: journal length, tree, and when that was."""
 
     position: int
     frontier: Frontier
+    at: Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ class SegmentWriter:
     with_data: bool = True
     objects: Mapping[str, MetaObject] = field(default_factory=dict)
     mark: Any = None
+    clock: Callable[[], Clock] = Clock
     live: LiveCounts = field(default_factory=LiveCounts)
     gaps: dict[str, list[leaf.GapLeaf]] = field(default_factory=dict)
     last_seq: dict[str, int] = field(default_factory=dict)
@@ -125,9 +129,13 @@ class SegmentWriter:
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
     _signed_size: int = field(init=False, default=0)
     _signed_at: float = field(init=False, default=0.0)
-    _anchored_at: float = field(init=False, default=-ANCHOR_S)
+    _anchored_at: float = field(init=False, default_factory=time.monotonic)
+    _anchored_size: int = field(init=False, default=0)
+    _anchor_from: int | None = field(init=False, default=1)
     _digests: dict[str, bytes] = field(init=False, default_factory=dict)
     _tables: int = field(init=False, default=0)
+    _watch: ClockWatch = field(init=False)
+    _ended: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         """Create both files, reserve their space, and make their names and the OPEN leaf durable.
@@ -135,7 +143,8 @@ class SegmentWriter:
         Raises:
             DiskError: the disk refused; nothing is left behind that would need recovery, and the segment was never there.
         """
-        self.tree = Tree(self.opening.segment_id, self.session)
+        self.tree = Tree(self.opening.segment_id, self.session, clock=self.clock)
+        self._watch = ClockWatch(self.tree.read)
         self.last_seq.update(self.opening.last_seq)
         try:
             self._create()
@@ -249,6 +258,10 @@ class SegmentWriter:
         self._frame(journal.leaf_frame(offset, payload))
         self._staged_leaves.append(payload)
 
+    def sign_rows(self, paths: Sequence[str], first: int, n: int, digest: bytes) -> None:
+        """Append a ROWS leaf for rows of a table that are in no chunk yet."""
+        self.append_leaf(leaf.RowsLeaf(tuple(self._digests[path] for path in paths), first, n, digest).payload())
+
     def gap(self, gap: leaf.GapLeaf) -> None:
         """Append a GAP leaf and remember it for the file and the ledger."""
         self.append_leaf(gap.payload())
@@ -284,7 +297,17 @@ class SegmentWriter:
     def dirty(self) -> bool:
         """Whether something is waiting for a commit, or for a head."""
         unsigned = self._signed_size < self.tree.frontier.size and time.monotonic() - self._signed_at >= HEAD_S
-        return bool(self._buffer) or bool(self._pending) or unsigned
+        return bool(self._buffer) or bool(self._pending) or unsigned or self._anchor_from is not None
+
+    def anchor_due(self) -> bool:
+        """Whether it is time for the next anchor head."""
+        return self._anchor_from is None and time.monotonic() - self._anchored_at >= ANCHOR_S
+
+    def request_anchor(self) -> None:
+        """The next commit that covers what is published now signs an anchor, if there is anything new."""
+        with self._lock:
+            size = self.tree.frontier.size
+            self._anchor_from = size if size > self._anchored_size else None
 
     def sample(self) -> Sample:
         """Hand the journal to the system and take the point that a sync begun now will cover.
@@ -295,6 +318,7 @@ class SegmentWriter:
         with self._lock:
             if self.failed is not None:
                 raise self.failed
+            at = self._observe()
             data, self._buffer = self._buffer, bytearray()
             position, frontier = self._position, self.tree.frontier.copy()
             try:
@@ -303,7 +327,22 @@ class SegmentWriter:
             except DiskError as error:
                 self.failed = error
                 raise
-        return Sample(position, frontier)
+        return Sample(position, frontier, at)
+
+    def watch_clock(self) -> None:
+        """Declare it soon when the wall clock was set, also while nothing comes in."""
+        with self._lock:
+            self._observe()
+
+    def _observe(self) -> Reading:
+        """The clocks now. A step is in the tree before any head that has its time; after CLOSE nothing is, so time stands still."""
+        if self._ended:
+            return self._watch.last
+        at, step = self._watch.observe()
+        if step is not None:
+            self._append(journal.leaf_frame(0, step.payload()))
+            self.tree.append(step.payload())
+        return at
 
     def sync_journal(self) -> None:
         """``fdatasync`` of the journal."""
@@ -331,19 +370,21 @@ class SegmentWriter:
             except Exception:
                 # It is durable all the same, and the others must be let go.
                 log.exception("%s: telling that an item is durable failed", item.key)
-        self._sign_if_due(sample.frontier, now)
+        self._sign_if_due(sample, now)
         return [now - item.entered for item in finished if item.n]
 
-    def _sign_if_due(self, frontier: Frontier, now: float) -> None:
-        grown = frontier.size - self._signed_size
-        if not grown or (grown < HEAD_LEAVES and now - self._signed_at < HEAD_S):
+    def _sign_if_due(self, sample: Sample, now: float) -> None:
+        size = sample.frontier.size
+        grown = size - self._signed_size
+        anchor = self._anchor_from is not None and size >= self._anchor_from
+        if not anchor and (not grown or (grown < HEAD_LEAVES and now - self._signed_at < HEAD_S)):
             return
-        anchor = now - self._anchored_at >= ANCHOR_S
-        head = self.tree.sign(frontier, State.OPEN, anchor=anchor)
+        head = self.tree.sign(sample.frontier, State.OPEN, anchor=anchor, at=sample.at)
         with self._lock:
             self._append(journal.frame(Frame.HEAD, head.cose))
-        self._signed_size, self._signed_at = frontier.size, now
-        self._anchored_at = now if anchor else self._anchored_at
+            if anchor:
+                self._anchored_at, self._anchored_size, self._anchor_from = now, size, None
+        self._signed_size, self._signed_at = size, now
 
     def commit(self) -> list[float]:
         """Sample, sync both files one after the other, confirm (the closing path; the commit thread syncs in parallel)."""
@@ -363,6 +404,11 @@ class SegmentWriter:
             return self._close(objects, policy, outcome, reason)
 
     def _close(self, objects: Mapping[str, MetaObject], policy: bytes, outcome: str, reason: str) -> Closed:
+        with self._lock:
+            at, step = self._watch.observe()
+            self._ended = True
+        if step is not None:
+            self.append_leaf(step.payload())
         if self._file is not None:
             self.add(objects)
             self.append_leaf(leaf.Meta(meta_digest(self._file.objects)).payload())
@@ -370,7 +416,7 @@ class SegmentWriter:
         self.append_leaf(close_leaf(self._file, payloads, policy, outcome, reason).payload())
         self.publish()
         self.commit()
-        head = self.tree.sign(self.tree.frontier, State.CLOSED, anchor=True)
+        head = self.tree.sign(self.tree.frontier, State.CLOSED, anchor=True, at=at)
         with self._lock:
             self._append(journal.frame(Frame.HEAD, head.cose))
             self._append(journal.frame(Frame.CLOSE))

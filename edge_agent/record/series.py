@@ -12,7 +12,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from edge_agent.model import Cause, Gap, RunContext, Stream
 from edge_agent.record.items import FrameItem, GapItem, Item, RowsItem
 from edge_agent.record.segment_writer import Closed, SegmentWriter
 from edge_agent.record.session import Session
+from edge_agent.record.table import Table
 from edge_agent.seal import leaf
+from edge_agent.seal.clock import Clock
 from edge_agent.seal.policy import policy_digest
 from edge_agent.segment import layout, nexus
 from edge_agent.storage import Storage
@@ -71,6 +73,7 @@ class RunState:
     broken: Callable[[SegmentWriter], None]
     wait_for_disk: Callable[[DiskError], None]
     now_ns: Callable[[], int]
+    clock: Callable[[], Clock] = Clock
     ordinal: int = 0
     previous: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
     last_seq: dict[str, int] = field(default_factory=dict)
@@ -120,7 +123,18 @@ class Series(ABC):
         segment = self.segment
         if segment is not None and segment.failed is not None:
             self._settle(self._give_up(segment.failed))
+        elif segment is not None:
+            segment.watch_clock()
+            self._anchor(segment)
         self.roll_if_due()
+
+    def _anchor(self, segment: SegmentWriter) -> None:
+        """Once a minute everything is signed by a head that the file keeps, rows that fill no chunk yet included."""
+        if segment.anchor_due():
+            for table in self._open_tables():
+                table.sign_open()
+            segment.publish()
+            segment.request_anchor()
 
     def roll_if_due(self) -> None:
         """Close the segment when its limits are reached."""
@@ -255,6 +269,7 @@ class Series(ABC):
         segment = SegmentWriter(
             state.folder, name, opening, state.context(), state.session, state.storage,
             preallocate=self.preallocate, with_data=self.with_data, objects=objects, mark=self._mark(),
+            clock=state.clock,
         )  # fmt: skip
         state.ordinal = ordinal
         return segment
@@ -280,6 +295,10 @@ class Series(ABC):
 
     def _rewind(self, mark: Any) -> None:  # noqa: B027 - most series stand nowhere
         """Forget what came after ``mark``."""
+
+    def _open_tables(self) -> Iterable[Table]:
+        """The tables of the open segment."""
+        return ()
 
     def _full(self) -> bool:
         return False

@@ -30,6 +30,7 @@ class Table:
     _number: int = field(init=False)
     _columns: list[npt.NDArray[Any]] = field(init=False)
     _arrival: int = field(init=False, default=0)
+    _signed: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         """Declare the table in the journal and allocate one chunk of rows."""
@@ -70,6 +71,18 @@ class Table:
             for column in self._columns:
                 column[filled:] = np.zeros((), column.dtype)
             self._write(self.rows - filled)
+
+    def sign_open(self) -> None:
+        """Sign the rows that are in no chunk yet, each row once: a slow table must not wait for its chunk."""
+        first = max(self._signed, self.rows - self.rows % self.layout.chunk)
+        n = self.rows - first
+        if n:
+            start = first % self.layout.chunk
+            digest = hashlib.sha256()
+            for column in self._columns:
+                digest.update(column[start : start + n].tobytes())
+            self.segment.sign_rows([dsd.path for dsd in self.layout.dsds], first, n, digest.digest())
+            self._signed = self.rows
 
     def _write(self, first: int) -> None:
         codec = encoder(self.layout.codec)

@@ -6,20 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from edge_agent.record.clock import Reading, read_clocks
 from edge_agent.record.session import Session
 from edge_agent.seal import cose
-from edge_agent.seal.head import Clock, Head, State, head_hash, parse_head
+from edge_agent.seal.clock import Clock
+from edge_agent.seal.head import Head, State, head_hash, parse_head
 from edge_agent.seal.keys import KeyChain
 from edge_agent.seal.tree import Frontier
 
 ANCHOR_S = 60.0
 HEAD_LEAVES = 256
 HEAD_S = 1.0
-
-
-def boot_time_ns() -> int:
-    """Nanoseconds since boot, suspended time included where the system has such a clock."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic_ns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +41,7 @@ class Tree:
     tree_id: bytes
     session: Session
     now_ns: Callable[[], int] = time.time_ns
+    clock: Callable[[], Clock] = Clock
     payloads: list[bytes] = field(default_factory=list)
     frontier: Frontier = field(default_factory=Frontier)
     anchors: list[SignedHead] = field(default_factory=list)
@@ -56,12 +54,20 @@ class Tree:
         self.payloads.append(payload)
         return self.frontier.append(payload)
 
-    def sign(self, frontier: Frontier, state: State, *, anchor: bool, session: Session | None = None) -> SignedHead:
+    def read(self) -> Reading:
+        """The clocks now."""
+        return read_clocks(self.clock, self.now_ns)
+
+    def sign(
+        self, frontier: Frontier, state: State, *, anchor: bool, session: Session | None = None, at: Reading | None = None
+    ) -> SignedHead:
         """Sign a head over ``frontier``, which must be durable already; an anchor is kept for the file.
 
-        A journal's head has the signature of the session's first key; an anchor has one of each key, which takes about 1 ms.
+        ``at`` is when the tree was so large; default: now. A journal's head has the signature of the session's first key; an anchor has
+        one of each key, which takes about 1 ms.
         """
         signer = session or self.session
+        moment = at or self.read()
         head = Head(
             agent_id=signer.agent_id,
             tree_id=self.tree_id,
@@ -69,10 +75,10 @@ class Tree:
             root=frontier.root(),
             head_seq=self.head_seq,
             previous=self.anchors[-1].hash if self.anchors else None,
-            t_utc_ns=self.now_ns(),
-            t_boot_ns=boot_time_ns(),
+            t_utc_ns=moment.t_utc_ns,
+            t_boot_ns=moment.t_boot_ns,
             boot_id=signer.boot_id,
-            clock=Clock(),
+            clock=moment.clock,
             state=state,
         )
         payload = head.payload()

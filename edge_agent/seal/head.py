@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from edge_agent.seal.cbor import SealError, dumps, fields, loads
+from edge_agent.seal.clock import Clock, parse_clock
 
 NAME = "HSC/1/head"
 SHA256_ID = 1
-OptInt = int | None
 
 
 class State(IntEnum):
@@ -20,16 +20,6 @@ class State(IntEnum):
     CLOSED = 1
     RECOVERED = 2
     DAMAGED = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """What the agent knew of its clock: offset and uncertainty in ns, None when unknown."""
-
-    source: str = "system"
-    offset_ns: int | None = None
-    uncertainty_ns: int | None = None
-    synced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +40,10 @@ class Head:
 
     def payload(self) -> bytes:
         """The bytes that COSE signs."""
-        clock = [self.clock.source, self.clock.offset_ns, self.clock.uncertainty_ns, self.clock.synced]
         return dumps(
             {
                 1: NAME, 2: self.agent_id, 3: self.tree_id, 4: self.size, 5: self.root, 6: self.head_seq, 7: self.previous,
-                8: self.t_utc_ns, 9: self.t_boot_ns, 10: self.boot_id, 11: clock, 12: None, 13: int(self.state), 14: SHA256_ID,
+                8: self.t_utc_ns, 9: self.t_boot_ns, 10: self.boot_id, 11: self.clock.value(), 12: None, 13: int(self.state), 14: SHA256_ID,
             }
         )  # fmt: skip
 
@@ -75,9 +64,6 @@ def parse_head(payload: bytes) -> Head:
         loads(payload, "head"), "head", k1=str, k2=bytes, k3=bytes, k4=int, k5=bytes, k6=int, k7=optional, k8=int, k9=int, k10=bytes,
         k11=list, k12=optional, k13=int, k14=int,
     )  # fmt: skip
-    if name != NAME or algorithm != SHA256_ID or anchor is not None or len(clock) != 4 or state not in set(State):
+    if name != NAME or algorithm != SHA256_ID or anchor is not None or state not in set(State):
         raise SealError("head: a field has a value that HSC/1-draft does not know")
-    source, offset, uncertainty, synced = clock
-    if not (isinstance(source, str) and isinstance(offset, OptInt) and isinstance(uncertainty, OptInt) and isinstance(synced, bool)):
-        raise SealError("head: the clock field is not [source, offset, uncertainty, synced]")
-    return Head(agent, tree, size, root, seq, previous, t_utc, t_boot, boot, Clock(source, offset, uncertainty, synced), State(state))
+    return Head(agent, tree, size, root, seq, previous, t_utc, t_boot, boot, parse_clock(clock), State(state))

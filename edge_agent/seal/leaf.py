@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from edge_agent.seal.cbor import SealError, dumps, fields, loads
+from edge_agent.seal.clock import Clock, parse_clock
 
 MAGIC = b"HSC1"
 NO_COUNTER = 2**64 - 1
@@ -163,6 +164,43 @@ class SeqReset:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockLeaf:
+    """The wall clock was set, or what is known of it changed, between the readings before and at ``t_utc_ns``, ``t_boot_ns``.
+
+    ``step_ns`` is how far it was set forward (negative: back) against the boot clock; ``sync`` is the new state. One of them is there.
+    """
+
+    TYPE: ClassVar[int] = 5
+    step_ns: int | None
+    sync: Clock | None
+    t_utc_ns: int
+    t_boot_ns: int
+
+    def payload(self) -> bytes:
+        """The signed bytes."""
+        sync = None if self.sync is None else self.sync.value()
+        return _payload(self.TYPE, {1: self.step_ns, 2: sync, 3: self.t_utc_ns, 4: self.t_boot_ns})
+
+
+@dataclass(frozen=True, slots=True)
+class RowsLeaf:
+    """Rows that no CHUNK holds yet: ``n`` of them from row ``first``, in the columns ``dsds`` of one table.
+
+    ``digest`` is SHA-256 of their raw bytes, one column after the other. All of them will be in one chunk of each column.
+    """
+
+    TYPE: ClassVar[int] = 9
+    dsds: tuple[bytes, ...]
+    first: int
+    n: int
+    digest: bytes
+
+    def payload(self) -> bytes:
+        """The signed bytes."""
+        return _payload(self.TYPE, {1: list(self.dsds), 2: self.first, 3: self.n, 4: self.digest})
+
+
+@dataclass(frozen=True, slots=True)
 class FileLeaf:
     """A vendor's file carried byte for byte; ``root`` is over pieces of 8 MiB."""
 
@@ -268,7 +306,7 @@ class Amended:
         return _payload(self.TYPE, {1: self.run_id, 2: self.number, 3: self.amendment, 4: self.t_ns})
 
 
-SegmentLeaf = Chunk | Dataset | Meta | GapLeaf | Close | Open | SeqReset | FileLeaf
+SegmentLeaf = Chunk | Dataset | Meta | GapLeaf | ClockLeaf | Close | Open | SeqReset | RowsLeaf | FileLeaf
 LogLeaf = Boot | RunOpen | RunClose | SegmentClose | SpoolFree | Amended
 Leaf = SegmentLeaf | LogLeaf
 
@@ -344,6 +382,18 @@ def _reset(v: Any) -> Leaf:
     return SeqReset(*fields(v, "SEQ_RESET", k1=str, k2=OptInt, k3=int, k4=str))
 
 
+def _clock(v: Any) -> Leaf:
+    step, sync, t_utc, t_boot = fields(v, "CLOCK", k1=OptInt, k2=(list, type(None)), k3=int, k4=int)
+    if step is None and sync is None:
+        raise SealError("CLOCK: says nothing")
+    return ClockLeaf(step, None if sync is None else parse_clock(sync), t_utc, t_boot)
+
+
+def _rows(v: Any) -> Leaf:
+    dsds, first, n, digest = fields(v, "ROWS", k1=list, k2=int, k3=int, k4=bytes)
+    return RowsLeaf(tuple(_octets(d) for d in dsds), first, n, digest)
+
+
 def _file(v: Any) -> Leaf:
     path, size, piece, root, digest, mtime = fields(v, "FILE", k1=str, k2=int, k3=int, k4=bytes, k5=bytes, k6=int)
     if piece != PIECE:
@@ -384,6 +434,6 @@ def _octets(value: Any) -> bytes:
 
 
 _READERS = {
-    2: _dataset, 3: _meta, 4: _gap, 6: _close, 7: _open, 8: _reset, 10: _file,
+    2: _dataset, 3: _meta, 4: _gap, 5: _clock, 6: _close, 7: _open, 8: _reset, 9: _rows, 10: _file,
     64: _boot, 66: _run_open, 67: _run_close, 68: _segment_close, 69: _spool_free, 80: _amended,
 }  # fmt: skip

@@ -31,8 +31,8 @@ class GapCount:
 class Account:
     """The leaves, sorted by what they are about.
 
-    ``chunks`` maps each DSD digest to its CHUNK leaves by element offset, ``files`` the FILE leaves by path; ``last_seq`` is the last
-    counter value that each counted source has accounted for.
+    ``chunks`` maps each DSD digest to its CHUNK leaves by element offset, ``files`` the FILE leaves by path; ``clocks`` are the CLOCK
+    leaves with their numbers; ``last_seq`` is the last counter value that each counted source has accounted for.
     """
 
     opening: leaf.Open
@@ -41,6 +41,8 @@ class Account:
     chunks: dict[bytes, dict[tuple[int, ...], leaf.Chunk]] = field(default_factory=dict)
     gaps: list[leaf.GapLeaf] = field(default_factory=list)
     files: dict[str, leaf.FileLeaf] = field(default_factory=dict)
+    rows: list[leaf.RowsLeaf] = field(default_factory=list)
+    clocks: list[tuple[int, leaf.ClockLeaf]] = field(default_factory=list)
     metas: list[bytes] = field(default_factory=list)
     last_seq: dict[str, int] = field(default_factory=dict)
 
@@ -93,7 +95,7 @@ def account(payloads: Sequence[bytes], descriptors: Sequence[bytes], *, files: b
     reader = _Reader(result, known, _Continuity(known, opening.last_seq), files)
     for number, item in enumerate(leaves[1:-1], 1):
         try:
-            reader.take(item)
+            reader.take(number, item)
         except SealError as error:
             raise SealError(f"leaf {number}: {error}") from error
     if list(result.dsds) != list(known):
@@ -127,7 +129,7 @@ class _Reader:
     continuity: _Continuity
     files: bool
 
-    def take(self, item: leaf.Leaf) -> None:
+    def take(self, number: int, item: leaf.Leaf) -> None:
         """One leaf between OPEN and CLOSE."""
         if isinstance(item, leaf.Chunk) and not self.files:
             self._chunk(item)
@@ -138,6 +140,10 @@ class _Reader:
         elif isinstance(item, leaf.GapLeaf):
             self.account.gaps.append(item)
             self.continuity.gap(item)
+        elif isinstance(item, leaf.ClockLeaf):
+            self.account.clocks.append((number, item))
+        elif isinstance(item, leaf.RowsLeaf) and not self.files:
+            self._rows(item)
         elif isinstance(item, leaf.SeqReset):
             self.continuity.reset(item)
         elif isinstance(item, leaf.FileLeaf) and self.files:
@@ -173,6 +179,22 @@ class _Reader:
             self.continuity.chunk(where, dsd, item)
         elif (item.seq_first, item.seq_last) != (leaf.NO_COUNTER, leaf.NO_COUNTER):
             raise SealError(f"{where}: a number, and its source does not count")
+
+
+    def _rows(self, item: leaf.RowsLeaf) -> None:
+        dsds = [self.account.dsds.get(name) for name in item.dsds]
+        chunks = {None if dsd is None else dsd.chunk[0] for dsd in dsds}
+        whole = all(dsd is not None and dsd.maxdims[1:] == dsd.chunk[1:] for dsd in dsds)
+        if len(chunks) != 1 or not whole or len(set(item.dsds)) != len(item.dsds):
+            raise SealError("rows of no datasets, of one twice, of some not introduced before, or of differently chunked ones")
+        (length,) = (n for n in chunks if n is not None)
+        where = f"rows {item.first} to {item.first + item.n - 1} of {', '.join(dsd.path for dsd in dsds if dsd is not None)}"
+        start = item.first - item.first % length
+        if item.first < 0 or item.n < 1 or item.first + item.n > start + length:
+            raise SealError(f"{where}: not within one chunk of {length}")
+        if any((start, *(0 for _ in dsd.chunk[1:])) in self.account.chunks[name] for name, dsd in zip(item.dsds, dsds, strict=True) if dsd):
+            raise SealError(f"{where}: signed after their chunk")
+        self.account.rows.append(item)
 
 
 class _Continuity:

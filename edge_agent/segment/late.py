@@ -14,9 +14,12 @@ from cryptography import x509
 from edge_agent.seal import cose
 from edge_agent.seal.amendment import Amendment, check_amendments
 from edge_agent.seal.cbor import SealError
+from edge_agent.seal.head import parse_head
 from edge_agent.seal.keys import check_chain
 from edge_agent.seal.receipt import NO_KEYS, Receipts, parse_receipts, parse_witness
-from edge_agent.segment.report import STAMPED, WITNESSED, RunReport
+from edge_agent.seal.sidecar import SegmentEntry
+from edge_agent.segment.clock import ALLOWED_NS
+from edge_agent.segment.report import SIGNED, STAMPED, WITNESSED, RunReport
 from edge_agent.segment.statement import Stated, read_small
 from edge_agent.segment.witness import seen
 
@@ -40,7 +43,9 @@ def with_receipts(report: RunReport, stated: Stated, root: x509.Certificate | No
     except SealError as error:
         return replace(report, notes=(f"{path.name}: {error}",))
     report = replace(report, amendments=amendments)
-    return report if root is None else _stamped(_witnessed(report, stated, times), receipts, stated, tsa_roots)
+    if root is not None:
+        report = _stamped(_witnessed(report, stated, times), receipts, stated, tsa_roots)
+    return replace(report, level=min(report.level, SIGNED)) if report.warnings else report
 
 
 def _amendments(receipts: Receipts, stated: Stated, root: x509.Certificate | None) -> tuple[Amendment, ...]:
@@ -61,7 +66,17 @@ def _witnessed(report: RunReport, stated: Stated, times: dict[bytes, int]) -> Ru
     report = replace(report, witnessed=len(found))
     if len(found) < len(segments) or not found:
         return replace(report, notes=(f"{len(found)} of {len(segments)} segments are witnessed",))
-    return replace(report, level=WITNESSED, witnessed_ns=max(found))
+    ahead = (_ahead(entry, stated, times[entry.segment_id]) for entry in segments)
+    return replace(report, level=WITNESSED, witnessed_ns=max(found), warnings=tuple(filter(None, ahead)))
+
+
+def _ahead(entry: SegmentEntry, stated: Stated, witnessed_ns: int) -> str:
+    """What to say when a segment's close head is younger than the witness that saw it."""
+    head = parse_head(cose.payload_of(stated.heads[entry.head]))
+    ahead = head.t_utc_ns - witnessed_ns
+    if ahead <= ALLOWED_NS + max(head.clock.uncertainty_ns or 0, 0):
+        return ""
+    return f"segment {entry.ordinal}: clock: it was witnessed {ahead / 1e9:.3f} s before the time of its close head"
 
 
 def _stamped(report: RunReport, receipts: Receipts, stated: Stated, roots: Sequence[x509.Certificate]) -> RunReport:

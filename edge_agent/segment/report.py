@@ -22,7 +22,7 @@ class SegmentReport:
     ``head`` is the hash of the close head's payload, ``identity`` the RFC 9679 thumbprint of the identity key, ``previous`` the
     segment id and close head that OPEN names, ``start_seq`` the last counter value of each source before this segment, ``last_seq``
     at its end. ``rooted`` says that the key chain leads to the given root. For the sources in ``uncounted`` continuity is not promised.
-    ``notes`` are sentences about what was not checked.
+    ``notes`` are sentences about what was not checked; ``warning`` says what cannot be about the clock.
     """
 
     path: str
@@ -47,6 +47,7 @@ class SegmentReport:
     previous: tuple[bytes, bytes] | None = None
     uncounted: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    warning: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """A JSON object of the fields by their names."""
@@ -59,7 +60,7 @@ class RunReport:
 
     ``witnessed_ns`` is the server time (UTC ns) of the latest witness that the run needs for level 3, ``stamped_ns`` the TSA's time of
     the earliest valid time-stamp over the sidecar, ``log_stamped_ns`` of the earliest over a witnessed head of the agent log; each is 0
-    when the run has not got it. ``amendments`` are those that hold, oldest first.
+    when the run has not got it. ``amendments`` are those that hold, oldest first. With ``warnings`` the level is at most 2.
     """
 
     path: str
@@ -80,6 +81,7 @@ class RunReport:
     log_stamped_ns: int = 0
     amendments: tuple[Amendment, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def chunks(self) -> int:

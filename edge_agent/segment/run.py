@@ -60,10 +60,17 @@ def verify_run(
         return replace(report, reason=str(error))
     if root is None or not rooted:
         unknown = "signed by an unknown key" if root is None else "the key chain does not lead to the given root"
-        return with_receipts(replace(report, level=INTACT, reason=unknown), stated, None, ())
+        return _capped(with_receipts(replace(report, level=INTACT, reason=unknown), stated, None, ()))
     if downgrade:
-        return with_receipts(replace(report, level=INTACT, reason=downgrade), stated, None, ())
-    return with_receipts(replace(report, level=SIGNED), stated, root, tsa_roots)
+        return _capped(with_receipts(replace(report, level=INTACT, reason=downgrade), stated, None, ()))
+    return _capped(with_receipts(replace(report, level=SIGNED), stated, root, tsa_roots))
+
+
+def _capped(report: RunReport) -> RunReport:
+    """At most level 2 when a clock told a time that cannot be."""
+    told = (f"{Path(segment.path).name}: {segment.warning}" for segment in report.segments if segment.warning)
+    warnings = (*told, *report.warnings)
+    return replace(report, warnings=warnings, level=min(report.level, SIGNED)) if warnings else report
 
 
 def _described(report: RunReport, stated: Stated) -> RunReport:

@@ -12,12 +12,16 @@ from pathlib import Path
 from cryptography import x509
 
 from edge_agent.errors import IntegrityError
+from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.dsd import Counter
+from edge_agent.seal.head import parse_head
 from edge_agent.seal.keys import Trusted, check_chain
 from edge_agent.seal.meta import meta_digest
 from edge_agent.segment import hdf5, integrity, reader
 from edge_agent.segment.account import Account, account
+from edge_agent.segment.clock import check_clock
+from edge_agent.segment.early import check_early
 from edge_agent.segment.heads import check_heads
 from edge_agent.segment.numbers import check_numbers, column_of
 from edge_agent.segment.report import INTACT, SIGNED, SegmentReport
@@ -50,6 +54,7 @@ def verify_segment(path: Path, root: x509.Certificate | None, storage: Storage =
             last = check_heads(tables.heads, trusted, found.opening.segment_id, tables.leaves)
             report = replace(report, head=last.hash, state=last.head.state.name.lower())
             notes = _compare(contents, found)
+            warning = check_clock([parse_head(cose.payload_of(data)) for data in tables.heads], found.clocks)
     except SealError as error:
         return replace(report, reason=str(error))
     except IntegrityError as error:
@@ -59,7 +64,7 @@ def verify_segment(path: Path, root: x509.Certificate | None, storage: Storage =
     reason = last.downgrade
     if not trusted.rooted:
         reason = "signed by an unknown key" if root is None else "the key chain does not lead to the given root"
-    return replace(report, level=INTACT if reason else SIGNED, reason=reason, notes=notes)
+    return replace(report, level=INTACT if reason else SIGNED, reason=reason, notes=notes, warning=warning)
 
 
 def described(report: SegmentReport, found: Account, trusted: Trusted) -> SegmentReport:
@@ -109,7 +114,7 @@ def _compare(contents: reader.Contents, found: Account) -> tuple[str, ...]:
             raise SealError(f"{dsd.path}: CLOSE counts {chunks} chunks, and {len(found.chunks[digest])} were signed")
         check_chunks(contents.chunked[dsd.path], dsd, found.chunks[digest], shape)
     _check_metadata(contents, found)
-    return _check_frame_numbers(contents, found)
+    return (*_check_frame_numbers(contents, found), *check_early(found, contents.chunked))
 
 
 def _check_metadata(contents: reader.Contents, found: Account) -> None:

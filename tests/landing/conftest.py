@@ -26,7 +26,8 @@ from edge_agent.enrolment import Enrolment, Identity, enrol
 from edge_agent.model import Access, ItemKind, Label, OutboxItem
 from edge_agent.record.session import Session, new_session
 from edge_agent.seal import cose
-from edge_agent.seal.head import Clock, Head, State
+from edge_agent.seal.clock import Clock
+from edge_agent.seal.head import Head, State
 from edge_agent.seal.policy import policy_digest
 from edge_agent.seal.tree import consistency_proof, leaf_hash, root_of
 from edge_agent.wire.broker import Broker

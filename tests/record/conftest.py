@@ -290,6 +290,23 @@ def leaves_of(closed: Closed) -> list[leaf.Leaf]:
     return _read(closed.path, closed.segment_id)[0] if closed.size else [leaf.parse(payload) for payload in closed.leaves]
 
 
+def leaves_at(path: Path) -> list[leaf.Leaf]:
+    """The leaves of a segment file."""
+    return _read(path, b"")[0]
+
+
+def frames_at(paths: Sequence[Path]) -> list[int]:
+    """The numbers of all frames, each of which must be the picture that the test camera gave it."""
+    numbers: list[int] = []
+    for path in paths:
+        found = _read(path, b"")[1]
+        group = "/entry/instrument/camera/image"
+        for number, picture in zip(found.get(f"{group}/frame_number", ()), found.get(f"{group}/data", ()), strict=True):
+            assert np.array_equal(picture, image(int(number)))
+            numbers.append(int(number))
+    return numbers
+
+
 def check_chain(segments: Sequence[Closed]) -> None:
     """Ordinals without a hole, each segment of a series naming the one before and its last number, all of them signed."""
     assert [closed.ordinal for closed in segments] == list(range(1, len(segments) + 1))

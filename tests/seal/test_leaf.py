@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from edge_agent.seal import leaf
 from edge_agent.seal.cbor import SealError, dumps
+from edge_agent.seal.clock import Clock
 
 id16, digest = st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32)
 u64, i64 = st.integers(0, 2**64 - 1), st.integers(-(2**63), 2**63 - 1)
 text = st.text(max_size=30)
 shape, last_seq = st.lists(u64, max_size=3).map(tuple), st.dictionaries(text, i64, max_size=3)
+CLOCKS = st.builds(Clock, text, st.none() | i64, st.none() | i64, st.booleans())
 LEAVES = st.one_of(
     st.builds(
         leaf.Chunk, id16, digest, st.lists(u64, max_size=32).map(tuple), st.integers(0, 2**32 - 1), u64, digest, i64, u64, u64
@@ -25,6 +27,9 @@ LEAVES = st.one_of(
     st.builds(leaf.Close, st.lists(st.tuples(digest, shape, u64), max_size=3).map(tuple), digest, digest, text, text),
     st.builds(leaf.Open, id16, id16, u64, u64, st.none() | st.tuples(id16, digest), digest, id16, id16, text, last_seq),
     st.builds(leaf.SeqReset, text, st.none() | i64, i64, text),
+    st.builds(leaf.ClockLeaf, i64, st.none() | CLOCKS, i64, i64),
+    st.builds(leaf.ClockLeaf, st.none() | i64, CLOCKS, i64, i64),
+    st.builds(leaf.RowsLeaf, st.lists(digest, max_size=3).map(tuple), u64, u64, digest),
     st.builds(leaf.FileLeaf, text, u64, digest, digest, i64),
     st.builds(leaf.Boot, id16, id16, text, i64),
     st.builds(leaf.RunOpen, u64, id16, digest, i64),
@@ -65,6 +70,9 @@ def test_the_bytes_of_each_kind_are_those_of_the_page() -> None:
         ),
         (leaf.Open(s, s, 1, 2, None, e, s, s, "rows"), 7, {1: s, 2: s, 3: 1, 4: 2, 5: None, 6: {}, 7: e, 8: s, 9: s, 10: "rows"}),
         (leaf.SeqReset("a/b", None, 1, "restart"), 8, {1: "a/b", 2: None, 3: 1, 4: "restart"}),
+        (leaf.ClockLeaf(-7, None, 1, 2), 5, {1: -7, 2: None, 3: 1, 4: 2}),
+        (leaf.ClockLeaf(None, Clock("chrony", 5, None, True), 1, 2), 5, {1: None, 2: ["chrony", 5, None, True], 3: 1, 4: 2}),
+        (leaf.RowsLeaf((d, e), 3, 4, d), 9, {1: [d, e], 2: 3, 3: 4, 4: d}),
         (leaf.FileLeaf("f", 1, d, e, 2), 10, {1: "f", 2: 1, 3: 8388608, 4: d, 5: e, 6: 2}),
         (leaf.Boot(s, s, "1.0", 5), 64, {1: s, 2: s, 3: "1.0", 4: 5}),
         (leaf.RunOpen(1, s, d, 5), 66, {1: 1, 2: s, 3: d, 4: 5}),
@@ -95,8 +103,11 @@ BODIES: list[tuple[int, Any, str]] = [
     (7, {1: b"", 2: b"", 3: 1, 4: 1, 5: None, 6: {"a": True}, 7: b"", 8: b"", 9: b"", 10: ""}, "a field of a wrong type"),
     (10, {1: "f", 2: 1, 3: 4096, 4: b"", 5: b"", 6: 2}, "FILE: piece size 4096"),
     (69, {1: "i", 2: ["x"], 3: 5}, "a str where a byte string belongs"),
-    (5, {}, "type 5 is unknown"),
-    (9, {}, "type 9 is unknown"),
+    (5, {1: None, 2: None, 3: 1, 4: 2}, "CLOCK: says nothing"),
+    (5, {1: None, 2: ["a", 1, None], 3: 1, 4: 2}, "the clock field"),
+    (5, {1: None, 2: ["a", True, None, True], 3: 1, 4: 2}, "the clock field"),
+    (9, {1: [1], 2: 3, 3: 4, 4: b""}, "a int where a byte string belongs"),
+    (11, {}, "type 11 is unknown"),
     (65, {}, "type 65 is unknown"),
 ]
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.seal.cbor import SealError, dumps, loads
+from edge_agent.seal.clock import Clock
 from edge_agent.seal.dsd import Counter, Dsd, dsd_digest, parse_dsd
-from edge_agent.seal.head import Clock, Head, State, head_hash, parse_head
+from edge_agent.seal.head import Head, State, head_hash, parse_head
 from edge_agent.seal.keys import KeyChain, parse_key_chain, parse_session
 from edge_agent.seal.meta import DatasetMeta, GroupMeta, HardLink, SoftLink, Value, encode_meta, meta_digest
 from edge_agent.seal.policy import policy_digest
@@ -127,7 +128,7 @@ SAID: list[tuple[Callable[[bytes], Any], bytes, int, Any, str]] = [
     (parse_head, HEAD.payload(), 1, "HSC/2/head", "does not know"),
     (parse_head, HEAD.payload(), 14, 2, "does not know"),
     (parse_head, HEAD.payload(), 12, b"x", "does not know"),
-    (parse_head, HEAD.payload(), 11, [], "does not know"),
+    (parse_head, HEAD.payload(), 11, [], "the clock field"),
     (parse_head, HEAD.payload(), 11, [1, 5, None, True], "the clock field"),
     (parse_head, HEAD.payload(), 11, ["a", "5", None, True], "the clock field"),
     (parse_head, HEAD.payload(), 11, ["a", 5, b"", True], "the clock field"),

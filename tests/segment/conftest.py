@@ -36,7 +36,8 @@ from edge_agent.provenance.record import (
 )
 from edge_agent.seal import cose, leaf
 from edge_agent.seal.algorithm import MlDsaSigner
-from edge_agent.seal.head import Clock, Head, State, head_hash
+from edge_agent.seal.clock import Clock
+from edge_agent.seal.head import Head, State, head_hash
 from edge_agent.seal.keys import AGENT_URN, RECEIPTS_URN, KeyChain, SessionRecord
 from edge_agent.seal.meta import meta_digest
 from edge_agent.seal.policy import policy_digest
@@ -393,13 +394,15 @@ class Forge:
         path.write_bytes(made.encode())
         return path
 
-    def receipts(self, folder: Path, segments: list[Built], *, change: Callable[[Receipts], Receipts] = lambda given: given) -> Path:
-        """``<run>.receipts``: a log that holds the close of each segment, and a witness of it."""
+    def receipts(
+        self, folder: Path, segments: list[Built], *, change: Callable[[Receipts], Receipts] = lambda given: given, seconds: int = 0
+    ) -> Path:
+        """``<run>.receipts``: a log that holds the close of each segment, and a witness of it, ``seconds`` after T0."""
         log = [leaf.Boot(self.facility.agent_id, self.facility.boot_id, "0.1", T0).payload()]
         log += [leaf.SegmentClose(b.segment_id, b.head, self.run.run_id, b.ordinal, T0).payload() for b in segments]
         hashed = [leaf_hash(payload) for payload in log]
         log_id = b"agent log id 016"
-        witness = Witness(self.facility.agent_id, log_id, len(log), root_of(hashed), bytes(32), T0 + 5)
+        witness = Witness(self.facility.agent_id, log_id, len(log), root_of(hashed), bytes(32), T0 + 5 + seconds * 10**9)
         inclusions = tuple(
             Inclusion(log_id, len(log), index, payload, tuple(inclusion_proof(hashed, index))) for index, payload in enumerate(log) if index
         )

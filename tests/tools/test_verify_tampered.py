@@ -72,7 +72,12 @@ LEAVES = {
     "a leaf after the close": (lambda ls: [*ls, ls[3]], "leaf 17: stands after CLOSE"),
     "a second opening": (lambda ls: [ls[0], ls[0], *ls[1:]], "OPEN must be leaf 0 and only leaf 0"),
     "the opening elsewhere": (swap(0, 1), "leaf 0: OPEN must be leaf 0"),
-    "a reserved leaf": (lambda ls: [*ls[:2], b"HSC1\x05\xa0", *ls[2:]], "unknown type 5"),
+    "an unknown leaf": (lambda ls: [*ls[:2], b"HSC1\x0b\xa0", *ls[2:]], "unknown type 11"),
+    "a clock leaf that says nothing": (
+        lambda ls: [*ls[:2], b"HSC1\x05" + cbor2.dumps({1: None, 2: None, 3: 1, 4: 2}), *ls[2:]], "leaf 2 (CLOCK): says nothing"),
+    "rows of an unknown dataset": (
+        lambda ls: [*ls[:2], b"HSC1\x09" + cbor2.dumps({1: [bytes(32)], 2: 0, 3: 1, 4: bytes(32)}), *ls[2:]],
+        "leaf 2 (ROWS): names a dataset that no DATASET leaf announced"),
     "a foreign leaf": (lambda ls: [*ls[:2], b"HSC2\x02\xa0", *ls[2:]], "leaf 2: is not a leaf"),
     "a field more": (edit(15, lambda p: with_field(p, _2=0)), "leaf 15 (META): has other fields"),
     "another policy": (edit(16, lambda p: with_field(p, _3=bytes(32))), "CLOSE names another policy than OPEN"),

@@ -170,6 +170,8 @@ def _line(report: Found) -> str:
         line += "\n  " + t("no counter at the source, so continuity is not promised: {sources}", sources=", ".join(uncounted))
     if isinstance(report, RunReport):
         line += "".join(f"\n  {_amended(amendment)}" for amendment in report.amendments)
+    warnings = report.warnings if isinstance(report, RunReport) else tuple(filter(None, (report.warning,)))
+    line += "".join("\n  " + t("warning: {what}", what=warning) for warning in warnings)
     return line + "".join(f"\n  {note}" for note in report.notes)
 
 
