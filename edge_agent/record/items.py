@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,18 @@ class RowsItem:
         self.finished()
 
 
+_INITIAL = int(Valid.INITIAL)
+
+
+@lru_cache(64)
+def _absent(n: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """The columns that a source does not give: no server time, all good, no status; the same ones for all blocks of ``n`` rows."""
+    columns = np.full(n, NO_TIME, "<i8"), np.full(n, int(Valid.GOOD), "|u1"), np.zeros(n, "<u4")
+    for column in columns:
+        column.flags.writeable = False
+    return columns
+
+
 def rows_item(stream: Stream, block: Block, finished: Callable[[], None]) -> RowsItem:
     """The columns of the layout for a block.
 
@@ -105,12 +118,13 @@ def rows_item(stream: Stream, block: Block, finished: Callable[[], None]) -> Row
         ValueError: the values do not have the stream's shape, or a column is missing or of another type.
     """
     n = len(block)
-    values = np.ascontiguousarray(block.values, np.dtype(stream.dtype))
+    values = np.ascontiguousarray(block.values, stream.dtype)
     if values.shape != (n, *stream.shape):
         raise ValueError(f"{stream.key}: values of shape {values.shape}, the stream says {(n, *stream.shape)}")
-    server = np.full(n, NO_TIME, "<i8") if block.t_server is None else block.t_server
-    valid = np.full(n, int(Valid.GOOD), "|u1") if block.valid is None else block.valid
-    status = np.zeros(n, "<u4") if block.status is None else block.status
+    no_time, good, zeros = _absent(n)
+    server = no_time if block.t_server is None else block.t_server
+    valid = good if block.valid is None else block.valid
+    status = zeros if block.status is None else block.status
     times = [np.ascontiguousarray(t, "<i8") for t in (block.t_source, server, block.t_arrival)]
     columns: list[npt.NDArray[Any]] = [values, *times, np.ascontiguousarray(valid, "|u1"), np.ascontiguousarray(status, "<u4")]
     if stream.counted:
@@ -118,7 +132,7 @@ def rows_item(stream: Stream, block: Block, finished: Callable[[], None]) -> Row
             raise ValueError(f"{stream.key}: the stream is counted, the block has no seq")
         columns.append(np.ascontiguousarray(block.seq, "<u8"))
     # A last known value that is repeated at the start of a run is no event: it is written and not counted.
-    events = int(np.count_nonzero(valid != Valid.INITIAL))
+    events = n if block.valid is None else int(np.count_nonzero(block.valid != _INITIAL))
     first, last = (int(block.t_arrival[0]), int(block.t_arrival[-1])) if n else (NO_TIME, NO_TIME)
     return RowsItem(stream, columns, events, first, last, finished)
 

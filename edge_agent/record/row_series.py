@@ -42,6 +42,7 @@ class RowSeries(Series):
         self._numbered: dict[str, tuple[Stream, int]] = {}
         self._examples: dict[str, Stream] = {}
         self._journalled = 0
+        self._fullest = 0
         self._interrupted = dict(state.last_time)
 
     def describe(self, stream: Stream) -> None:
@@ -69,6 +70,7 @@ class RowSeries(Series):
         else:
             table = self._table(segment, item.stream)
             table.append(item.columns, item.t_arrival)
+        self._fullest = max(self._fullest, table.rows // table.layout.chunk)
         segment.settle(item)
 
     def _gap(self, item: GapItem) -> None:
@@ -159,10 +161,10 @@ class RowSeries(Series):
 
     def _forget(self) -> None:
         """The segment is no longer written."""
-        self._own, self._shared, self._journalled = {}, {}, 0
+        self._own, self._shared, self._journalled, self._fullest = {}, {}, 0, 0
 
     def _open_tables(self) -> Iterable[Table]:
         return (*self._own.values(), *self._shared.values())
 
     def _full(self) -> bool:
-        return any(table.rows >= layout.MAX_CHUNKS * table.layout.chunk for table in (*self._own.values(), *self._shared.values()))
+        return self._fullest >= layout.MAX_CHUNKS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -34,9 +34,15 @@ class Dsd:
     source_id: str
     counter: Counter = Counter.NONE
     step: int = 1
+    _encoded: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def encode(self) -> bytes:
-        """Deterministic CBOR."""
+        """Deterministic CBOR; made once, because every step of a dataset's life asks for it."""
+        if not self._encoded:
+            object.__setattr__(self, "_encoded", self._encode())
+        return self._encoded
+
+    def _encode(self) -> bytes:
         return dumps(
             {
                 1: unicodedata.normalize("NFC", self.path), 2: self.type, 3: list(self.chunk), 4: list(self.maxdims),

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5p, h5s, h5z
+import numpy.typing as npt
+from h5py import h5a, h5d, h5g, h5p, h5s, h5t, h5z
 
 from edge_agent.errors import IntegrityError
 from edge_agent.seal.dsd import Dsd
@@ -45,18 +47,70 @@ def opened(path: Path, storage: Storage = DISK) -> Iterator[h5py.File]:
 
 
 def set_attribute(node: Any, name: str, value: Value) -> None:
-    """Write one attribute in the type of its `Value`."""
-    if types.is_text(value):
-        node.attrs.create(name, types.numpy_value(value), dtype=types.TEXT_DTYPE)
-    else:
-        node.attrs.create(name, types.numpy_value(value), shape=value.dims or (), dtype=types.numpy_dtype(value.type))
+    """Write one attribute, new, in the type of its `Value`. ``node`` is h5py's low-level id of the object."""
+    stored, memory, data = _in_memory(value)
+    attribute = h5a.create(node, name.encode(), stored, _space(value.dims))
+    attribute.write(data, mtype=memory)
 
 
-def write_value(parent: h5py.Group, name: str, value: Value) -> h5py.Dataset:
-    """A contiguous dataset holding ``value``."""
-    if types.is_text(value):
-        return parent.create_dataset(name, data=types.numpy_value(value), dtype=types.TEXT_DTYPE)
-    return parent.create_dataset(name, data=types.numpy_value(value), dtype=types.numpy_dtype(value.type))
+def write_value(file: h5py.File, path: str, value: Value) -> Any:
+    """A contiguous dataset holding ``value``; its low-level id."""
+    stored, memory, data = _in_memory(value)
+    dataset = h5d.create(file.id, path.encode(), stored, _space(value.dims), dcpl=_contiguous(), lcpl=_with_parents())
+    dataset.write(h5s.ALL, h5s.ALL, data, mtype=memory)
+    return dataset
+
+
+def _in_memory(value: Value) -> tuple[Any, Any, npt.NDArray[Any]]:
+    """The type in the file, the type in memory and the data of a value."""
+    if isinstance(value.data, tuple):
+        texts = [part.decode() for part in value.data]
+        return *_text_types(), np.array(texts[0] if value.dims is None else texts, dtype=types.TEXT_DTYPE)
+    dtype = types.numpy_dtype(value.type)
+    return *_number_types(dtype), np.frombuffer(value.data, dtype).reshape(value.dims or ())
+
+
+# What HDF5 only reads is made once: a run of many streams has ten thousands of attributes of a handful of types.
+
+
+@cache
+def _text_types() -> tuple[Any, Any]:
+    return h5t.py_create(types.TEXT_DTYPE, logical=True), h5t.py_create(types.TEXT_DTYPE)
+
+
+@cache
+def _number_types(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    return h5t.py_create(dtype, logical=True), h5t.py_create(dtype)
+
+
+@lru_cache(64)
+def _space(dims: tuple[int, ...] | None) -> Any:
+    return h5s.create(h5s.SCALAR) if dims is None else h5s.create_simple(dims)
+
+
+@cache
+def _contiguous() -> Any:
+    dcpl = h5p.create(h5p.DATASET_CREATE)
+    dcpl.set_obj_track_times(False)
+    return dcpl
+
+
+@cache
+def _with_parents() -> Any:
+    lcpl = h5p.create(h5p.LINK_CREATE)
+    lcpl.set_create_intermediate_group(True)
+    return lcpl
+
+
+@lru_cache(256)
+def _chunked(chunk: tuple[int, ...], filters: tuple[tuple[int, int, tuple[int, ...]], ...]) -> Any:
+    dcpl = h5p.create(h5p.DATASET_CREATE)
+    dcpl.set_chunk(chunk)
+    dcpl.set_alloc_time(h5d.ALLOC_TIME_INCR)
+    dcpl.set_fill_time(h5d.FILL_TIME_NEVER)
+    for number, flags, values in filters:
+        dcpl.set_filter(number, flags, values)
+    return dcpl
 
 
 def create_chunked(file: h5py.File, dsd: Dsd) -> h5py.Dataset:
@@ -65,18 +119,11 @@ def create_chunked(file: h5py.File, dsd: Dsd) -> h5py.Dataset:
     Raises:
         IntegrityError: HDF5 stored other filter values than the encoder's constant.
     """
-    dcpl = h5p.create(h5p.DATASET_CREATE)
-    dcpl.set_chunk(dsd.chunk)
-    dcpl.set_alloc_time(h5d.ALLOC_TIME_INCR)
-    dcpl.set_fill_time(h5d.FILL_TIME_NEVER)
-    for number, flags, values in dsd.filters:
-        dcpl.set_filter(number, flags, values)
     shape = tuple(0 if n is None else n for n in dsd.maxdims)
     space = h5s.create_simple(shape, tuple(h5s.UNLIMITED if n is None else n for n in dsd.maxdims))
-    lcpl = h5p.create(h5p.LINK_CREATE)
-    lcpl.set_create_intermediate_group(True)
-    tid = h5py.h5t.py_create(types.numpy_dtype(dsd.type), logical=True)
-    dataset_id = h5d.create(file.id, dsd.path.encode(), tid, space, dcpl=dcpl, lcpl=lcpl)
+    stored_type, _ = _number_types(types.numpy_dtype(dsd.type))
+    dcpl = _chunked(dsd.chunk, dsd.filters)
+    dataset_id = h5d.create(file.id, dsd.path.encode(), stored_type, space, dcpl=dcpl, lcpl=_with_parents())
     stored = filters_of(dataset_id)
     if stored != dsd.filters:
         raise IntegrityError(
@@ -94,21 +141,30 @@ def filters_of(dataset_id: Any) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
 
 def add(file: h5py.File, path: str, thing: MetaObject, dsds: dict[str, Dsd]) -> h5py.Dataset | None:
     """Create one object of the META map; returns the dataset when it is a chunked one."""
+    made = None
     if isinstance(thing, SoftLink):
         file[path] = h5py.SoftLink(thing.target)
         return None
     if isinstance(thing, GroupMeta):
-        node: Any = file.require_group(path)
-        made = None
+        node: Any = _group(file, path)
     elif isinstance(thing, DatasetMeta) and thing.value is not None:
-        parent, _, name = path.rpartition("/")
-        node = write_value(file[parent or "/"], name, thing.value)
-        made = None
+        node = write_value(file, path, thing.value)
     else:
-        node = made = create_chunked(file, dsds[path])
+        made = create_chunked(file, dsds[path])
+        node = made.id
     for name, value in getattr(thing, "attributes", {}).items():
         set_attribute(node, name, value)
     return made
+
+
+def _group(file: h5py.File, path: str) -> Any:
+    """The low-level id of a group, made where it is not there."""
+    if path == "/":
+        return file.id
+    try:
+        return h5g.create(file.id, path.encode(), lcpl=_with_parents())
+    except ValueError:
+        return h5g.open(file.id, path.encode())
 
 
 def chunk_offsets(dataset: h5py.Dataset) -> dict[tuple[int, ...], tuple[int, int, int]]:

@@ -57,7 +57,7 @@ def test_values_of_every_kind_survive_a_file(tmp_path: Path) -> None:
     }  # fmt: skip
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for name, value in wanted.items():
-            hdf5.set_attribute(file, name, value)
+            hdf5.set_attribute(file.id, name, value)
             hdf5.write_value(file, name, value)
     with h5py.File(tmp_path / "a.h5", "r") as file:
         found = reader.walk(file).objects
