@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 
 import google_crc32c
@@ -88,7 +88,7 @@ class TagsFrame:
 
     def frame(self) -> bytes:
         """Encoded."""
-        return frame(Frame.TAGS, dumps([list(astuple(tag)) for tag in self.tags]))
+        return frame(Frame.TAGS, dumps([list(tag.line()) for tag in self.tags]))
 
 
 @dataclass(frozen=True, slots=True)

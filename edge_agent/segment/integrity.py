@@ -17,7 +17,7 @@ from edge_agent.seal.keys import KeyChain, parse_key_chain
 from edge_agent.seal.meta import DatasetMeta, GroupMeta, MetaObject, Value
 from edge_agent.seal.sidecar import FORMAT
 from edge_agent.seal.tree import EPOCHS_ABOVE, epoch_roots, leaf_hash
-from edge_agent.segment import types
+from edge_agent.segment import hdf5, types
 
 PATH = "/entry/integrity"
 NAMES = frozenset({"leaves", "events", "descriptors", "index", "heads", "keychain", "README"})
@@ -61,9 +61,9 @@ def write(file: h5py.File, tables: Tables) -> None:
         group.create_dataset(name, data=np.frombuffer(data, np.uint8))
     if len(tables.leaves) > EPOCHS_ABOVE:
         group.create_dataset(EPOCHS, data=np.frombuffer(_epochs(tables.leaves), np.uint8).reshape(-1, 32))
-    index = group.create_group("index")
+    group.create_group("index")
     for number, positions in enumerate(_index(tables)):
-        index.create_dataset(str(number), data=np.array(positions, dtype="<u4"))
+        hdf5.write_value(file, f"{PATH}/index/{number}", Value(_UINT32, (len(positions),), np.array(positions, "<u4").tobytes()))
     group.create_dataset("README", data=README, dtype=h5py.string_dtype("utf-8"))
 
 

@@ -11,6 +11,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +46,12 @@ class Tag:
         """Whether the source counts its items."""
         return "counted" in self.table.split("_")
 
+    def line(self) -> tuple[Any, ...]:
+        """The fields in order."""
+        return _FIELDS(self)
 
+
+_FIELDS = attrgetter(*(f.name for f in fields(Tag)))
 TEXTS = tuple(f.name for f in fields(Tag) if f.name != "step")
 
 
