@@ -102,6 +102,14 @@ def _with_parents() -> Any:
     return lcpl
 
 
+@cache
+def _uncached() -> Any:
+    """No chunk cache: chunks are written past it, and its empty table alone would take 64 KiB a dataset."""
+    dapl = h5p.create(h5p.DATASET_ACCESS)
+    dapl.set_chunk_cache(1, 0, 1.0)
+    return dapl
+
+
 @lru_cache(256)
 def _chunked(chunk: tuple[int, ...], filters: tuple[tuple[int, int, tuple[int, ...]], ...]) -> Any:
     dcpl = h5p.create(h5p.DATASET_CREATE)
@@ -123,7 +131,7 @@ def create_chunked(file: h5py.File, dsd: Dsd) -> h5py.Dataset:
     space = h5s.create_simple(shape, tuple(h5s.UNLIMITED if n is None else n for n in dsd.maxdims))
     stored_type, _ = _number_types(types.numpy_dtype(dsd.type))
     dcpl = _chunked(dsd.chunk, dsd.filters)
-    dataset_id = h5d.create(file.id, dsd.path.encode(), stored_type, space, dcpl=dcpl, lcpl=_with_parents())
+    dataset_id = h5d.create(file.id, dsd.path.encode(), stored_type, space, dcpl=dcpl, lcpl=_with_parents(), dapl=_uncached())
     stored = filters_of(dataset_id)
     if stored != dsd.filters:
         raise IntegrityError(
