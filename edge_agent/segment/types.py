@@ -95,6 +95,15 @@ def of(value: str | int | float) -> Value:
     return integer(value) if isinstance(value, int) else real(value)
 
 
+def numpy_value(value: Value) -> Any:
+    """What h5py writes for a `Value`: numpy array, text, or list of texts (for building files from the grammar)."""
+    if isinstance(value.data, tuple):
+        decoded = [part.decode() for part in value.data]
+        return decoded[0] if value.dims is None else np.array(decoded, dtype=object)
+    data = np.frombuffer(value.data, dtype=numpy_dtype(value.type))
+    return data[0] if value.dims is None else data.reshape(value.dims)
+
+
 def numpy_dtype(kind: Any) -> np.dtype[Any]:
     """The numpy dtype of an integer, float or fixed-string grammar.
 
