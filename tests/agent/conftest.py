@@ -336,7 +336,21 @@ def _read_space(space: Path) -> dict[str, Landed]:
                 ]
                 for column in names:
                     landed.columns.setdefault(column, []).extend(peek.rows(path, f"{name}/{column}").tolist())
+            if "entry/tags" in file:
+                _read_tags(path, file["entry/tags"], found)
     return found
+
+
+def _read_tags(path: Path, tags: h5py.Group, found: dict[str, Landed]) -> None:
+    for number, (key, name) in enumerate(zip(tags["source_id"].asstr()[()], tags["table"].asstr()[()], strict=True)):
+        mine = peek.rows(path, f"entry/tags/{name}/tag") == number
+        for column in tags[name]:
+            rows = peek.rows(path, f"entry/tags/{name}/{column}")[mine]
+            found.setdefault(key, Landed()).columns.setdefault(column, []).extend(rows.tolist())
+    gaps = [tags[f"gaps/{column}"][()].tolist() for column in ("first", "last", "count")]
+    texts = [tags[f"gaps/{column}"].asstr()[()] for column in ("cause", "source_id")]
+    for *gap, key in zip(*gaps, *texts, strict=True):
+        found[key].gaps.append(tuple(gap))
 
 
 def _groups(device: Any) -> list[Any]:

@@ -112,7 +112,7 @@ async def test_a_session_by_the_command_line_lands_signed_and_sigterm_ends_every
 async def test_after_sigkill_the_next_start_says_what_it_recovered_and_nothing_durable_is_missing(
     configure: Configure, run: Run, until: Until, tmp_path: Path, read_space: Any
 ) -> None:
-    file = configure(COUNTING)
+    file = configure(COUNTING, head="own_streams = 0")
     daemon = await run(file)
     await daemon.ask("/session/start", "POST", project="p")
 

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -336,6 +337,27 @@ async def test_a_nan_is_kept_as_it_came_with_its_flag(
     np.testing.assert_array_equal(group["value"], [1.0, np.nan, -np.inf])
     assert (group["valid"], group["status"]) == ([1, 0, 1], [0, 7, 0])
     assert (await total(agent, NUMBER.key)).arrived == 3
+
+
+async def test_many_tags_share_a_table_from_their_first_run_on_and_are_drawn(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path, read_space: Any
+) -> None:
+    agent = await start(configure(CAMERA, head="own_streams = 2"))
+    inlets = [(await sink(adapters, until)).open(replace(NUMBER, name=f"tag{n}")) for n in range(3)]
+    run = agent.desk.start("bl", project="p")
+    for n, inlet in enumerate(inlets):
+        times = time.time_ns() + np.arange(3)
+        await inlet.put(Block(np.arange(3.0) + n, times, times))
+    await agent.desk.stop("bl")
+    await landed(agent, until)
+    space = tmp_path / "space" / run.folder
+    with h5py.File(space / f"{run.name}.nxs") as file:
+        assert file["entry/tags/table"].asstr()[()].tolist() == ["f8"] * 3
+        assert [name for name in file["entry/instrument/camera"] if name.startswith("tag")] == []
+    found = read_space(tmp_path / "space")
+    assert {key: found[key]["value"] for key in found} == {f"camera/tag{n}": [n, n + 1.0, n + 2.0] for n in range(3)}
+    assert (space / "preview.png").exists(), "tags are drawn too"
+    assert verify_run(space, None).reason == "signed by an unknown key"
 
 
 async def test_an_empty_file_is_adopted_and_lands_like_every_other(configure: Configure, start: Any, until: Any, tmp_path: Path) -> None:

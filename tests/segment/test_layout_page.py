@@ -116,6 +116,16 @@ def test_every_table_of_tags_has_the_columns_of_the_page_and_every_tag_a_line(ru
         assert file["/entry/data/value"] == tags["f8/value"]
 
 
+def test_the_judge_of_the_demo_reads_tags_as_the_page_says(run_folder: Path) -> None:
+    code = (
+        "import pathlib, edge_agent.demo.judge as judge\n"
+        "found = judge.read_space(pathlib.Path('.'))\n"
+        "print(found['plc/TC01'].values, found['plc/TC02'].values, found['plc/TC02'].times[0], len(found['plc/TC02'].gaps))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=run_folder, timeout=60, check=False)
+    assert done.stdout == "[7.0] [20.0, 20.5, 21.0] 1795000000000000000 1\n", done.stderr
+
+
 def test_marks_of_the_page_are_those_of_the_model() -> None:
     from edge_agent.model import NO_SEQ, NO_TIME, Cause, Valid
 
