@@ -10,8 +10,7 @@ not single values, where the protocol gives several at once. Arrays handed over 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -93,29 +92,4 @@ class Adapter(Protocol):
 
     async def preview(self) -> list[Stream]:
         """What it would capture, for ``edge-agent test``. Raises `InstrumentUnreachable` with what was tried."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """Something that discovery found, with the configuration that would capture it."""
-
-    title: str
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Discovers(Protocol):
-    """Adapters that can look for instruments."""
-
-    @classmethod
-    def discover(cls, where: str) -> AsyncIterator[Candidate]:
-        """Yield candidates found at ``where`` (host, prefix, folder)."""
-        ...
-
-
-class Signal(Protocol):
-    """A value that opens and closes runs (``run_while``); adapters that can watch one value provide it."""
-
-    async def watch(self, uri: str) -> AsyncIterator[tuple[float | str, int]]:
-        """Yield ``(value, source time in UTC ns)`` at connect and at each change; reconnects for ever."""
         ...

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,14 +34,6 @@ UInt64Array = npt.NDArray[np.uint64]
 def utc_now_ns() -> int:
     """Arrival time: this machine's clock, UTC nanoseconds."""
     return time.time_ns()
-
-
-@dataclass(frozen=True, slots=True)
-class Instant:
-    """A moment and where it was read. ``ns`` is UTC nanoseconds since 1970."""
-
-    ns: int
-    origin: Literal["source", "server", "arrival"]
 
 
 class Kind(StrEnum):

@@ -1,4 +1,4 @@
-"""The serial adapter: one instrument on one port, and what discovery and ``edge-agent test`` need.
+"""The serial adapter: one instrument on one port, and what ``edge-agent test`` needs.
 
 Invariants: the source gives no time and no counter, so ``t_source`` is `NO_TIME`, ``seq`` is None, and ``t_arrival`` is when
 the first byte of the line was read; the port is given back when `SerialAdapter.run` ends.
@@ -12,9 +12,8 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
-from serial.tools import list_ports
 
-from adapters.serial.config import USB, SerialConfig
+from adapters.serial.config import SerialConfig
 from adapters.serial.conversation import Conversation, OnLine
 from adapters.serial.outcome import Outcome
 from adapters.serial.ports import open_port
@@ -22,7 +21,7 @@ from adapters.serial.reader import Reader
 from adapters.serial.rows import Rows
 from adapters.serial.splitter import DelimiterSplitter, LengthSplitter, Splitter
 from adapters.serial.watcher import Watcher
-from edge_agent.adapter import AdapterConfig, Candidate, Sink
+from edge_agent.adapter import AdapterConfig, Sink
 from edge_agent.errors import ConfigError, InstrumentUnreachable
 from edge_agent.model import Kind, Stream
 
@@ -57,14 +56,6 @@ class SerialAdapter:
                 try_=f"look at what it sends: edge-agent test serial {self._config.port}",
             )
         return watcher.streams
-
-    @classmethod
-    async def discover(cls, where: str) -> AsyncIterator[Candidate]:
-        """The serial ports of this machine whose description holds ``where`` (empty: all)."""
-        for port in await asyncio.to_thread(list_ports.comports):
-            if where.lower() in f"{port.device} {port.description} {port.serial_number}".lower():
-                name = f"{USB}{port.serial_number}" if port.serial_number else port.device
-                yield Candidate(f"{port.device}: {port.description}", {"adapter": "serial", "port": name})
 
     async def converse(self, sink: Sink, on_line: OnLine | None = None) -> None:
         """As `run`; ``on_line`` sees every line and what became of it."""

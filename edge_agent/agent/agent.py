@@ -22,19 +22,18 @@ from pathlib import Path
 from edge_agent import __version__
 from edge_agent.adapter import Adapter
 from edge_agent.agent.crates import Describer
-from edge_agent.agent.identity import Identity, load_identity, renew_forever
+from edge_agent.agent.identity import Credentials, load_credentials, renew_forever
 from edge_agent.agent.sink import AgentSink, InstrumentState
 from edge_agent.agent.status import InstrumentStatus, RunStatus, Status, StreamStatus, TargetStatus
 from edge_agent.agent.supervisor import keep_going, supervise
-from edge_agent.agent.targets import Gate, build_targets
+from edge_agent.agent.targets import build_targets, witnesses
 from edge_agent.agent.triggers import follow
 from edge_agent.config.adapters import adapter_class
 from edge_agent.config.models import Config, Instrument
 from edge_agent.deliver.engine import Engine
-from edge_agent.deliver.target import Witnesses
 from edge_agent.errors import EdgeAgentError
 from edge_agent.model import Label, OutboxItem, Receipt
-from edge_agent.provenance.policy import stricter
+from edge_agent.provenance.policy import PolicyGate, stricter
 from edge_agent.record.agent_log import AgentLog
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.session import new_session
@@ -99,8 +98,8 @@ class Agent:
         """
         config = self.config
         self.spool = await asyncio.to_thread(Spool, config.spool.dir, self.storage)
-        self.identity: Identity = await asyncio.to_thread(load_identity, config)
-        session = new_session(self.identity.agent_id, self.identity.key, self.identity.certificates, time.time_ns())
+        self.credentials: Credentials = await asyncio.to_thread(load_credentials, config)
+        session = new_session(self.credentials.agent_id, self.credentials.key, self.credentials.certificates, time.time_ns())
         self.agent_log = await asyncio.to_thread(AgentLog, self.spool.folder / "agent.log", session, self.storage)
         self.agent_log.append(Boot(session.agent_id, session.boot_id, __version__, time.time_ns()))
         self.recorder = Recorder()
@@ -110,14 +109,13 @@ class Agent:
             routes=self._routes, record=self.describer.record, kick=lambda: self.engine.wake(), disk=self._disk_state,
             own_streams=config.own_streams, known_rows=self._known_rows,
         )  # fmt: skip
-        targets = build_targets(config, self.identity, session)
-        self.engine = Engine(self.spool.outbox, list(targets.values()), Gate(config), proved=self._proved)
+        targets = build_targets(config, self.credentials, session)
+        gate, plans = PolicyGate(config.targets), self._plans()
+        self.engine = Engine(self.spool.outbox, list(targets.values()), gate, proved=self._proved)
         papers = Papers(self.keeper, self.describer.record, self.describer.crate, self.describer.preview)
-        # A head tells sizes and times: it goes only where data of this agent goes.
-        routed = {name for instrument in config.instruments for name in config.targets_of(instrument)}
-        witnesses = {name: target for name, target in targets.items() if name in routed and isinstance(target, Witnesses)}
-        self.witnessing = Witnessing(self.keeper, papers, witnesses, lambda: self.identity.receipt_certificates)
-        self.desk = Desk(self.keeper, papers, self.witnessing, self._plans())
+        asked = witnesses(targets, plans, self._routes, gate)
+        self.witnessing = Witnessing(self.keeper, papers, asked, lambda: self.credentials.receipt_certificates)
+        self.desk = Desk(self.keeper, papers, self.witnessing, plans)
         self.desk.facts = {name: state.facts for name, state in self.instruments.items()}
         self.desk.groups = self._groups()
         self.desk.graces = {name: self._grace(name) for name in self.desk.groups}
@@ -172,7 +170,7 @@ class Agent:
             numbers = (0, 0, 0, 0) if waits is None else (waits.waiting, waits.parked, waits.quarantined, waits.bytes)
             targets.append(TargetStatus(lane.target, lane.state, *numbers, lane.last_error, self.witnessing.errors.get(lane.target, "")))
         return Status(
-            self.config.site, __version__, self.identity.agent_id.hex(), self.identity.enrolled, self.started, self.recovered,
+            self.config.site, __version__, self.credentials.agent_id.hex(), self.credentials.enrolled, self.started, self.recovered,
             DiskState.OK.value if disk is None else disk.state.value, 0 if disk is None else disk.free,
             None if disk is None else disk.seconds_left,
             latencies[int(len(latencies) * 0.99)] if latencies else None,

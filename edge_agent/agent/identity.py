@@ -23,7 +23,7 @@ RENEWAL_LOOK = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Credentials:
     """``certificates``: DER, for the key chain.
 
     ``enrolment`` None: nobody vouches for this agent yet; it captures and signs all the same.
@@ -48,14 +48,14 @@ class Identity:
         return tuple(certificate.public_bytes(Encoding.DER) for certificate in loaded)
 
 
-def load_identity(config: Config) -> Identity:
+def load_credentials(config: Config) -> Credentials:
     """The identity in the folder of keys, made when there is none.
 
     Raises:
         ConfigError: the files cannot be read or do not belong together.
     """
     own = open_identity(config.keys_dir)
-    return Identity(own.agent_id, own.key, (own.certificate,), load_enrolment(config.keys_dir))
+    return Credentials(own.agent_id, own.key, (own.certificate,), load_enrolment(config.keys_dir))
 
 
 async def renew_forever(folder: Path, every: float = RENEWAL_LOOK) -> None:

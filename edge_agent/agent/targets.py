@@ -3,52 +3,62 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from edge_agent.agent.identity import Identity
+from edge_agent.agent.identity import Credentials
 from edge_agent.config import targets as tables
 from edge_agent.config.models import Config
 from edge_agent.deliver.landing_keys import LandingKeys
-from edge_agent.deliver.target import Target
+from edge_agent.deliver.target import Target, Witnesses
 from edge_agent.errors import ConfigError
-from edge_agent.model import ItemKind, Label
-from edge_agent.provenance.policy import ITEM_OBJECTS, Decision, Destination, DestinationKind, may_send
+from edge_agent.provenance.policy import ObjectKind, PolicyGate
 from edge_agent.record.session import Session
+from edge_agent.runs.desk import GroupPlan
+from edge_agent.runs.keeper import Routes
 from edge_agent.wire.broker import Broker
 
 
-def build_targets(config: Config, identity: Identity, session: Session) -> dict[str, Target]:
+def build_targets(config: Config, credentials: Credentials, session: Session) -> dict[str, Target]:
     """One target a table, by name.
 
     Raises:
         ConfigError: a landing target, and this agent was never enrolled.
     """
-    return {name: _build(name, table, config, identity, session) for name, table in config.targets.items()}
+    return {name: _build(name, table, config, credentials, session) for name, table in config.targets.items()}
 
 
-class Gate:
-    """`may_send` for outbox items. Every configured target holds project spaces; a label that names targets means those and no others."""
+def witnesses(
+    targets: Mapping[str, Target], plans: Mapping[str, GroupPlan], routes: Callable[[str], Routes], gate: PolicyGate
+) -> dict[str, Witnesses]:
+    """The targets that the agent log is shown to, by name.
 
-    def __init__(self, config: Config) -> None:
-        """Take the targets of the configuration."""
-        self._targets = frozenset(config.targets)
+    A head tells how much this agent has recorded, in all groups together, and when; so it goes only where data goes: to a target
+    that a group is routed to and that the group's label allows.
 
-    def __call__(self, label: Label, kind: ItemKind, target: str) -> Decision:
-        """Whether an item of this kind and label may go to ``target``."""
-        if target not in self._targets:
-            return may_send(label, None, ITEM_OBJECTS[kind])
-        mine = not label.allowed or target in label.allowed
-        return may_send(label, Destination(target, DestinationKind.STORE, project_space=mine), ITEM_OBJECTS[kind])
+    Args:
+        targets: all, by name.
+        plans: the label of each group.
+        routes: the targets of a group.
+        gate: the policy.
+    """
+    seen = {
+        name
+        for group, plan in plans.items()
+        for name in routes(group).targets
+        if gate.decide(plan.label, ObjectKind.HEAD, name).allowed
+    }
+    return {name: target for name, target in targets.items() if name in seen and isinstance(target, Witnesses)}
 
 
-def _build(name: str, table: tables.Target, config: Config, identity: Identity, session: Session) -> Target:
+def _build(name: str, table: tables.Target, config: Config, credentials: Credentials, session: Session) -> Target:
     if isinstance(table, tables.FolderTarget):
         from edge_agent.deliver.folder import FolderTarget
 
         return FolderTarget(name, Path(table.folder))
     folder = config.keys_dir
-    if identity.enrolment is None:
+    if credentials.enrolment is None:
         raise ConfigError(
             f"target.{name}: this agent is not enrolled at a landing service", why=f"no enrolment in {folder}",
             try_="get a token there (python -m landing token DIR --project P) and run: edge-agent enroll TOKEN", code="NOT_ENROLLED",

@@ -8,7 +8,7 @@ done here: of two labels the stricter wins.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -34,6 +34,7 @@ class ObjectKind(StrEnum):
     LIVE = "live"
     METRICS = "metrics"
     LOG = "log"
+    HEAD = "head"  # signed size, root and time of the agent log, for a witness
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +113,18 @@ def stricter(one: Label, other: Label) -> Label:
 
 
 class PolicyGate:
-    """`may_send` for outbox items, with the configured destinations by target name."""
+    """`may_send` to the configured targets. Each holds project spaces; a label that names targets means those and no others."""
 
-    def __init__(self, destinations: Mapping[str, Destination]) -> None:
-        self._destinations = dict(destinations)
+    def __init__(self, targets: Iterable[str]) -> None:
+        self._targets = frozenset(targets)
 
     def __call__(self, label: Label, kind: ItemKind, target: str) -> Decision:
-        """Whether an item of this kind and label may go to ``target``."""
-        return may_send(label, self._destinations.get(target), ITEM_OBJECTS[kind])
+        """Whether an outbox item of this kind and label may go to ``target``."""
+        return self.decide(label, ITEM_OBJECTS[kind], target)
+
+    def decide(self, label: Label, kind: ObjectKind, target: str) -> Decision:
+        """Whether an object of this kind and label may go to ``target``."""
+        if target not in self._targets:
+            return may_send(label, None, kind)
+        mine = not label.allowed or target in label.allowed
+        return may_send(label, Destination(target, DestinationKind.STORE, project_space=mine), kind)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +17,15 @@ import h5py
 import numpy as np
 import pytest
 
-from edge_agent.model import Block, Frame, Kind, Stream
+from edge_agent.agent.targets import witnesses
+from edge_agent.deliver.folder import FolderTarget
+from edge_agent.deliver.landing import LandingTarget
+from edge_agent.deliver.landing_keys import LandingKeys
+from edge_agent.model import Access, Block, Frame, Kind, Label, Stream
+from edge_agent.provenance.policy import PolicyGate
 from edge_agent.record.journal import LeafFrame, entries
+from edge_agent.runs.desk import GroupPlan
+from edge_agent.runs.keeper import Routes
 from edge_agent.seal.leaf import Close, Open, SpoolFree, parse
 from edge_agent.seal.policy import policy_digest
 from edge_agent.segment import integrity, reader
@@ -237,6 +246,47 @@ async def test_of_two_labels_in_a_group_the_stricter_one_holds(configure: Config
     two = '[instrument.a]\nadapter = "driven"\ngroup = "bl"\naccess = "open"\n[instrument.b]\nadapter = "driven"\ngroup = "bl"\naccess = "shared"\n'
     agent = await start(configure(two))
     assert agent.desk.plans["bl"].label.access.value == "shared"
+
+
+LABELS = {
+    "closed": Label(), "closed-disk": Label(Access.CLOSED, frozenset({"disk"})), "closed-cloud": Label(Access.CLOSED, frozenset({"cloud"})),
+    "shared": Label(Access.SHARED), "shared-disk": Label(Access.SHARED, frozenset({"disk"})),
+    "open": Label(Access.OPEN), "open-disk": Label(Access.OPEN, frozenset({"disk"})),
+}  # fmt: skip
+ALL = {"cloud", "lab"}
+SHOWN = {
+    ("closed", "all"): ALL, ("closed-disk", "all"): set(), ("closed-cloud", "all"): {"cloud"}, ("shared", "all"): ALL,
+    ("shared-disk", "all"): set(), ("open", "all"): ALL, ("open-disk", "all"): ALL,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("routed", ["all", "disk"])
+@pytest.mark.parametrize("label", LABELS)
+def test_the_agent_log_is_shown_only_to_targets_where_data_may_go(label: str, routed: str, tmp_path: Path) -> None:
+    keys = LandingKeys(tmp_path / "root.pem", tmp_path / "tls.pem", tmp_path / "receipts.pem")
+    landings = {name: LandingTarget(name, "https://127.0.0.1:1", keys) for name in ("cloud", "lab", "unused")}
+    targets = {"disk": FolderTarget("disk", tmp_path), **landings}
+    routes = {"all": Routes(("disk", "cloud", "lab"), frozenset()), "disk": Routes(("disk",), frozenset())}
+    plans = {"bl": GroupPlan("p", LABELS[label]), "other": GroupPlan("p", Label(Access.CLOSED, frozenset({"lab"})))}
+    gate = PolicyGate(targets)
+    alone = witnesses(targets, {"bl": plans["bl"]}, lambda group: routes[routed], gate)
+    assert set(alone) == SHOWN.get((label, routed), set())
+    both = witnesses(targets, plans, lambda group: routes[routed if group == "bl" else "all"], gate)
+    assert set(both) == set(alone) | {"lab"}, "each group is asked for itself"
+
+
+async def test_a_landing_that_no_label_allows_sees_neither_data_nor_the_log_and_the_run_is_complete_without_it(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, landing: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    targets = f'[target.disk]\nfolder = "{tmp_path / "disk"}"\n{landing_target(landing)}'
+    agent = await start(configure(CAMERA + 'allowed = ["disk"]\n', targets))
+    run = await one_run(agent, adapters, until)
+    await until(lambda: (tmp_path / "disk" / run.folder / "ro-crate-metadata.json").exists())
+    await agent.stop()
+    with contextlib.closing(sqlite3.connect(landing.home.catalogue)) as catalogue:
+        assert [catalogue.execute(f"SELECT count(*) FROM {table}").fetchone() for table in ("heads", "items", "refused")] == [(0,)] * 3
+    assert list(landing.home.incoming.iterdir()) == []
 
 
 # Space

@@ -11,7 +11,7 @@ import pytest
 from edge_agent.deliver.folder import FolderTarget
 from edge_agent.deliver.target import Capabilities, Progress
 from edge_agent.model import Access, ItemKind, Label, OutboxItem, Receipt
-from edge_agent.provenance.policy import Destination, DestinationKind, PolicyGate
+from edge_agent.provenance.policy import PolicyGate
 from edge_agent.spool import Spool
 
 
@@ -78,7 +78,7 @@ def faulty_folder(tmp_path: Path) -> Callable[[str], FaultyFolder]:
 @pytest.fixture
 def open_gate() -> PolicyGate:
     """Every target of the tests is a project space."""
-    return PolicyGate({name: Destination(name, DestinationKind.STORE, project_space=True) for name in ("cloud", "disk")})
+    return PolicyGate(["cloud", "disk"])
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from edge_agent.deliver.backoff import Backoff
 from edge_agent.deliver.engine import Engine
 from edge_agent.errors import IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import Access, ItemKind, Label, OutboxItem, Proof, Receipt
-from edge_agent.provenance.policy import Destination, DestinationKind, PolicyGate
+from edge_agent.provenance.policy import PolicyGate
 from edge_agent.spool import Spool
 
 MakeItem = Callable[..., OutboxItem]
@@ -104,14 +104,14 @@ async def test_nothing_of_a_forbidden_item_is_sent_and_the_reason_is_shown(
     spool: Spool, make_item: MakeItem, faulty_folder: Faulty, tmp_path: Path, kind: ItemKind, caplog: pytest.LogCaptureFixture
 ) -> None:
     target = faulty_folder("cloud")
-    gate = PolicyGate({"cloud": Destination("cloud", DestinationKind.STORE)})
-    spool.outbox.add(make_item("secret", kind), ["cloud"])
+    gate = PolicyGate(["cloud", "disk"])
+    spool.outbox.add(make_item("secret", kind, label=Label(Access.CLOSED, frozenset({"disk"}))), ["cloud"])
     spool.outbox.add(make_item("open", run=2, label=Label(Access.OPEN)), ["cloud"])
     async with running(Engine(spool.outbox, [target], gate)):
         await until(lambda: spool.outbox.is_landed("open"))
         await until(lambda: state(spool, "secret") == "parked")
     assert target.sent == ["open"]
-    assert "the label names no target" in reason(spool, "secret")
+    assert "the label names disk" in reason(spool, "secret")
     assert "may not go to cloud" in caplog.text
     assert not [path for path in (tmp_path / "cloud").rglob("*secret*") if path.is_file()]
 

@@ -102,7 +102,9 @@ def test_open_with_shared_is_shared_with_the_same_targets() -> None:
 
 @pytest.mark.parametrize("kind", list(ItemKind))
 def test_the_gate_knows_every_kind_of_item_and_refuses_targets_that_are_not_configured(kind: ItemKind) -> None:
-    gate = PolicyGate({"cloud": Destination("cloud", DestinationKind.STORE, project_space=True)})
+    gate = PolicyGate(["cloud", "disk"])
     assert kind in ITEM_OBJECTS
     assert gate(Label(), kind, "cloud").allowed
+    assert gate(Label(Access.CLOSED, frozenset({"disk"})), kind, "disk").allowed
+    assert not gate(Label(Access.CLOSED, frozenset({"disk"})), kind, "cloud").allowed
     assert gate(Label(Access.OPEN), kind, "elsewhere").reason == "the destination is not configured"

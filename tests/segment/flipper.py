@@ -4,13 +4,14 @@
 
 Reads byte offsets from standard input, one a line; answers each with ``OFFSET LEVEL CHANGED REASON``, CHANGED being 1 when the verifier
 still says level 2 and any dataset, attribute, type or shape reads differently through h5py and hdf5plugin. A process of its own,
-because some flips bring the HDF5 library down; its caller starts another one then.
+because some flips bring the HDF5 library down, or to compute for ever, which ends it after `MOST_CPU`; its caller starts another one then.
 """
 
 from __future__ import annotations
 
 import hashlib
 import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ import hdf5plugin  # noqa: F401 - registers the filters, as a researcher's progr
 
 from edge_agent.segment.roots import load_root
 from edge_agent.segment.verify import verify_segment
+
+MOST_CPU = 3.0
+"""Seconds of computing for one flip: how busy the machine is does not matter."""
 
 
 def content(path: Path) -> str:
@@ -55,8 +59,10 @@ def main(segment: str, root: str) -> None:
         changed = bytearray(whole)
         changed[offset] ^= 1 << offset % 8
         path.write_bytes(changed)
+        signal.setitimer(signal.ITIMER_VIRTUAL, MOST_CPU)
         report = verify_segment(path, trusted)
         differs = report.level == 2 and content(path) != known
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         sys.stdout.write(f"{offset} {report.level} {int(differs)} {report.reason!r}\n")
         sys.stdout.flush()
 

@@ -17,8 +17,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 HERE = Path(__file__).parent
-PATIENCE = 10.0
-"""Seconds for one flip: a flip after which the HDF5 library hangs is a flip that is reported."""
+PATIENCE = 60.0
+"""Seconds for one flip: a flip after which the HDF5 library waits for ever is a flip that is reported."""
 
 
 class Flipper:
