@@ -302,4 +302,4 @@ class Group:
 
 def _covers(live: LiveRun, item: FileItem) -> bool:
     first, last = min(item.mtime_ns, item.t_arrival), item.t_arrival
-    return last >= live.entry.run.started_ns and (live.end_ns is None or first <= live.end_ns)
+    return last >= live.begin_ns() and (live.end_ns is None or first <= live.end_ns)

@@ -24,6 +24,7 @@ from pathlib import Path
 from edge_agent.errors import DiskError, EdgeAgentError
 from edge_agent.model import Cause, FileItem, ItemKind, Label, OutboxItem, RunContext, Stream
 from edge_agent.record.agent_log import AgentLog
+from edge_agent.record.clock import boot_time_ns
 from edge_agent.record.journal import Opening, scan
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.recording import Recording, run_folder
@@ -38,6 +39,7 @@ from edge_agent.runs.live import LiveRun, counts_of
 from edge_agent.runs.mirror import Mirror
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError, dumps, loads
+from edge_agent.seal.clock import Clock
 from edge_agent.seal.keys import KeyChain, key_chain, parse_session
 from edge_agent.seal.leaf import RunOpen, SegmentClose
 from edge_agent.seal.policy import policy_digest
@@ -98,6 +100,8 @@ class Keeper:
     known_rows: Callable[[str], int] = lambda group: 0
     """How many row streams of single values a group is known to have: it decides where they stand in its next run."""
     now_ns: Callable[[], int] = time.time_ns
+    boot_ns: Callable[[], int] = boot_time_ns
+    clock: Callable[[], Clock] = Clock
     disk: Callable[[], DiskState] = lambda: DiskState.OK
     book: Book = field(init=False)
     live: list[LiveRun] = field(init=False, default_factory=list)
@@ -145,6 +149,7 @@ class Keeper:
             broken=lambda segment: self._broken(live, segment),
             wait_for_disk=self.recorder.wait_for_disk,
             now_ns=self.now_ns,
+            clock=self.clock,
         )  # fmt: skip
         for closed in sorted(before, key=lambda c: c.ordinal):
             state.ordinal = max(state.ordinal, closed.ordinal)
@@ -155,7 +160,7 @@ class Keeper:
             self.recorder, state, frame_limits=self.frame_limits, row_limits=self.row_limits, preallocate=self.preallocate,
             own_streams=self.own_streams, known_rows=self.known_rows(run.group),
         )  # fmt: skip
-        live = LiveRun(entry, recording, Intake(recording, self.disk))
+        live = LiveRun(entry, recording, Intake(recording, self.disk), self.now_ns, self.boot_ns)
         with self._lock:
             self.live.append(live)
         return live

@@ -38,11 +38,15 @@ MS = 1_000_000
 
 @dataclass
 class Clock:
-    """The daemon's UTC clock; moves only when told."""
+    """The daemon's UTC clock; moves only when told. ``set_by``: how far somebody set it (ns); the boot clock knows nothing of that."""
 
     now: int = T0
+    set_by: int = 0
 
     def __call__(self) -> int:
+        return self.now + self.set_by
+
+    def boot(self) -> int:
         return self.now
 
 
@@ -74,7 +78,7 @@ class House:
         self.keeper = Keeper(
             "BL05", zoneinfo.ZoneInfo("Asia/Tokyo"), self.spool, self.storage, session, self.recorder, self.agent_log,
             routes=lambda group: Routes(self.targets, frozenset(self.targets)), record=lambda entry: "{}", kick=lambda: None,
-            now_ns=self.clock, disk=lambda: self.disk,
+            now_ns=self.clock, boot_ns=self.clock.boot, disk=lambda: self.disk,
         )  # fmt: skip
         self._keep_segments()
         papers = Papers(self.keeper, lambda entry, segments: "{}", self._crate, lambda entry, segments: None)
