@@ -1,4 +1,4 @@
-"""Rows: from `RowChannel.put` to durable, signed segments. ``python -m benchmarks.rows [--seconds N] [--json]``.
+"""Rows: from the inlet of an adapter to durable, signed segments. ``python -m benchmarks.rows [--seconds N] [--json]``.
 
 Two questions. How many samples a second get through, in blocks of 100 into 200 streams, as fast as the recorder takes them? And what does
 a sample cost with 10, 100, 1 000 and 10 000 tags, when the same number of samples a second comes in? The cost is the processor time of the
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import json
 import os
 import platform
@@ -18,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from edge_agent.model import Block, Kind, RunContext, Stream
+from edge_agent.agent.sink import RoutedInlet
+from edge_agent.model import Block, Kind, Label, Stream
+from edge_agent.record.agent_log import AgentLog
 from edge_agent.record.recorder import Recorder
-from edge_agent.record.recording import Recording
 from edge_agent.record.segment_writer import Closed
-from edge_agent.record.series import RunState
 from edge_agent.record.session import Session, new_session
+from edge_agent.runs.group import Group
+from edge_agent.runs.keeper import Keeper, NewRun, Routes
 from edge_agent.seal.keys import AGENT_URN
+from edge_agent.segment.report import SIGNED
 from edge_agent.segment.verify import verify_segment
+from edge_agent.spool.spool import Spool
 from edge_agent.storage import DISK
 
 STREAMS = 200
@@ -75,10 +80,10 @@ def session() -> tuple[Session, x509.Certificate]:
     """A key of this boot, certified by an identity that is its own root."""
     agent_id, key = os.urandom(16), Ed25519PrivateKey.generate()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "benchmark")])
-    start = datetime.datetime.now(datetime.UTC)
+    start = datetime.now(UTC)
     urn = x509.UniformResourceIdentifier(AGENT_URN + agent_id.hex())
     root = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + datetime.timedelta(days=1))
+        x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([urn]), critical=False)
         .sign(key, None)
     )
@@ -88,53 +93,53 @@ def session() -> tuple[Session, x509.Certificate]:
 async def measure(tags: int, blocks: int, rate: int | None, folder: Path) -> Result:
     """Record blocks of `BLOCK` samples, one stream after the other, at ``rate`` samples a second or as fast as they are taken."""
     signer, root = session()
-    run = RunContext(os.urandom(16), 1, "benchmark", "rows", time.time_ns(), "benchmark/rows/000001")
-    closed: list[Closed] = []
-
-    def done(segment: Closed) -> None:
-        closed.append(segment)
-        if segment.journal_path is not None:
-            DISK.unlink(segment.journal_path)
-
-    recorder = Recorder()
-    state = RunState(
-        run, "benchmark", folder, signer, DISK, lambda: "{}", lambda: b"", done, lambda _: None, recorder.wait_for_disk, time.time_ns
-    )
+    spool = Spool(folder)
+    recorder, log = Recorder(), AgentLog(folder / "agent.log", signer, DISK)
+    streams = [Stream("plc", f"tag{n:05d}", Kind.ROWS, unit="degC", source_uri=f"opc.tcp://plc:4840#ns=2;i={n}") for n in range(tags)]
+    keeper = Keeper(
+        "benchmark", UTC, spool, DISK, signer, recorder, log, routes=lambda group: Routes((), frozenset()), record=lambda entry: "{}",
+        kick=lambda: None, known_rows=lambda group: tags,
+    )  # fmt: skip
     rng = np.random.default_rng(1)
     values = np.cumsum(rng.normal(size=(POOL, BLOCK)), axis=1).round(3)
     spread = np.arange(BLOCK, dtype="<i8") * 10**6
     base = _peak()
     cpu, started = time.process_time(), time.perf_counter()
-    recording = Recording(recorder, state)
-    streams = [Stream("plc", f"tag{n:05d}", Kind.ROWS, unit="degC", source_uri=f"opc.tcp://plc:4840#ns=2;i={n}") for n in range(tags)]
-    channels = [recording.rows(stream) for stream in streams]
+    live = keeper.open(NewRun("bl", "session", "benchmark", Label(), time.time_ns()))
+    group = Group("bl", {}, lambda: live)
+    group.open(live)
+    inlets = [RoutedInlet(stream, group, keeper) for stream in streams]
     for n in range(blocks):
         now = time.time_ns()
-        await channels[n % tags].put(Block(values[n % POOL], spread + now, spread + (now + 1000)))
+        await inlets[n % tags].put(Block(values[n % POOL], spread + now, spread + (now + 1000)))
         if rate is not None:
             await asyncio.sleep(max(0.0, started + (n + 1) * BLOCK / rate - time.perf_counter()))
-    samples = blocks * BLOCK
     while recorder.room.used:  # noqa: ASYNC110 - nobody announces it
         await asyncio.sleep(0.001)
     durable = time.perf_counter()
     p99 = float(np.quantile(recorder.latencies, 0.99)) * 1e3
-    await asyncio.wrap_future(recording.close("complete"))
-    recorder.stop()
+    group.close(live)
+    await asyncio.wrap_future(live.recording.close("complete"))
+    keeper.forget(live)
     cpu, ended = time.process_time() - cpu, time.perf_counter()
     peak = _peak()
-    _check(closed, root, samples)
+    closed = keeper.book.segments(live.entry.run, keeper.folder(live.entry.run))
+    recorder.stop()
+    log.close()
+    spool.close()
+    _check(closed, root, blocks * BLOCK)
     return Result(
-        tags, samples, durable - started, ended - durable, cpu, p99, base, peak, len(closed), sum(c.size for c in closed)
+        tags, blocks * BLOCK, durable - started, ended - durable, cpu, p99, base, peak, len(closed), sum(c.size for c in closed)
     )  # fmt: skip
 
 
-def _check(closed: list[Closed], root: x509.Certificate, samples: int) -> None:
+def _check(closed: Sequence[Closed], root: x509.Certificate, samples: int) -> None:
     """What was measured is a record: all samples are counted, and every segment is signed."""
     counted = sum(sum(c.counts.values()) for c in closed)
     if counted != samples:
         raise SystemExit(f"{samples} samples went in, {counted} were counted")
     for report in (verify_segment(c.path, root) for c in closed):
-        if report.level != 2:
+        if report.level != SIGNED:
             raise SystemExit(f"{report.path} is at level {report.level}: {report.reason}")
 
 
@@ -149,7 +154,7 @@ def _in_a_process(tags: int, blocks: int, rate: int | None, place: Path | None) 
 
 def _case(tags: int, blocks: int, rate: int | None, place: str | None) -> None:
     with tempfile.TemporaryDirectory(dir=place) as folder:
-        result = asyncio.run(measure(tags, blocks, rate, Path(folder) / "000001"))
+        result = asyncio.run(measure(tags, blocks, rate, Path(folder)))
     print(json.dumps(asdict(result)))
 
 

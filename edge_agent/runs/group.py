@@ -25,9 +25,11 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.model import Block, FileItem, Frame, Gap, Kind, Reset, Stream
 from edge_agent.runs.live import LiveRun
 from edge_agent.runs.look_back import LookBack
-from edge_agent.runs.rows import as_initial, events, initial_rows, masked
+from edge_agent.runs.rows import as_initial, events, initial_rows, is_usable, masked, take_rows
 
 WAITING_GAPS = 1000
+KEPT_WHOLE = 4096
+"""Bytes of values up to which a block is kept for its last row."""
 
 
 class Idle(StrEnum):
@@ -61,7 +63,8 @@ class Group:
     lock: threading.RLock = field(default_factory=threading.RLock)
     _known_background: LiveRun | None = None
     _waiting: LookBack = field(default_factory=LookBack)
-    _last: dict[str, tuple[Stream, Block]] = field(default_factory=dict)
+    _last: dict[str, tuple[Stream, Block, int]] = field(default_factory=dict)
+    """The last known value of each stream: a block and its row, not taken out of it before somebody asks."""
     _gaps: deque[tuple[Stream, Gap]] = field(default_factory=lambda: deque(maxlen=WAITING_GAPS))
     _shut: bool = False
 
@@ -70,7 +73,7 @@ class Group:
         with self.lock:
             self.foreground = live
             taken = self._waiting.take(live, lambda stream: self._rule(stream).idle is Idle.RING)
-            self._give_last_known(live, self._last | self._waiting.last_rows())
+            self._give_last_known(live, {**self._last, **{key: (*last, 0) for key, last in self._waiting.last_rows().items()}})
             for stream, gap in self._waiting.squeezed(live):
                 live.intake.gap(stream, gap)
             for waiting in taken:
@@ -144,6 +147,10 @@ class Group:
             if self._shut:
                 return
             self._seen(stream, events(block), int(block.t_arrival[-1]))
+            if self.foreground is not None and self.foreground.holds_all(block):
+                self.foreground.intake.rows(stream, block)
+                self._remember(stream, block, len(block) - 1)
+                return
             left = np.ones(len(block), bool)
             initial = initial_rows(block)
             for live in self._runs():
@@ -246,19 +253,21 @@ class Group:
                 live.intake.gap(stream, gap)
         return live
 
-    def _give_last_known(self, live: LiveRun, last: dict[str, tuple[Stream, Block]]) -> None:
-        for stream, block in last.values():
-            initial = as_initial(block, 0)
+    def _give_last_known(self, live: LiveRun, last: dict[str, tuple[Stream, Block, int]]) -> None:
+        for stream, block, row in last.values():
+            initial = as_initial(block, row)
             if initial is not None:
                 live.intake.rows(stream, initial)
 
     def _remember(self, stream: Stream, block: Block, row: int) -> None:
         """The last known value, for the run that begins next; an unusable one means that nothing is known."""
-        one = as_initial(block, row)
-        if one is None:
-            self._last.pop(stream.key, None)
+        if block.values.nbytes > KEPT_WHOLE:
+            # A large block would stay in memory for the sake of one row.
+            block, row = take_rows(block, np.array([row])), 0
+        if is_usable(block, row):
+            self._last[stream.key] = (stream, block, row)
         else:
-            self._last[stream.key] = (stream, one)
+            self._last.pop(stream.key, None)
 
     def _rule(self, stream: Stream) -> Rule:
         return self.rules.get(stream.instrument, Rule(Idle.IGNORE if stream.kind is Kind.FRAMES else Idle.KEEP))

@@ -172,7 +172,7 @@ class Intake:
 
     def _channel(self, stream: Stream) -> FrameChannel | RowChannel:
         channel = self._channels.get(stream.key)
-        if channel is None or channel.stream != stream:
+        if channel is None or (channel.stream is not stream and channel.stream != stream):
             channel = self._recording.frames(stream) if stream.kind is Kind.FRAMES else self._recording.rows(stream)
             self._channels[stream.key] = channel
         return channel

@@ -74,6 +74,11 @@ class LiveRun:
         first = min(dated, arrival) if session else dated
         return begun and (self.end_ns is None or first <= self.end_ns)
 
+    def holds_all(self, block: Block) -> bool:
+        """Whether all rows are sure to belong to this run: the common case, told from one column. False: look at each (`inside`)."""
+        times = block.t_arrival if self.entry.kind == "session" else block.t_source
+        return self.end_ns is None and int(times.min()) >= self.entry.run.started_ns
+
     def inside(self, block: Block) -> Mask:
         """Which rows belong to this run."""
         dated = source_times(block)

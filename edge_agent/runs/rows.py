@@ -45,12 +45,19 @@ def initial_rows(block: Block) -> Mask:
 
 def events(block: Block) -> int:
     """Number of rows that are events."""
+    if block.valid is None:
+        return len(block)
     return len(block) - int(np.count_nonzero(initial_rows(block)))
+
+
+def is_usable(block: Block, row: int) -> bool:
+    """Whether the value of a row may be used."""
+    return block.valid is None or bool(block.valid[row] != Valid.BAD)
 
 
 def as_initial(block: Block, row: int) -> Block | None:
     """One row as a last known value; None when it is unusable, because then nothing is known."""
-    if block.valid is not None and block.valid[row] == Valid.BAD:
+    if not is_usable(block, row):
         return None
     one = take_rows(block, np.array([row]))
     valid = np.array([int(Valid.INITIAL)], "|u1")
