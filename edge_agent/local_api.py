@@ -100,6 +100,18 @@ def _outcome(text: str) -> Outcome:
         raise UsageError(f"{text!r} is no outcome", why=f"outcomes: {known}", try_="--outcome complete", code="OUTCOME") from error
 
 
+async def _amend(request: web.Request) -> web.Response:
+    """Fields as ``set.NAME``, because a body is a flat map of texts."""
+    body = await _body(request, {"run", "author", "reason"}, prefix="set.")
+    agent = request.app[AGENT]
+    fields = {name.removeprefix("set."): value for name, value in body.items() if name.startswith("set.")}
+    entry, amendment = await asyncio.to_thread(
+        agent.amending.amend, body.get("run", ""), fields, body.get("author", ""), body.get("reason", "")
+    )
+    changes = [{"field": change.field, "old": change.old, "new": change.new} for change in amendment.changes]
+    return web.json_response({"run": entry.run.name, "folder": entry.run.folder, "number": amendment.number, "changes": changes})
+
+
 async def _kick(request: web.Request) -> web.Response:
     return web.json_response({"parked": await request.app[AGENT].engine.kick()})
 
@@ -158,12 +170,13 @@ def _entry(entry: Quarantined) -> dict[str, Any]:
     }
 
 
-async def _body(request: web.Request, known: set[str]) -> dict[str, str]:
+async def _body(request: web.Request, known: set[str], *, prefix: str | None = None) -> dict[str, str]:
     try:
         value = json.loads(await request.text() or "{}")
     except json.JSONDecodeError as error:
         raise UsageError("the request is not JSON", why=str(error)) from error
-    if not isinstance(value, dict) or not set(value) <= known or not all(isinstance(v, str) for v in value.values()):
+    names = {name for name in value if prefix is None or not name.startswith(prefix)} if isinstance(value, dict) else set()
+    if not isinstance(value, dict) or not names <= known or not all(isinstance(v, str) for v in value.values()):
         raise UsageError("the request has other keys or values than it may", why=f"known: {', '.join(sorted(known))}")
     return value
 
@@ -182,6 +195,7 @@ def application(agent: Agent) -> web.Application:
     app.router.add_get("/metrics", _metrics)
     app.router.add_post("/session/start", _start)
     app.router.add_post("/session/stop", _stop)
+    app.router.add_post("/amend", _amend)
     app.router.add_post("/kick", _kick)
     app.router.add_get("/quarantine", _quarantine)
     app.router.add_post("/quarantine/retry", _retry)

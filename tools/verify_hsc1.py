@@ -1710,8 +1710,9 @@ def read_amendments(receipts: Json, run: Json, roots: Roots) -> list[Json]:
     before, values = None, dict[str, str]()
     for number, item in enumerate(receipts[6], 1):
         what = f"amendment {number}"
-        payload, kid = open_cose(item, "amendment", {k: s.keys[0] for k, s in sessions.items()}, what)
-        body, signer = decode(payload, what, AMENDMENT), sessions[kid]
+        payload, signer, downgrade = open_cose_of_all(item, "amendment", sessions, what)
+        want(not downgrade, downgrade)
+        body = decode(payload, what, AMENDMENT)
         trusted = all(s.trusted for s in sessions.values()) if run["trusted"] else signer.identity.hex() == run["identity"]
         want(trusted and signer.agent_id == body[2] and body[2].hex() == run["agent"], f"{what}: is not signed by the agent of the run")
         want([body[3].hex(), body[4].hex()] == [run["run"], run["sidecar"]], f"{what}: is of another run or sidecar")

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_agent import __version__
 from edge_agent.adapter import Adapter
@@ -33,10 +34,11 @@ from edge_agent.config.models import Config, Instrument
 from edge_agent.deliver.engine import Engine
 from edge_agent.errors import EdgeAgentError
 from edge_agent.model import Label, OutboxItem, Receipt
-from edge_agent.provenance.policy import PolicyGate, stricter
+from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, PolicyGate, may_send, stricter
 from edge_agent.record.agent_log import AgentLog
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.session import new_session
+from edge_agent.runs.amend import Amending
 from edge_agent.runs.book import RunEntry, Stage
 from edge_agent.runs.desk import SESSION_GRACE, Desk, GroupPlan
 from edge_agent.runs.group import Group, Idle, Rule
@@ -45,12 +47,16 @@ from edge_agent.runs.papers import Papers
 from edge_agent.runs.salvage import Salvage
 from edge_agent.runs.witness import Witnessing
 from edge_agent.seal.leaf import Boot, SpoolFree
+from edge_agent.segment.roots import load_roots
 from edge_agent.segment.tags import can_share
 from edge_agent.spool.disk import DiskGuard, DiskLimits, DiskReport, DiskState, Space
 from edge_agent.spool.ledger import StreamTotals
 from edge_agent.spool.outbox_reads import Backlog
 from edge_agent.spool.spool import Spool
 from edge_agent.storage import DISK, Storage
+
+if TYPE_CHECKING:
+    from edge_agent.runs.stamp import Stamping
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +119,8 @@ class Agent:
         gate, plans = PolicyGate(config.targets), self._plans()
         self.engine = Engine(self.spool.outbox, list(targets.values()), gate, proved=self._proved)
         papers = Papers(self.keeper, self.describer.record, self.describer.crate, self.describer.preview)
+        self.stamping = self._stamping(papers)
+        self.amending = Amending(papers)
         asked = witnesses(targets, plans, self._routes, gate)
         self.witnessing = Witnessing(self.keeper, papers, asked, lambda: self.credentials.receipt_certificates)
         self.desk = Desk(self.keeper, papers, self.witnessing, plans)
@@ -132,6 +140,8 @@ class Agent:
             "free": self._free_forever,
             "renewal": lambda: renew_forever(config.keys_dir),
         }
+        if self.stamping is not None:
+            parts["timestamp"] = self.stamping.run
         self._tasks = [asyncio.create_task(keep_going(name, work), name=name) for name, work in parts.items()]
         self._start_adapters()
         log.info(
@@ -204,6 +214,21 @@ class Agent:
             work = partial(follow, group_name, condition, self.config.instruments[member], self.desk)
             name = f"trigger of {group_name}"
             self._adapters.append(asyncio.create_task(keep_going(name, work), name=name))
+
+    def _stamping(self, papers: Papers) -> Stamping | None:
+        """What has runs time-stamped, if that is configured."""
+        table = self.config.timestamp
+        if table is None:
+            return None
+        # Only now, because they need a library that nothing else needs.
+        from edge_agent.deliver.tsa import Tsa
+        from edge_agent.runs.stamp import Stamping
+
+        destination = Destination("timestamp", DestinationKind.TIMESTAMP, facility=table.facility)
+        roots = [] if table.root is None else load_roots(Path(table.root))
+        stamping = Stamping(papers, Tsa(table.tsa), lambda label: may_send(label, destination, ObjectKind.DIGEST), roots)
+        papers.signed = stamping.signed
+        return stamping
 
     def _triggered(self) -> dict[str, str]:
         """Group to the member whose ``run_while`` opens its runs."""

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, SerializeAsAny, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, StrictBool, ValidationInfo, WithJsonSchema, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from edge_agent.adapter import AdapterConfig
 from edge_agent.config import adapters
 from edge_agent.config.conditions import IdleText, RunWhileText
 from edge_agent.config.problems import nearest
-from edge_agent.config.targets import AnyTarget, Table
+from edge_agent.config.targets import AnyTarget, Table, TsaUrl
 from edge_agent.config.timezone import system_timezone, zone
 from edge_agent.config.values import Date, Duration, LocalPath, Size, local_path
 from edge_agent.errors import ConfigError
@@ -115,6 +115,17 @@ class Log(Table):
     """The least important lines that are written. Default "info"."""
     format: Literal["text", "json"] = "text"
     """One line of text or one JSON object an event. Default "text"."""
+
+
+class Timestamp(Table):
+    """A time-stamping service (RFC 3161) that dates every run."""
+
+    tsa: TsaUrl
+    """Address of the service, as "https://tsa.example.ac.jp"."""
+    root: LocalPath | None = None
+    """PEM file of the service's root: each time-stamp is checked before it is kept. Default: only its digest and nonce are."""
+    facility: StrictBool = False
+    """The facility runs or approved it: digests of shared and closed data may go there too. Default false."""
 
 
 class Instrument(Table):
@@ -227,6 +238,8 @@ class Config(Table):
     """``[projects.NAME]``: what the run record says of a project."""
     own_streams: int = Field(default=256, ge=0)
     """A run with more streams of single values keeps them in tables that they share, which takes less time to create. Default 256."""
+    timestamp: Timestamp | None = None
+    """Who dates the runs: {tsa = "https://..."}. Default: nobody but the witness."""
     log: Log = Field(default_factory=Log)
     """What the agent says: {level = "info", format = "text"}."""
     instruments: dict[Name, Instrument] = Field(default_factory=dict, alias="instrument")

@@ -39,6 +39,7 @@ def _url(value: str, schemes: dict[str, bool], example: str) -> str:
 
 LandingUrl = Annotated[str, AfterValidator(lambda value: _url(value, {"https": True, "http": False}, "https://landing.example.ac.jp"))]
 MqttUrl = Annotated[str, AfterValidator(lambda value: _url(value, {"mqtts": True, "mqtt": False}, "mqtts://broker.example.ac.jp:8883"))]
+TsaUrl = Annotated[str, AfterValidator(lambda value: _url(value, {"https": True, "http": False}, "https://tsa.example.ac.jp"))]
 
 
 class TargetTable(Table):

@@ -2,7 +2,8 @@
 
 Deny by default: a destination that is not configured, a kind or a label that is not known gets nothing. Closed and
 shared data go to the targets that the label names and to the project's own space; open data to any configured
-destination. The facility's own monitoring may see metrics, logs and names of shared data. Loosening a label is not
+destination. The facility's own monitoring may see metrics, logs and names of shared data; a time-stamping service sees digests only,
+those of shared and closed data only if the facility runs or approved it, or the label names it. Loosening a label is not
 done here: of two labels the stricter wins.
 """
 
@@ -21,6 +22,7 @@ class DestinationKind(StrEnum):
     STORE = "store"  # files: a landing service, a folder, a bucket
     LIVE = "live"  # live values to other machines
     MONITORING = "monitoring"  # metrics and logs
+    TIMESTAMP = "timestamp"  # a time-stamping service: sees one digest and the time
     SCREEN = "screen"  # this machine's own screen and loopback API: nothing leaves
 
 
@@ -35,6 +37,7 @@ class ObjectKind(StrEnum):
     METRICS = "metrics"
     LOG = "log"
     HEAD = "head"  # signed size, root and time of the agent log, for a witness
+    DIGEST = "digest"  # SHA-256 of what is signed, for a time-stamp: tells that a run ended, and nothing of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,12 @@ def may_send(label: Label, destination: Destination | None, object_kind: ObjectK
         return Decision(False, "the policy does not know this label, destination or kind of object")
     if destination.kind is DestinationKind.SCREEN:
         return Decision(True, "it does not leave this machine")
+    if destination.kind is DestinationKind.TIMESTAMP and object_kind is not ObjectKind.DIGEST:
+        return Decision(False, f"{destination.name} is for digests only")
     if label.access is Access.OPEN:
         return Decision(True, "the data are open")
+    if destination.kind is DestinationKind.TIMESTAMP and destination.facility:
+        return Decision(True, f"the facility lets digests go to {destination.name}")
     if destination.name in label.allowed:
         return Decision(True, f"the label names {destination.name}")
     if destination.project_space and destination.kind is DestinationKind.STORE:

@@ -128,6 +128,22 @@ class Book:
         self._state.delete(f"run/{entry.run.name}")
         self.forget_segments(entry)
 
+    def find(self, name: str) -> RunEntry | None:
+        """A run by its name, done or not."""
+        data = self._state.get(f"run/{name}") or self._state.get(f"past/{name}")
+        return None if data is None else entry_of(data)
+
+    def put_late(self, run: RunContext, name: str, data: bytes) -> None:
+        """Keep something that came after the run was closed, to be written into its receipts each time that they grow."""
+        key = f"late/{run.name}/{name}"
+        self._mirror.put(key, data)
+        self._state.put(key, data)
+
+    def late(self, run: RunContext) -> dict[str, bytes]:
+        """What came late, by name."""
+        prefix = f"late/{run.name}/"
+        return {key.removeprefix(prefix): data for key, data in self._state.under(prefix).items()}
+
     def is_done(self, entry: RunEntry) -> bool:
         """Whether the run is complete."""
         return self._state.get(f"past/{entry.run.name}") is not None
@@ -173,7 +189,7 @@ class Book:
                     signed += [entry] if entry.stage in (Stage.CLOSED, Stage.DONE) else []
                 elif kind == "segment":
                     _closed(Path(), data)
-                elif kind != "chain":
+                elif kind not in ("chain", "late"):
                     continue
             except (SealError, ValueError, TypeError, LookupError) as error:
                 log.error("the copy of %s cannot be used: %s", rest, error, extra={"code": "BOOK_COPY"})
@@ -190,7 +206,8 @@ class Book:
         """Remove the copies of complete runs whose files are all gone."""
         for key, data in self._mirror.items().items():
             if key.startswith("run/") and entry_of(data).stage is Stage.DONE and not _has_files(folders / key[4:]):
-                for other in [k for k in self._mirror.items() if k.startswith(f"segment/{key[4:]}/")]:
+                mine = (f"segment/{key[4:]}/", f"late/{key[4:]}/")
+                for other in [k for k in self._mirror.items() if k.startswith(mine)]:
                     self._mirror.delete(other)
                 self._mirror.delete(key)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import unicodedata
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -25,6 +24,7 @@ from edge_agent.runs.keeper import Keeper, NewRun
 from edge_agent.runs.live import LiveRun
 from edge_agent.runs.papers import Interrupted, Papers
 from edge_agent.runs.salvage import Salvage
+from edge_agent.runs.texts import check_text
 from edge_agent.runs.witness import Witnessing
 from edge_agent.spool.ledger import Counts
 
@@ -38,7 +38,6 @@ SHUTDOWN = 4.5
 """Seconds for closing all runs when the daemon stops; papers that are not made by then are made by the next start."""
 STOP_WAIT = 90.0
 """Seconds after which somebody who ended a session is told that it goes on without him."""
-MOST_TEXT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ class Desk:
         plan = self._plan(group)
         _check_project(project)
         for what, text in (("user", user), ("role", role), ("sample", sample), ("title", title)):
-            _check_text(what, text)
+            check_text(what, text)
         open_run = self.groups[group].foreground
         if open_run is not None:
             raise UsageError(
@@ -334,17 +333,6 @@ def _check_project(project: str) -> None:
         what = "a session needs a project" if not project else f"{project[:80]!r} is no project name"
         why = "1 to 63 of A-Z a-z 0-9 _ . -, beginning with a letter or digit: it is a folder in the project space"
         raise UsageError(what, why=why, try_="edge-agent session start --project P", code="PROJECT_NAME")
-
-
-def _check_text(what: str, text: str) -> None:
-    """What is written into files and JSON: no control characters, nothing that is no text, not without end."""
-    bad = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs")), None)
-    if bad is not None:
-        why = f"{bad!r} at {text.index(bad)}"
-        raise UsageError(f"the {what} has a character that cannot be kept", why=why, try_="leave it out", code="TEXT")
-    if len(text) > MOST_TEXT:
-        why = f"{len(text)} characters, at most {MOST_TEXT}"
-        raise UsageError(f"the {what} is too long", why=why, try_="put the rest into a file of the run", code="TEXT")
 
 
 def _safe(name: str, error: object) -> EdgeAgentError:

@@ -352,15 +352,17 @@ class Keeper:
         )  # fmt: skip
         self.spool.outbox.add(item, routes.targets, routes.required, counts or {})
 
+    def chain_of(self, kids: set[bytes], *more: KeyChain) -> KeyChain:
+        """The keys of the sessions that have one of these kids, and of the chains in ``more``."""
+        known = [key_chain(loads(data, "key chain")) for data in self.book.chains()]
+        used = [c for c in known if any(kids & set(parse_session(cose.parse(s).payload).by_kid) for s in c.sessions)]
+        certificates = dict.fromkeys(der for chain in (*used, *more) for der in chain.certificates)
+        sessions = dict.fromkeys(record for chain in (*used, *more) for record in chain.sessions)
+        return KeyChain(tuple(certificates), tuple(sessions))
+
     def chains(self, segments: Sequence[Closed], session: Session) -> KeyChain:
         """Keys of every session that signed a close head among ``segments``, and of the one that signs now."""
-        wanted = {cose.parse_all(closed.head_cose).signatures[0].kid for closed in segments}
-        known = [key_chain(loads(data, "key chain")) for data in self.book.chains()]
-        used = [c for c in known if any(wanted & set(parse_session(cose.parse(s).payload).by_kid) for s in c.sessions)]
-        mine = session.chain
-        certificates = dict.fromkeys(der for chain in (*used, mine) for der in chain.certificates)
-        sessions = dict.fromkeys(record for chain in (*used, mine) for record in chain.sessions)
-        return KeyChain(tuple(certificates), tuple(sessions))
+        return self.chain_of({cose.parse_all(closed.head_cose).signatures[0].kid for closed in segments}, session.chain)
 
 
 def database_error(error: sqlite3.Error) -> DiskError:

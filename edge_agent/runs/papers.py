@@ -23,7 +23,7 @@ from edge_agent.runs.live import LiveRun
 from edge_agent.seal import cose
 from edge_agent.seal.leaf import FileLeaf, RunClose, parse
 from edge_agent.seal.policy import policy_digest
-from edge_agent.seal.receipt import Inclusion, Receipts
+from edge_agent.seal.receipt import Inclusion, Receipts, parse_receipts, parse_witness
 from edge_agent.seal.sidecar import NamedFile, RunStatement, SegmentEntry, Sidecar
 from edge_agent.segment.master import Part, write_master
 from edge_agent.storage import durable
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 PREVIEW = "preview.png"
 MANIFEST = "manifest-sha256.txt"
 CRATE = "ro-crate-metadata.json"
+SIDECAR, WITNESSED, TOKEN, AMENDMENT = "sidecar", "witnessed", "token-", "amendment-"
+"""Names of what is kept of a closed run: SHA-256 of the sidecar; receipts of witnesses; tokens by what they stamp; amendments by number."""
 PIECE = 1 << 20
 
 
@@ -67,6 +69,8 @@ class Papers:
     preview: PreviewMaker
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set: give up between two steps."""
+    signed: Callable[[RunEntry, bytes], None] = lambda entry, sidecar: None
+    """Called with a run at stage closed and the SHA-256 of its sidecar."""
 
     def make(self, entry: RunEntry, live: LiveRun | None) -> RunEntry:
         """From the last closed segment to the signed sidecar in the outbox; returns the entry at stage closed.
@@ -83,9 +87,12 @@ class Papers:
             self._write(entry, segments)
         for kind, name in self._standing(entry, segments):
             self.keeper.add_paper(entry, kind, name, self._digest(folder / name))
-        self.keeper.agent_log.append(RunClose(run.run_no, run.run_id, self._digest(sidecar), self.keeper.now_ns()))
+        digest = self._digest(sidecar)
+        self.keeper.agent_log.append(RunClose(run.run_no, run.run_id, digest, self.keeper.now_ns()))
+        self.keeper.book.put_late(run, SIDECAR, digest)
         done = entry.at(Stage.CLOSED)
         self.keeper.book.put(done)
+        self.signed(done, digest)
         return done
 
     def complete(
@@ -109,15 +116,33 @@ class Papers:
                 if item.kind is not ItemKind.RECEIPTS:
                     custody += [d.receipt.cose for d in outbox.deliveries(item.item_id) if d.receipt is not None and d.receipt.cose]
             receipts = Receipts(tuple(certificates), (*witnesses, *custody), tuple(inclusions)).encode()
-            with self.keeper.spool.transaction():
-                paper = self._paper(entry, f"{run.name}.receipts", ItemKind.RECEIPTS, receipts)
-                self.keeper.add_paper(entry, ItemKind.RECEIPTS, paper.name, paper.sha256)
+            self.keep_late(entry, WITNESSED, receipts)
         crate = self.keeper.folder(run) / CRATE
         if crate.exists():
             self.keeper.add_paper(entry, ItemKind.CRATE, CRATE, self._digest(crate))
         if final:
             with self.keeper.spool.transaction():
                 self.keeper.book.done(entry)
+
+    def keep_late(self, entry: RunEntry, name: str, data: bytes) -> None:
+        """Keep a token, an amendment or the witness's word, and send the receipts anew with all that is kept, in one transaction."""
+        run = entry.run
+        with self.keeper.spool.transaction():
+            self.keeper.book.put_late(run, name, data)
+            self.keeper.folder(run).mkdir(parents=True, exist_ok=True)
+            paper = self._paper(entry, f"{run.name}.receipts", ItemKind.RECEIPTS, self._receipts(entry).encode())
+            self.keeper.add_paper(entry, ItemKind.RECEIPTS, paper.name, paper.sha256)
+
+    def _receipts(self, entry: RunEntry) -> Receipts:
+        late = self.keeper.book.late(entry.run)
+        receipts = parse_receipts(late[WITNESSED]) if WITNESSED in late else Receipts()
+        amendments = tuple(data for name, data in late.items() if name.startswith(AMENDMENT))
+        # A newer receipt of a witness may have taken the place of the one whose head was stamped.
+        heads = {parse_witness(w.payload).head for data in receipts.receipts if (w := cose.parse(data)).content_type == cose.WITNESS}
+        stamped = {f"{TOKEN}{digest.hex()}" for digest in (*heads, late.get(SIDECAR, b""))}
+        tokens = tuple(data for name, data in late.items() if name in stamped)
+        chain = self.keeper.chain_of({cose.parse_all(data).signatures[0].kid for data in amendments}) if amendments else receipts.chain
+        return replace(receipts, tokens=tokens, amendments=amendments, chain=chain)
 
     def _write(self, entry: RunEntry, segments: Sequence[Closed]) -> None:
         """Everything that the sidecar signs, then the sidecar."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError, dumps, fields, loads
-from edge_agent.seal.keys import Trusted
+from edge_agent.seal.keys import Trusted, session_word
 
 AMENDMENT_NAME = "HSC/1/amendment"
 FIELD = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9][a-z0-9_]*)*")
@@ -96,12 +96,10 @@ def check_amendments(data: Sequence[bytes], trusted: Trusted, agent_id: bytes, r
     before = None
     for number, item in enumerate(data, 1):
         try:
-            signed = cose.parse(item)
-            record = trusted.sessions.get(signed.kid)
-            if record is None:
-                raise SealError("signed by a key that is not in the key chain")
-            payload = signed.check(record.key, cose.AMENDMENT)
-            amendment = parse_amendment(payload)
+            word = session_word(item, trusted, cose.AMENDMENT)
+            if word.missing:
+                raise SealError(f"has no {' and no '.join(word.missing)} signature that holds, and its session record promises one")
+            amendment = parse_amendment(word.payload)
             if not amendment.agent_id == agent_id == trusted.agent_id:
                 raise SealError("of another agent")
             if (amendment.run_id, amendment.sidecar) != (run_id, sidecar):
@@ -115,7 +113,7 @@ def check_amendments(data: Sequence[bytes], trusted: Trusted, agent_id: bytes, r
         except SealError as error:
             raise SealError(f"amendment {number}: {error}") from error
         found.append(amendment)
-        before = amendment_hash(payload)
+        before = amendment_hash(word.payload)
     return tuple(found)
 
 

@@ -28,6 +28,10 @@ DESTINATIONS = {
     "other-monitoring": Destination("other", DestinationKind.MONITORING),
     "facility-monitoring": Destination("other", DestinationKind.MONITORING, facility=True),
     "own-monitoring": Destination("other", DestinationKind.MONITORING, project_space=True),
+    "tsa": Destination("timestamp", DestinationKind.TIMESTAMP),
+    "facility-tsa": Destination("timestamp", DestinationKind.TIMESTAMP, facility=True),
+    "named-tsa": Destination("named", DestinationKind.TIMESTAMP),
+    "own-tsa": Destination("timestamp", DestinationKind.TIMESTAMP, project_space=True),
     "screen": Destination("screen", DestinationKind.SCREEN),
     "nowhere": None,
 }
@@ -41,13 +45,16 @@ LABELS = {
 }
 OWN = dict.fromkeys(("own-space", "own-space-facility", "screen"), ALL)
 NAMED = dict.fromkeys(("named-store", "named-live", "named-monitoring"), ALL)
+DIGESTS = {ObjectKind.DIGEST}
+TSAS = {"tsa", "facility-tsa", "named-tsa", "own-tsa"}
+APPROVED = {"facility-tsa": DIGESTS}
 ALLOWED = {
-    "open": dict.fromkeys(set(DESTINATIONS) - {"nowhere"}, ALL),
-    "shared": OWN | NAMED | {"facility-monitoring": WATCHED},
-    "shared-with-nobody": OWN | {"facility-monitoring": WATCHED},
-    "closed": OWN | NAMED,
-    "closed-to-all": OWN,
-    "default": OWN,
+    "open": dict.fromkeys(set(DESTINATIONS) - {"nowhere"} - TSAS, ALL) | dict.fromkeys(TSAS, DIGESTS),
+    "shared": OWN | NAMED | APPROVED | {"facility-monitoring": WATCHED, "named-tsa": DIGESTS},
+    "shared-with-nobody": OWN | APPROVED | {"facility-monitoring": WATCHED},
+    "closed": OWN | NAMED | APPROVED | {"named-tsa": DIGESTS},
+    "closed-to-all": OWN | APPROVED,
+    "default": OWN | APPROVED,
 }
 
 

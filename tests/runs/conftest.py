@@ -81,7 +81,7 @@ class House:
             now_ns=self.clock, boot_ns=self.clock.boot, disk=lambda: self.disk,
         )  # fmt: skip
         self._keep_segments()
-        papers = Papers(self.keeper, lambda entry, segments: "{}", self._crate, lambda entry, segments: None)
+        self.papers = papers = Papers(self.keeper, lambda entry, segments: "{}", self._crate, lambda entry, segments: None)
         self.witnessing = Witnessing(self.keeper, papers, witnesses or {}, lambda: ())
         plans = {name: GroupPlan("unclaimed", Label()) for name in groups}
         self.desk = Desk(self.keeper, papers, self.witnessing, plans)

@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_agent.seal import cose
+from edge_agent.seal.algorithm import new_ml_dsa
 from edge_agent.seal.amendment import Amendment, Change, amendment_hash, check_amendments, parse_amendment
 from edge_agent.seal.cbor import SealError, dumps, loads
 from edge_agent.seal.keys import SessionRecord, Trusted
@@ -38,7 +39,7 @@ def second(first: Amendment) -> Amendment:
 
 
 def signed(key: Ed25519PrivateKey, *amendments: Amendment) -> list[bytes]:
-    return [cose.sign(key, cose.AMENDMENT, one.payload()) for one in amendments]
+    return [cose.sign_all([key], cose.AMENDMENT, one.payload()) for one in amendments]
 
 
 def test_an_amendment_is_read_as_it_was_written(first: Amendment, second: Amendment, agent_id: bytes) -> None:
@@ -72,13 +73,23 @@ def test_an_amendment_that_does_not_follow_is_refused(
         check_amendments(signed(key, first, replace(second, **change)), trusted, agent_id, RUN, SIDECAR)
 
 
+def test_an_amendment_that_lacks_a_promised_signature_is_refused(key: Any, trusted: Trusted, first: Amendment, agent_id: bytes) -> None:
+    second = new_ml_dsa()
+    assert second is not None
+    record = SessionRecord(agent_id, (key.public_key(), second.public_key()), BOOT, 0, 1)
+    both = replace(trusted, sessions=dict.fromkeys(record.by_kid, record))
+    with pytest.raises(SealError, match="amendment 1: has no ML-DSA-65 signature"):
+        check_amendments(signed(key, first), both, agent_id, RUN, SIDECAR)
+    assert check_amendments([cose.sign_all([key, second], cose.AMENDMENT, first.payload())], both, agent_id, RUN, SIDECAR) == (first,)
+
+
 def test_an_amendment_by_anybody_else_is_refused(key: Any, trusted: Trusted, first: Amendment, agent_id: bytes) -> None:
     with pytest.raises(SealError, match="amendment 1: signed by a key that is not in the key chain"):
         check_amendments(signed(Ed25519PrivateKey.generate(), first), trusted, agent_id, RUN, SIDECAR)
     with pytest.raises(SealError, match="amendment 1: of another agent"):
         check_amendments(signed(key, first), replace(trusted, agent_id=bytes(16)), agent_id, RUN, SIDECAR)
     with pytest.raises(SealError, match="amendment 1: COSE: content type"):
-        check_amendments([cose.sign(key, cose.RUN, first.payload())], trusted, agent_id, RUN, SIDECAR)
+        check_amendments([cose.sign_all([key], cose.RUN, first.payload())], trusted, agent_id, RUN, SIDECAR)
 
 
 @pytest.mark.parametrize(

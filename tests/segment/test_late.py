@@ -58,7 +58,7 @@ class Landed:
 
     def amend(self, *amendments: Amendment, signer: Any = None, chain: Any = None, **change: Any) -> None:
         facility = self.forge.facility
-        signed = [cose.sign(signer or facility.session, cose.AMENDMENT, one.payload()) for one in amendments]
+        signed = [cose.sign_all(signer or facility.keys, cose.AMENDMENT, one.payload()) for one in amendments]
         self.receipts(amendments=tuple(signed), chain=chain or facility.chain, **change)
 
     def judged(self, *, rooted: bool = True, tsa: Tsa | None = None) -> tuple[RunReport, dict[str, Any]]:
@@ -106,11 +106,12 @@ WRONG: dict[str, Callable[[Landed, Any], None]] = {
     "the first one is missing": lambda run, _: run.amend(run.amendment(2, run.amendment())),
     "twice the same": lambda run, _: run.amend(run.amendment(), run.amendment()),
     "of what it was not": lambda run, _: run.amend(run.amendment(), run.amendment(2, run.amendment())),
-    "by a stranger with the run's chain": lambda run, stranger: run.amend(run.amendment(), signer=stranger.session),
-    "by a stranger with his own": lambda run, stranger: run.amend(run.amendment(), signer=stranger.session, chain=stranger.chain),
+    "by a stranger with the run's chain": lambda run, stranger: run.amend(run.amendment(), signer=stranger.keys),
+    "by a stranger with his own": lambda run, stranger: run.amend(run.amendment(), signer=stranger.keys, chain=stranger.chain),
     "by the agent's name with another key": lambda run, stranger: run.amend(
-        run.amendment(agent_id=stranger.agent_id), signer=stranger.session, chain=stranger.chain
+        run.amendment(agent_id=stranger.agent_id), signer=stranger.keys, chain=stranger.chain
     ),
+    "with one key of two": lambda run, _: run.amend(run.amendment(), signer=[run.forge.facility.session]),
     "keys without amendments": lambda run, _: run.receipts(chain=run.forge.facility.chain),
     "amendments without keys": lambda run, _: run.amend(run.amendment(), chain=Receipts().chain),
 }
@@ -125,7 +126,7 @@ def test_a_wrong_amendment_takes_all_worth_from_the_receipts(wrong: str, landed:
 
 
 def test_without_a_root_an_amendment_of_another_identity_is_not_shown(landed: Landed, stranger: Any) -> None:
-    landed.amend(landed.amendment(), signer=stranger.session, chain=stranger.own_chain)
+    landed.amend(landed.amendment(), signer=stranger.keys, chain=stranger.own_chain)
     report, _ = landed.judged(rooted=False)
     assert (report.level, report.amendments) == (1, ())
 

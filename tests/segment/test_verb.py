@@ -131,7 +131,7 @@ def test_amendments_and_the_time_of_a_time_stamp_are_shown(
         forge.facility.agent_id, forge.run.run_id, hashlib.sha256(sidecar).digest(), 1, None,
         (Change("sample.name", None, "SiC"), Change("title", "a", "b")), "Ada", "forgot it", 1_795_000_000_000_000_000,
     )  # fmt: skip
-    signed = cose.sign(forge.facility.session, cose.AMENDMENT, amendment.payload())
+    signed = cose.sign_all(forge.facility.keys, cose.AMENDMENT, amendment.payload())
     receipts = replace(parse_receipts(path.read_bytes()), tokens=(tsa.token(sidecar),), amendments=(signed,), chain=forge.facility.chain)
     path.write_bytes(receipts.encode())
     assert main(["verify", str(folder), "--root", root, "--tsa-root", str(tsa.root_file), "--level", "4"]) == 0

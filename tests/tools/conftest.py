@@ -15,7 +15,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -426,11 +426,8 @@ def write_receipts(
     skip: int | None = None,
     witness: Callable[[bytes], bytes] = lambda cose: cose,
     custody: Callable[[dict[int, Any]], dict[int, Any]] = lambda body: body,
-    tokens: Sequence[bytes] = (),
-    amendments: Sequence[bytes] = (),
-    chain: dict[int, Any] | None = None,
 ) -> None:
-    """A landing's WITNESS over the agent log, CUSTODY of each file, and the inclusion proofs; then what else came late."""
+    """A landing's WITNESS over the agent log, CUSTODY of each file, and the inclusion proofs."""
     agent, key = run.agent, Ed25519PrivateKey.generate()
     log = [*agent.log, leaf(66, {1: run.number, 2: run.id, 3: run.policy, 4: 2})]
     closes = {}
@@ -448,18 +445,8 @@ def write_receipts(
             receipts.append(sign(key, "custody", custody(body)))
     proofs = [{1: agent.log_id, 2: len(log), 3: n, 4: raw, 5: proof_of(n, log)} for n, raw in closes.items()]
     del proofs[slice(skip, None if skip is None else skip + 1) if skip is not None else slice(0, 0)]
-    keys = chain or (agent.chain() if amendments else {1: [], 2: []})
-    late = {5: list(tokens), 6: list(amendments), 7: keys}
+    late = {5: [], 6: [], 7: {1: [], 2: []}}
     run.receipts.write_bytes(cbor({1: "HSC/1/receipts", 2: [ca.issue(uri, key)], 3: receipts, 4: proofs} | late))
-
-
-def amend(run: Run, *changes: list[Any], number: int = 1, before: bytes | None = None, agent: Agent | None = None, **other: Any) -> bytes:
-    """A signed amendment of a run whose sidecar stands."""
-    body = {
-        1: "HSC/1/amendment", 2: run.agent.id, 3: run.id, 4: h(run.sidecar.read_bytes()), 5: number,
-        6: h(payload_of(before)) if before else None, 7: list(changes), 8: "Tester", 9: "it came late", 10: 100,
-    }  # fmt: skip
-    return sign((agent or run.agent).session, "amendment", body | {int(k[1:]): v for k, v in other.items()})
 
 
 def make_run(folder: Path, ca: Authority, agent: Agent | None = None, number: int = 1) -> Run:
