@@ -140,13 +140,13 @@ class LandingTarget:
             while offset < item.size:
                 progress(offset)
                 piece = await asyncio.to_thread(file.read, offset, self._piece)
-                reply = await self._patch(item.item_id, offset, piece, {})
+                reply = await self._patch(header.item_id, offset, piece, {})
                 offset = self._next_offset(reply, offset + len(piece), item.size)
             sha256 = await asyncio.to_thread(file.sha256)
         progress(offset)
         said = base64.b64encode(sha256).decode()
-        await self._patch(item.item_id, item.size, b"", {"Repr-Digest": f"sha-256=:{said}:"})
-        cose = await self._receipt(item.item_id)
+        await self._patch(header.item_id, item.size, b"", {"Repr-Digest": f"sha-256=:{said}:"})
+        cose = await self._receipt(header.item_id)
         custody = self._trusted().custody(cose, header.with_digest(sha256), self._name)
         return Receipt(self._name, item.item_id, sha256, item.size, Proof(custody.durable), custody.t_ns, cose)
 

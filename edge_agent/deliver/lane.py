@@ -151,7 +151,7 @@ class Lane:
     async def _deliver(self, transfer: Transfer) -> None:
         item, name = transfer.item, self.target.name
         try:
-            if not await asyncio.to_thread(self._queue.begin, item.item_id, name):
+            if not await asyncio.to_thread(self._queue.begin, item.item_id, name, item):
                 return
             try:
                 await self._send(transfer)
@@ -162,9 +162,10 @@ class Lane:
                 if not isinstance(error, PolicyRefused):
                     self._capabilities = None  # perhaps it refuses us altogether: the probe tells, before more is parked
             except IntegrityError as error:
-                self._error = str(error)
-                log.error("%s is quarantined at %s: %s", item.remote, name, error)
-                await asyncio.to_thread(self._queue.quarantine, item.item_id, name, str(error))
+                # A newer revision that took the place of the file while it was read is no fault.
+                if await asyncio.to_thread(self._queue.quarantine, item.item_id, name, str(error)):
+                    self._error = str(error)
+                    log.error("%s is quarantined at %s: %s", item.remote, name, error)
             except Exception as error:
                 await self._failed(item, error)
         except Exception as error:

@@ -133,7 +133,7 @@ class MqttTarget:
 
     async def _deliver(self, item: OutboxItem, progress: Progress) -> Receipt:
         header = announce(item, self._agent_id, self._name)
-        with self._talks.about(await self._talks.connected(), item.item_id) as talk, await asyncio.to_thread(OutgoingFile, item) as file:
+        with self._talks.about(await self._talks.connected(), header.item_id) as talk, await asyncio.to_thread(OutgoingFile, item) as file:
             try:
                 await self._pieces(talk, header, file, progress)
             except BrokerLostError:

@@ -16,8 +16,8 @@ class Queue(Protocol):
         """The next item in order, without those in ``skip``."""
         ...
 
-    def begin(self, item_id: str, target: str) -> bool:
-        """Mark as sending; False when it does not wait any more."""
+    def begin(self, item_id: str, target: str, revision: OutboxItem | None = None) -> bool:
+        """Mark as sending; False when it does not wait any more, or not in that revision."""
         ...
 
     def proved(self, receipt: Receipt) -> bool:
@@ -32,8 +32,8 @@ class Queue(Protocol):
         """Waits until something changes."""
         ...
 
-    def quarantine(self, item_id: str, target: str, reason: str) -> None:
-        """Waits for a person."""
+    def quarantine(self, item_id: str, target: str, reason: str) -> bool:
+        """Waits for a person; False when a newer revision took its place meanwhile."""
         ...
 
     def unpark(self, target: str | None = None) -> int:

@@ -103,12 +103,13 @@ class Outbox(OutboxReads):
                 self._state.raise_run_no(entry.item.run_no)
             return new
 
-    def begin(self, item_id: str, target: str) -> bool:
-        """Mark as sending; False when it does not wait any more (freed, parked or proved meanwhile)."""
+    def begin(self, item_id: str, target: str, revision: OutboxItem | None = None) -> bool:
+        """Mark as sending; False when it does not wait any more (freed, parked or proved meanwhile), or not in that revision."""
+        digest = None if revision is None else revision.sha256
         changed = self._db.run(
             "UPDATE deliveries SET state = 'sending', changed_ns = ? WHERE target = ? AND state IN ('sealed', 'sending')"
-            " AND item_no = (SELECT item_no FROM items WHERE item_id = ? AND state = 'held')",
-            (utc_now_ns(), target, item_id),
+            " AND item_no = (SELECT item_no FROM items WHERE item_id = ? AND state = 'held' AND (? OR sha256 IS ?))",
+            (utc_now_ns(), target, item_id, revision is None, digest),
         )
         return changed == 1
 
@@ -157,9 +158,13 @@ class Outbox(OutboxReads):
         """Somebody has to do something first; `unpark` makes it wait again."""
         self._move(item_id, target, "parked", reason)
 
-    def quarantine(self, item_id: str, target: str, reason: str) -> None:
-        """Bytes or proof were wrong: not sent to ``target`` again until a person says so. The file stays where it is."""
-        self._move(item_id, target, "quarantined", reason)
+    def quarantine(self, item_id: str, target: str, reason: str) -> bool:
+        """Bytes or proof were wrong: not sent to ``target`` again until a person says so. The file stays where it is.
+
+        Returns:
+            False when it is not being sent: a newer revision took its place.
+        """
+        return self._move(item_id, target, "quarantined", reason)
 
     def unpark(self, target: str | None = None) -> int:
         """Something changed: what is parked (at ``target``, or anywhere) waits again. Returns how many."""
@@ -234,17 +239,18 @@ class Outbox(OutboxReads):
             (now, item_no),
         )
 
-    def _move(self, item_id: str, target: str, state: str, reason: str, retry_ns: int | None = None, attempt: int = 0) -> None:
+    def _move(self, item_id: str, target: str, state: str, reason: str, retry_ns: int | None = None, attempt: int = 0) -> bool:
         with self._db.transaction():
             row = self._db.row("SELECT item_no FROM items WHERE item_id = ?", (item_id,))
             if row is None:
                 raise KeyError(f"no item {item_id!r} in the outbox")
-            self._db.run(
+            moved = self._db.run(
                 "UPDATE deliveries SET state = ?, reason = ?, retry_ns = ?, attempts = attempts + ?, changed_ns = ?"
                 " WHERE item_no = ? AND target = ? AND state = 'sending'",
                 (state, reason, retry_ns, attempt, utc_now_ns(), row[0], target),
             )
             self.settle(row[0])
+            return moved == 1
 
 
 def _conflict(item: OutboxItem, why: str) -> IntegrityError:

@@ -66,16 +66,23 @@ class ItemHeader:
         return Label(self.access, frozenset(self.allowed))
 
 
+def upload_id(item: OutboxItem) -> str:
+    """The id under which an item is uploaded: its own, but each revision of a run's receipts is an upload of its own."""
+    if item.kind is ItemKind.RECEIPTS and item.sha256 is not None:
+        return f"{item.item_id[:47]}-{item.sha256[:8].hex()}"
+    return item.item_id
+
+
 def header_of(item: OutboxItem, agent_id: bytes) -> ItemHeader:
     """The announcement of an item of the outbox.
 
     Raises:
         BadName: the item's id or remote path is not one that a landing service stores.
     """
-    check_upload_id(item.item_id)
+    own = check_upload_id(upload_id(item))
     check_path(item.remote, item.project)
     return ItemHeader(
-        item.item_id, item.kind, item.remote, item.size, item.sha256, item.run_id, item.run_no, item.project, item.label.access,
+        own, item.kind, item.remote, item.size, item.sha256, item.run_id, item.run_no, item.project, item.label.access,
         tuple(sorted(item.label.allowed)), item.segment_id, item.head_hash, agent_id,
     )  # fmt: skip
 

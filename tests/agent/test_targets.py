@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +19,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from edge_agent.agent.targets import witnesses
 from edge_agent.deliver.folder import FolderTarget
@@ -32,6 +37,7 @@ from edge_agent.segment import integrity, reader
 from edge_agent.segment.roots import load_root
 from edge_agent.segment.run import verify_run
 from edge_agent.storage import Disk
+from tests.tsa import Tsa
 
 Configure = Callable[..., Path]
 CAMERA = '[instrument.camera]\nadapter = "driven"\ngroup = "bl"\n'
@@ -429,3 +435,42 @@ async def test_an_empty_file_is_adopted_and_lands_like_every_other(configure: Co
     }  # fmt: skip
     report = verify_run(tmp_path / "space" / run.folder, None)
     assert (report.files, report.reason) == (3, "signed by an unknown key")
+
+
+# What comes late
+
+
+@pytest.mark.needs("openssl")
+async def test_a_run_that_landed_is_witnessed_then_time_stamped_and_amended_as_both_verifiers_see(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, landing: Any, tmp_path: Path
+) -> None:
+    tsa, away = Tsa(tmp_path / "tsa"), True
+
+    async def answer(request: web.Request) -> web.Response:
+        if away:
+            raise web.HTTPServiceUnavailable
+        return web.Response(body=await asyncio.to_thread(tsa.answer, await request.read()), content_type="application/timestamp-reply")
+
+    app = web.Application()
+    app.router.add_post("/", answer)
+    async with TestServer(app) as server:
+        table = f'timestamp = {{ tsa = "{server.make_url("/")}", root = "{tsa.root_file}", facility = true }}'
+        agent = await start(configure(CAMERA, landing_target(landing), table))
+        run = await one_run(agent, adapters, until)
+        await landed(agent, until)
+        folder, root = landing.home.space / run.folder, landing.home.root
+        assert verify_run(folder, load_root(root), tsa_roots=[tsa.root]).level == 3, "landing waits for no time-stamp"
+        away = False
+        agent.stamping.wake.set()
+        await until(lambda: not agent.spool.state.under("stamp/"))
+        await asyncio.to_thread(agent.amending.amend, run.name, {"sample.name": "SiC"}, "Ada", "nobody had said it")
+        await landed(agent, until)
+    report = verify_run(folder, load_root(root), tsa_roots=[tsa.root])
+    assert (report.level, report.notes, report.log_stamped_ns > 0) == (4, (), True)
+    assert [change.new for amendment in report.amendments for change in amendment.changes] == ["SiC"]
+    tool = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
+    command = [sys.executable, tool, folder, "--root", root, "--tsa-root", tsa.root_file, "--level", "4", "--json"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+    (item,) = json.loads(done.stdout)["items"]
+    assert item["amendments"][0]["changes"] == [["sample.name", None, "SiC"]]

@@ -23,6 +23,7 @@ import edge_agent
 from edge_agent import local_api
 from edge_agent.cli.app import build
 from edge_agent.errors import UsageError
+from edge_agent.seal.receipt import parse_receipts
 
 Run = Callable[..., Any]
 
@@ -189,6 +190,27 @@ def test_an_outcome_that_does_not_exist_is_a_usage_error(small: Small, run: Run)
     assert "outcomes: complete" in done.err
 
 
+def test_a_closed_run_is_amended_and_what_changed_is_shown(small: Small, run: Run, ask: Callable[..., dict[str, Any]]) -> None:
+    number = ask("session", "start", "--project", "steel", "--sample", "Si")["run"]
+    early = run("amend", number, "--set", "title=t", "--reason", "r", "--config", small.config)
+    assert (early.code, early.err.splitlines()[0]) == (2, f"Error: Run {number} is not closed yet.")
+    folder = ask("session", "stop")["folder"]
+    done = run(
+        "amend", number, "--set", "sample.name=SiC", "--set", "title=a = b", "--reason", "mixed up", "--author", "Ada", "--config", small.config
+    )
+    assert done.code == 0, done.err
+    assert done.out == (
+        f"Run {number} has amendment 1; it is on its way to {folder}.\n  sample.name: 'Si' -> 'SiC'\n  title: not given -> 'a = b'\n"
+    )
+    said = ask("amend", number, "--set", "title=c", "--reason", "again")
+    assert (said["number"], said["changes"]) == (2, [{"field": "title", "old": "a = b", "new": "c"}])
+    for wrong in ("title", "=x"):
+        assert run("amend", number, "--set", wrong, "--reason", "r", "--config", small.config).code == 2
+    assert run("amend", number, "--set", "a=1", "--set", "a=2", "--reason", "r", "--config", small.config).code == 2
+    receipts = small.space / folder / f"{number}.receipts"
+    until(lambda: receipts.exists() and len(parse_receipts(receipts.read_bytes()).amendments) == 2)
+
+
 def test_a_kick_says_how_much_was_parked(small: Small, run: Run, ask: Callable[..., dict[str, Any]]) -> None:
     done = run("kick", "--config", small.config)
     assert (done.code, done.out) == (0, "Everything that waits is tried again now, also what had been parked: 0.\n"), done.err
@@ -307,6 +329,7 @@ def test_an_entry_that_is_not_there_is_a_usage_error(verb: tuple[str, ...], smal
         ("status",),
         ("session", "start", "--project", "steel"),
         ("session", "stop"),
+        ("amend", "1", "--set", "title=t", "--reason", "r"),
         ("kick",),
         ("quarantine", "list"),
         ("quarantine", "show", "x"),

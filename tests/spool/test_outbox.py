@@ -168,8 +168,10 @@ def test_receipts_that_grew_are_sent_again_and_a_verdict_about_the_old_ones_is_i
     new = make_item("rcp", ItemKind.RECEIPTS, data=b"one, two")
     assert spool.outbox.add(new, ["cloud"])
     assert not spool.outbox.proved(stale)
-    spool.outbox.quarantine("rcp", "cloud", "size differs")
+    assert not spool.outbox.quarantine("rcp", "cloud", "size differs")
     assert spool.outbox.next_for("cloud") == new
+    assert not spool.outbox.begin("rcp", "cloud", old), "the lane took it from the outbox before it grew"
+    assert spool.outbox.begin("rcp", "cloud", new)
     prove(spool, new)
     assert spool.outbox.is_landed("rcp")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.errors import ConfigError, IntegrityError, PermissionRefused, TargetUnreachable
-from edge_agent.model import Access, ItemKind
+from edge_agent.model import Access, ItemKind, Label, OutboxItem
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError, dumps
 from edge_agent.seal.keys import KeyChain
 from edge_agent.wire.broker import Broker
 from edge_agent.wire.enrol import Certificates, EnrolRequest, Token, parse_certificates, parse_request, parse_token, sign_request
-from edge_agent.wire.item import ItemHeader, parse_header, parse_signed_item, sign_item
+from edge_agent.wire.item import ItemHeader, header_of, parse_header, parse_signed_item, sign_item
 from edge_agent.wire.names import BadName
 from edge_agent.wire.piece import MAX_MESSAGE, Piece, parse_piece
 from edge_agent.wire.refusal import Code, Refusal, from_json, from_value
@@ -236,3 +237,18 @@ def test_the_words_are_256_different_ones() -> None:
     assert list(WORDS) == sorted(WORDS)
     assert all(word.isascii() and word.islower() and 3 <= len(word) <= 8 for word in WORDS)
     assert six_words(bytes(range(32))) == " ".join(WORDS[:6])
+
+
+def test_each_revision_of_receipts_is_an_upload_of_its_own() -> None:
+    run = b"r" * 16
+
+    def item(kind: ItemKind, sha256: bytes | None) -> OutboxItem:
+        return OutboxItem(
+            f"{run.hex()}-{'0' * 24}", kind, Path("/x"), "p/bl/2026-11-24/000001/000001.receipts", 5, run, 1, "p", Label(), bytes(16), bytes(32),
+            sha256, {},
+        )  # fmt: skip
+
+    ids = [header_of(item(ItemKind.RECEIPTS, bytes([n]) * 32), run).item_id for n in range(2)]
+    assert len({*ids, item(ItemKind.RECEIPTS, None).item_id}) == 3
+    assert header_of(item(ItemKind.RECEIPTS, None), run).item_id == item(ItemKind.RECEIPTS, None).item_id
+    assert header_of(item(ItemKind.SIDECAR, bytes(32)), run).item_id == item(ItemKind.SIDECAR, None).item_id
