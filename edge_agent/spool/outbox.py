@@ -105,11 +105,11 @@ class Outbox(OutboxReads):
 
     def begin(self, item_id: str, target: str, revision: OutboxItem | None = None) -> bool:
         """Mark as sending; False when it does not wait any more (freed, parked or proved meanwhile), or not in that revision."""
-        digest = None if revision is None else revision.sha256
+        digest, size = (None, 0) if revision is None else (revision.sha256, revision.size)
         changed = self._db.run(
             "UPDATE deliveries SET state = 'sending', changed_ns = ? WHERE target = ? AND state IN ('sealed', 'sending')"
-            " AND item_no = (SELECT item_no FROM items WHERE item_id = ? AND state = 'held' AND (? OR sha256 IS ?))",
-            (utc_now_ns(), target, item_id, revision is None, digest),
+            " AND item_no = (SELECT item_no FROM items WHERE item_id = ? AND state = 'held' AND (? OR (sha256 IS ? AND size = ?)))",
+            (utc_now_ns(), target, item_id, revision is None, digest, size),
         )
         return changed == 1
 
