@@ -2,9 +2,9 @@
 
 Deny by default: a destination that is not configured, a kind or a label that is not known gets nothing. Closed and
 shared data go to the targets that the label names and to the project's own space; open data to any configured
-destination. The facility's own monitoring may see metrics, logs and names of shared data; a time-stamping service sees digests only,
-those of shared and closed data only if the facility runs or approved it, or the label names it. Loosening a label is not
-done here: of two labels the stricter wins.
+destination. The facility's own monitoring may see metrics, logs and names of shared data; a time-stamping service sees
+digests only, those of shared and closed data only if the facility runs or approved it. Loosening a label is not done
+here: of two labels the stricter wins.
 """
 
 from __future__ import annotations
@@ -93,8 +93,10 @@ def may_send(label: Label, destination: Destination | None, object_kind: ObjectK
         return Decision(False, f"{destination.name} is for digests only")
     if label.access is Access.OPEN:
         return Decision(True, "the data are open")
-    if destination.kind is DestinationKind.TIMESTAMP and destination.facility:
-        return Decision(True, f"the facility lets digests go to {destination.name}")
+    if destination.kind is DestinationKind.TIMESTAMP:
+        # Not by name: a label names targets.
+        said = "lets" if destination.facility else "does not let"
+        return Decision(destination.facility, f"the facility {said} digests of {label.access} data go to the time-stamping service")
     if destination.name in label.allowed:
         return Decision(True, f"the label names {destination.name}")
     if destination.project_space and destination.kind is DestinationKind.STORE:

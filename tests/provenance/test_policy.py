@@ -50,9 +50,9 @@ TSAS = {"tsa", "facility-tsa", "named-tsa", "own-tsa"}
 APPROVED = {"facility-tsa": DIGESTS}
 ALLOWED = {
     "open": dict.fromkeys(set(DESTINATIONS) - {"nowhere"} - TSAS, ALL) | dict.fromkeys(TSAS, DIGESTS),
-    "shared": OWN | NAMED | APPROVED | {"facility-monitoring": WATCHED, "named-tsa": DIGESTS},
+    "shared": OWN | NAMED | APPROVED | {"facility-monitoring": WATCHED},
     "shared-with-nobody": OWN | APPROVED | {"facility-monitoring": WATCHED},
-    "closed": OWN | NAMED | APPROVED | {"named-tsa": DIGESTS},
+    "closed": OWN | NAMED | APPROVED,
     "closed-to-all": OWN | APPROVED,
     "default": OWN | APPROVED,
 }
