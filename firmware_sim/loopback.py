@@ -5,6 +5,7 @@ Invariant: after `confine_datagrams` returned True, no IPv4 datagram from outsid
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import socket
@@ -14,7 +15,6 @@ from typing import Final
 LOOPBACK: Final = "127.0.0.1"
 
 log = logging.getLogger(__name__)
-_held: list[socket.socket] = []
 
 
 def hold_port() -> int:
@@ -27,7 +27,7 @@ def hold_port() -> int:
         tcp = socket.socket()
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         tcp.bind((LOOPBACK, 0))
-        _held.append(tcp)
+        atexit.register(tcp.close)
         port = int(tcp.getsockname()[1])
         with socket.socket(type=socket.SOCK_DGRAM) as udp:
             try:

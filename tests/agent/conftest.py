@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -240,6 +241,7 @@ class Landing:
     home: Home
     service: Service | None = None
     runner: web.AppRunner | None = None
+    listening: socket.socket | None = None
     url: str = ""
     port: int = 0
     trouble: bool = False
@@ -255,11 +257,15 @@ class Landing:
         keys = tls or self.home.keys
         context = server_context(str(keys / "tls.pem"), str(keys / "tls.key"), str(self.home.root))
         self.port = self.port or hold_port()
-        await web.TCPSite(self.runner, "127.0.0.1", self.port, ssl_context=context).start()
+        self.listening = socket.create_server(("127.0.0.1", self.port))
+        await web.SockSite(self.runner, self.listening, ssl_context=context).start()
         self.url = f"https://127.0.0.1:{self.port}"
 
     async def close(self) -> None:
-        if self.runner is not None and self.service is not None:
+        if self.runner is not None and self.service is not None and self.listening is not None:
+            # Until Python 3.12, asyncio loses a connection that it accepted in the moment in which its server is closed.
+            asyncio.get_running_loop().remove_reader(self.listening)
+            await asyncio.sleep(0)
             await self.runner.cleanup()
             await self.service.close()
             self.runner = self.service = None
