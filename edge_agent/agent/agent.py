@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent import __version__
 from edge_agent.adapter import Adapter
+from edge_agent.agent.clock import watch_clock
 from edge_agent.agent.crates import Describer
 from edge_agent.agent.identity import Credentials, load_credentials, renew_forever
 from edge_agent.agent.sink import AgentSink, InstrumentState
@@ -38,6 +39,7 @@ from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKin
 from edge_agent.record.agent_log import AgentLog
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.session import new_session
+from edge_agent.record.timekeeping import Timekeeper
 from edge_agent.runs.amend import Amending
 from edge_agent.runs.book import RunEntry, Stage
 from edge_agent.runs.desk import SESSION_GRACE, Desk, GroupPlan
@@ -106,14 +108,17 @@ class Agent:
         self.spool = await asyncio.to_thread(Spool, config.spool.dir, self.storage)
         self.credentials: Credentials = await asyncio.to_thread(load_credentials, config)
         session = new_session(self.credentials.agent_id, self.credentials.key, self.credentials.certificates, time.time_ns())
-        self.agent_log = await asyncio.to_thread(AgentLog, self.spool.folder / "agent.log", session, self.storage)
+        self.timekeeper = Timekeeper()
+        await asyncio.to_thread(self.timekeeper.refresh)
+        path = self.spool.folder / "agent.log"
+        self.agent_log = await asyncio.to_thread(partial(AgentLog, path, session, self.storage, clock=self.timekeeper))
         self.agent_log.append(Boot(session.agent_id, session.boot_id, __version__, time.time_ns()))
         self.recorder = Recorder()
         self.describer = Describer(config, self.instruments)
         self.keeper = Keeper(
             config.site, config.zone, self.spool, self.storage, session, self.recorder, self.agent_log,
             routes=self._routes, record=self.describer.record, kick=lambda: self.engine.wake(), disk=self._disk_state,
-            own_streams=config.own_streams, known_rows=self._known_rows,
+            own_streams=config.own_streams, known_rows=self._known_rows, clock=self.timekeeper,
         )  # fmt: skip
         targets = build_targets(config, self.credentials, session)
         gate, plans = PolicyGate(config.targets), self._plans()
@@ -138,6 +143,7 @@ class Agent:
             "desk": self.desk.tick_forever,
             "witness": self.witnessing.run,
             "free": self._free_forever,
+            "clock": lambda: watch_clock(self.timekeeper),
             "renewal": lambda: renew_forever(config.keys_dir),
         }
         if self.stamping is not None:

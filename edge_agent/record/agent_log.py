@@ -21,6 +21,7 @@ from edge_agent.record.journal import Frame, LeafFrame, Opening
 from edge_agent.record.session import Session
 from edge_agent.record.tree import SignedHead, Tree, signed_head
 from edge_agent.seal import cose
+from edge_agent.seal.clock import Clock
 from edge_agent.seal.head import State
 from edge_agent.seal.leaf import Leaf, SegmentClose
 from edge_agent.seal.leaf import parse as parse_leaf
@@ -32,7 +33,9 @@ from edge_agent.storage import Storage, durable
 class AgentLog:
     """See the module."""
 
-    def __init__(self, path: Path, session: Session, storage: Storage, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, path: Path, session: Session, storage: Storage, now_ns: Callable[[], int] = time.time_ns, clock: Callable[[], Clock] = Clock
+    ) -> None:
         """Open or begin the log.
 
         Raises:
@@ -59,7 +62,7 @@ class AgentLog:
                 try_="restore the file from a copy; check the disk (smartctl, kernel log)", code="LOG_DAMAGED",
             )  # fmt: skip
         self.log_id = hashlib.sha256(b"HSC1-log\0" + session.agent_id + opening.context).digest()[:16]
-        self._tree = Tree(self.log_id, session, now_ns)
+        self._tree = Tree(self.log_id, session, now_ns, clock)
         self._hashes: list[bytes] = []
         self._closes: dict[tuple[bytes, bytes], int] = {}
         for entry, _ in entries[1:]:

@@ -8,10 +8,11 @@ always taken from where the last declaration left it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from edge_agent.seal.clock import Clock
+from edge_agent.seal.head import Head
 from edge_agent.seal.leaf import ClockLeaf
 
 TOLERANCE_NS = 2_000_000
@@ -51,6 +52,18 @@ def read_clocks(
             break
     assert best is not None  # noqa: S101 - TRIES is not 0
     return Reading(best[1], best[2], best[0], clock())
+
+
+def unexplained(before: Head, declared: Sequence[ClockLeaf], now: Reading) -> ClockLeaf | None:
+    """What must be declared before a head with the time ``now`` follows ``before`` in a tree; ``declared`` stands between them already."""
+    passed = now.t_boot_ns - before.t_boot_ns
+    gained = now.t_utc_ns - before.t_utc_ns - passed - sum(item.step_ns or 0 for item in declared)
+    step = gained if abs(gained) > TOLERANCE_NS + SLEW * passed + now.width_ns else None
+    known = next((item.sync for item in reversed(declared) if item.sync is not None), before.clock)
+    changed = (now.clock.source, now.clock.synced) != (known.source, known.synced)
+    if step is None and not changed:
+        return None
+    return ClockLeaf(step, now.clock if changed else None, now.t_utc_ns, now.t_boot_ns)
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from edge_agent.codec import encoder
 from edge_agent.errors import DiskError
 from edge_agent.model import NO_TIME, Cause
 from edge_agent.record import journal
+from edge_agent.record.clock import Reading, unexplained
 from edge_agent.record.finish import close_leaf, file_dtypes, finish_file
 from edge_agent.record.hdf5_errors import as_disk_error
 from edge_agent.record.journal import Frame
@@ -32,6 +33,7 @@ from edge_agent.record.segment_writer import JOURNAL, PART, Closed
 from edge_agent.record.session import Session
 from edge_agent.record.tree import SignedHead, Tree, signed_head
 from edge_agent.seal import leaf
+from edge_agent.seal.clock import Clock
 from edge_agent.seal.dsd import Counter, Dsd, parse_dsd
 from edge_agent.seal.head import State
 from edge_agent.seal.keys import KeyChain
@@ -50,7 +52,7 @@ REBUILT = ".rebuilt"
 
 def recover(
     folder: Path, final_name: str, session: Session, storage: Storage, now_ns: Callable[[], int], policy: bytes, *,
-    chain: KeyChain | None, limit: int | None = None, cause: Cause = Cause.CRASH,
+    chain: KeyChain | None, limit: int | None = None, cause: Cause = Cause.CRASH, clock: Callable[[], Clock] = Clock,
 ) -> Closed:  # fmt: skip
     """Rebuild one segment; the journal stays for the caller to remove once the outbox holds the result.
 
@@ -64,6 +66,7 @@ def recover(
         chain: key chain of the boot that wrote the segment.
         limit: see `read_remains`; then nothing is missing behind it, because what was not durable goes into the next segment.
         cause: why it was not closed.
+        clock: what is known of the wall clock.
 
     Raises:
         NothingDurable: nothing was acknowledged.
@@ -85,7 +88,7 @@ def recover(
                 why="what was durable has other bytes now, or none",
                 try_="the files are in quarantine; check the disk (smartctl, kernel log)",
             )
-        builder = _Builder(remains, session, storage, now_ns, policy, chain, cause if limit is None else None)
+        builder = _Builder(remains, session, storage, now_ns, policy, chain, cause if limit is None else None, clock)
         if remains.objects and remains.open_leaf.series != "files":
             closed = builder.with_data(path, journal_path, payload)
         else:
@@ -124,12 +127,15 @@ class _Builder:
     policy: bytes
     chain: KeyChain | None
     cause: Cause | None
+    clock: Callable[[], Clock]
     tree: Tree = field(init=False)
+    at: Reading = field(init=False)
     gaps: dict[str, list[leaf.GapLeaf]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Start the tree with the leaves that are there."""
-        self.tree = Tree(self.remains.open_leaf.segment_id, self.session, self.now_ns, earlier=self.chain)
+        self.tree = Tree(self.remains.open_leaf.segment_id, self.session, self.now_ns, self.clock, earlier=self.chain)
+        self.at = self.tree.read()
         for payload in self.remains.payloads:
             self._leaf(payload)
         # The journal keeps all heads; anchors are the ones that later heads name, the first, and the close.
@@ -162,6 +168,7 @@ class _Builder:
     def without_data(self, path: Path, journal_path: Path) -> Closed:
         """A series of vendor files, or a segment that never got so far: a tree without a file, finished in its journal."""
         if not self.remains.has(leaf.Close.TYPE):
+            self._declare_clock()
             self._leaf(close_leaf(None, self.tree.payloads, self.policy, "failed", "recovered").payload())
         head = self._close_head()
         added = b"".join(journal.leaf_frame(0, payload) for payload in self.tree.payloads[len(self.remains.payloads) :])
@@ -189,6 +196,7 @@ class _Builder:
         self._finish_rows(file, lengths)
         if not self.remains.has(leaf.Meta.TYPE):
             self._declare(file)
+        self._declare_clock()
         complete = nexus.segment_completeness(_counts(self.remains), self.gaps, self._counted(file))
         file.add(complete | layout.closing_objects(self.now_ns(), "failed"))
         self._leaf(leaf.Meta(meta_digest(file.objects)).payload())
@@ -197,7 +205,16 @@ class _Builder:
     def _close_head(self) -> SignedHead:
         if self.tree.anchors and self.tree.anchors[-1].head.state is not State.OPEN:
             return self.tree.anchors[-1]
-        return self.tree.sign(self.tree.frontier, State.RECOVERED, anchor=True)
+        return self.tree.sign(self.tree.frontier, State.RECOVERED, anchor=True, at=self.at)
+
+    def _declare_clock(self) -> None:
+        """When this boot itself began the segment (its disk failed), its close head follows the last anchor like any other."""
+        before = self.tree.anchors[-1].head if self.tree.anchors else None
+        if before is not None and before.boot_id == self.session.boot_id:
+            later = map(leaf.parse, self.tree.payloads[before.size :])
+            step = unexplained(before, [item for item in later if isinstance(item, leaf.ClockLeaf)], self.at)
+            if step is not None:
+                self._leaf(step.payload())
 
     def _add_objects(self, file: SegmentFile) -> None:
         """Objects of the last skeleton; a dataset whose DATASET leaf was torn off never had a chunk and is left out."""

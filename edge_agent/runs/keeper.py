@@ -299,7 +299,9 @@ class Keeper:
         try:
             chain = _chain_of(folder / (name + JOURNAL))
             _check_room(folder, name)
-            return recover(folder, name, self.session, self.storage, self.now_ns, policy, chain=chain, limit=limit, cause=cause)
+            return recover(
+                folder, name, self.session, self.storage, self.now_ns, policy, chain=chain, limit=limit, cause=cause, clock=self.clock
+            )
         except NothingDurable:
             log.info("%s: nothing had been acknowledged", name)
             self.storage.unlink(folder / (name + PART))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,12 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.agent.clock import watch_clock
 from edge_agent.record import clock, tree
-from edge_agent.record.clock import ClockWatch, Reading, read_clocks
+from edge_agent.record.clock import ClockWatch, Reading, read_clocks, unexplained
+from edge_agent.record.recovery import recover
 from edge_agent.record.timekeeping import TIME_ERROR, Timekeeper, Timex, chrony, kernel, run, w32time
 from edge_agent.seal import leaf
 from edge_agent.seal.clock import Clock
+from edge_agent.seal.head import Head, State
 from edge_agent.segment.verify import verify_segment
+from edge_agent.storage import DISK
 
 S = 10**9
 T0 = 1_795_000_000 * S
@@ -219,6 +225,61 @@ def test_a_step_between_two_commits_is_in_the_tree_before_the_head_with_the_new_
         assert [item.sync for item in items if item.sync is not None] == [SYNCED]
         assert verify_segment(closed.path, facility.root).warning == ""
     assert sorted(kit.recorded_frames(segments)) == [1, 2]
+
+
+def test_a_segment_that_its_own_boot_recovers_says_when_the_clock_was_set_too(
+    rig: Any, kit: Any, facility: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = rig()
+    frames = run.recording.frames(kit.CAMERA)
+    frames.offer(kit.frame(1))
+    run.durable()
+    (series,) = run.recording.series()
+    with series.segment.committing:
+        series.segment.commit()
+        series.segment.commit()
+        folders, name = [shutil.copytree(run.folder, tmp_path / str(n)) for n in (1, 2)], series.segment.name
+    monkeypatch.setattr(tree, "read_clocks", lambda known, now_ns: replace(read_clocks(), t_utc_ns=clock.time.time_ns() + YEARS * S))
+    for folder, session, told in zip(folders, (run.session, facility.boot()), (1, 0), strict=True):
+        closed = recover(folder, name, session, DISK, clock.time.time_ns, kit.POLICY, chain=run.session.chain, clock=lambda: SYNCED)
+        steps = [item for item in kit.leaves_of(closed) if isinstance(item, leaf.ClockLeaf)]
+        assert [item.step_ns for item in steps] == [pytest.approx(YEARS * S, abs=S)] * told
+        report = verify_segment(closed.path, facility.root)
+        assert (report.level, report.state, report.warning) == (2, "recovered", "")
+
+
+def test_what_was_declared_needs_no_second_leaf() -> None:
+    before = Head(bytes(16), bytes(16), 1, bytes(32), 0, None, T0, 0, bytes(16), Clock(), State.OPEN)
+    now = Reading(T0 + 9 * S, 2 * S, 0, SYNCED)
+    item = unexplained(before, [], now)
+    assert item == leaf.ClockLeaf(7 * S, SYNCED, now.t_utc_ns, now.t_boot_ns)
+    assert unexplained(before, [item], now) is None
+    assert unexplained(before, [replace(item, sync=None)], now) == replace(item, step_ns=None)
+
+
+async def test_the_agent_asks_who_keeps_the_clock_and_tells_when_it_was_set(caplog: pytest.LogCaptureFixture) -> None:
+    clocks, asked = Clocks(), [0]
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def state() -> Clock:
+        asked[0] += 1
+        if asked[0] == 2:
+            clocks.on(S, -YEARS * S)
+        if asked[0] == 3:
+            loop.call_soon_threadsafe(told.set)
+        return SYNCED
+
+    keeper = Timekeeper(state, ())
+    watch = ClockWatch(lambda: replace(clocks.now, clock=keeper()))
+    with caplog.at_level("INFO"):
+        task = asyncio.create_task(watch_clock(keeper, every=0.0, watch=watch))
+        await asyncio.wait_for(told.wait(), 20)
+        task.cancel()
+        await asyncio.wait([task])
+    assert [record.message for record in caplog.records if "clock" in record.message] == [
+        "the clock is kept by chrony, synchronised", "the clock was set by -315360000.000 s; what is recorded says so",
+    ]  # fmt: skip
 
 
 def faketime() -> str:
