@@ -136,7 +136,7 @@ async def _retry(request: web.Request) -> web.Response:
 async def _drop(request: web.Request) -> web.Response:
     body = await _body(request, {"id", "reason"})
     agent = request.app[AGENT]
-    entry = await asyncio.to_thread(agent.spool.quarantine.drop, body.get("id", ""), body.get("reason", ""))
+    entry = await asyncio.to_thread(agent.drop, body.get("id", ""), body.get("reason", ""))
     agent.engine.wake()  # what had to come after it may go now
     return web.json_response(_entry(entry))
 

@@ -1,4 +1,4 @@
-"""``python -m landing init | token | grant | serve``: the landing service on the command line."""
+"""``python -m landing init | token | grant | approve-restart | serve``: the landing service on the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edge_agent.wire.names import BadName, check_project
 from edge_agent.wire.talk import PREFIX
 from edge_agent.wire.words import six_words
 from landing import authority
-from landing.catalogue import Catalogue
+from landing.catalogue import Agent, Catalogue
 from landing.enrol import issue_token
 from landing.home import Home, Settings
 from landing.room import Limits
@@ -72,14 +72,30 @@ def grant(folder: Folder, agent: Annotated[str, typer.Argument(help="Agent id, h
     home = Home(folder)
     home.load()
     with closing(Catalogue(home.catalogue)) as catalogue:
-        try:
-            known = catalogue.agent(bytes.fromhex(agent))
-        except ValueError as error:
-            raise UsageError(f"{agent} is no agent id", why="wants 32 hex digits") from error
-        if known is None:
-            raise UsageError(f"Agent {agent} is not enrolled here", try_=f"python -m landing token {folder} --project P")
+        known = _known(catalogue, agent, folder)
         catalogue.grant(known.agent_id, tuple(check_project(name) for name in project))
     print(f"{known.name}: may write to {', '.join(sorted(known.projects | set(project)))}")
+
+
+@app.command("approve-restart")
+def approve_restart(folder: Folder, agent: Annotated[str, typer.Argument(help="Agent id, hex.")]) -> None:
+    """Let an agent whose disk was restored or lost go on in a new log. Ask its owner first: a copied key looks the same."""
+    home = Home(folder)
+    home.load()
+    with closing(Catalogue(home.catalogue)) as catalogue:
+        known = _known(catalogue, agent, folder)
+        catalogue.approve_restart(known.agent_id, utc_now_ns())
+    print(f"{known.name}: may begin one new log; the old one stays on record and is not countersigned again")
+
+
+def _known(catalogue: Catalogue, agent: str, folder: Path) -> Agent:
+    try:
+        known = catalogue.agent(bytes.fromhex(agent))
+    except ValueError as error:
+        raise UsageError(f"{agent} is no agent id", why="wants 32 hex digits") from error
+    if known is None:
+        raise UsageError(f"Agent {agent} is not enrolled here", try_=f"python -m landing token {folder} --project P")
+    return known
 
 
 @app.command("serve")

@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS refused
 CREATE TABLE IF NOT EXISTS heads
     (agent_id BLOB NOT NULL, log_id BLOB NOT NULL, size INTEGER NOT NULL, root BLOB NOT NULL, head BLOB NOT NULL, witness BLOB NOT NULL,
      PRIMARY KEY (agent_id, log_id, head)) STRICT;
+CREATE TABLE IF NOT EXISTS restarts (agent_id BLOB NOT NULL, t_ns INTEGER NOT NULL, log_id BLOB, UNIQUE (agent_id, log_id)) STRICT;
 """
 
 _RUN_FILES = "SELECT path, run_no, size, MAX(t_ns) FROM items WHERE project = ? GROUP BY path"
@@ -252,6 +253,31 @@ class Catalogue:
                 "SELECT size, root, head, witness FROM heads WHERE agent_id = ? AND log_id = ? AND head = ?", (agent_id, log_id, head)
             ).fetchone()
         return None if row is None else SeenHead(*row)
+
+    def current_log(self, agent_id: bytes) -> bytes | None:
+        """The log that an agent may go on with: the last one that was approved, else the first one that was seen."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT log_id FROM restarts WHERE agent_id = ? AND log_id IS NOT NULL ORDER BY rowid DESC LIMIT 1", (agent_id,)
+            ).fetchone() or self._db.execute("SELECT log_id FROM heads WHERE agent_id = ? ORDER BY rowid LIMIT 1", (agent_id,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def approve_restart(self, agent_id: bytes, t_ns: int) -> None:
+        """The owner lets an agent begin one new log; a second word before it was used adds nothing."""
+        with self._writing() as db:
+            if db.execute("SELECT 1 FROM restarts WHERE agent_id = ? AND log_id IS NULL", (agent_id,)).fetchone() is None:
+                db.execute("INSERT INTO restarts VALUES (?, ?, NULL)", (agent_id, t_ns))
+
+    def restart_approved(self, agent_id: bytes) -> bool:
+        """Whether an approval waits to be used."""
+        with self._lock:
+            row = self._db.execute("SELECT 1 FROM restarts WHERE agent_id = ? AND log_id IS NULL", (agent_id,)).fetchone()
+        return row is not None
+
+    def use_restart(self, agent_id: bytes, log_id: bytes) -> None:
+        """Use the approval up for a log, which is the current one from now on."""
+        with self._writing() as db:
+            db.execute("UPDATE restarts SET log_id = ? WHERE agent_id = ? AND log_id IS NULL", (log_id, agent_id))
 
     def add_head(self, agent_id: bytes, log_id: bytes, seen: SeenHead) -> None:
         """Remember a head; durable when this returns."""

@@ -44,7 +44,7 @@ _STATUS = {
     Code.NO_CERTIFICATE: 401, Code.UNKNOWN_AGENT: 403, Code.WRONG_AGENT: 403, Code.PROJECT: 403, Code.TOKEN: 403, Code.AGENT_TAKEN: 409,
     Code.BAD_REQUEST: 400, Code.BAD_NAME: 400, Code.NOT_FOUND: 404, Code.OFFSET: 409, Code.BUSY: 423, Code.TOO_LARGE: 413,
     Code.DIGEST: 422, Code.NO_DIGEST: 409, Code.SEGMENT: 422, Code.FACTS: 422, Code.CLASH: 409, Code.FULL: 507, Code.QUOTA: 507,
-    Code.SIGNATURE: 403, Code.FORK: 409, Code.LOG_SIZE: 409, Code.TROUBLE: 503,
+    Code.SIGNATURE: 403, Code.FORK: 409, Code.LOG_SIZE: 409, Code.LOG_RESTART: 409, Code.TROUBLE: 503,
 }  # fmt: skip
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

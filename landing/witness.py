@@ -1,7 +1,9 @@
 """Countersigning heads of agent logs (docs/signed-chunks.md, Receipts; RFC 9162 section 2.1.4).
 
-Invariants: for each log the sizes that were countersigned only grow, and each tree is a prefix of the next; that
-memory is durable before the answer leaves. The same head gets the same answer again.
+Invariants: an agent has one log; for it the sizes that were countersigned only grow, and each tree is a prefix of the
+next; that memory is durable before the answer leaves. The same head gets the same answer again. A log is replaced by
+another one only after its owner approved it (``python -m landing approve-restart``), once each time, and the old one
+is never countersigned again.
 """
 
 from __future__ import annotations
@@ -94,11 +96,28 @@ class WitnessBook:
             known = self._catalogue.head(agent_id, head.tree_id, name)
             if known is not None:
                 return known.witness
+            new = self._check_log(head)
             self._check(head, ask, self._catalogue.last_head(agent_id, head.tree_id))
+            if new:
+                self._catalogue.use_restart(agent_id, head.tree_id)
+                _LOG.warning("agent %s goes on in the new log %s, as approved", agent_id.hex(), head.tree_id.hex())
             witness = Witness(agent_id, head.tree_id, head.size, head.root, name, self._clock())
             signed = cose.sign(self._signer, cose.WITNESS, witness.payload())
             self._catalogue.add_head(agent_id, head.tree_id, SeenHead(head.size, head.root, name, signed))
         return signed
+
+    def _check_log(self, head: Head) -> bool:
+        """Whether the head's log is a new one that the owner approved.
+
+        Raises:
+            Refused: FORK, another log than the one that the agent has here; LOG_RESTART when a new one is approved and this is none.
+        """
+        current = self._catalogue.current_log(head.agent_id)
+        if current in (None, head.tree_id):
+            return False
+        if self._catalogue.last_head(head.agent_id, head.tree_id) is None and self._catalogue.restart_approved(head.agent_id):
+            return True
+        raise self._fork(head, f"another log than {current.hex() if current else ''}, which this service knows")
 
     def _check(self, head: Head, ask: WitnessAsk, last: SeenHead | None) -> None:
         size = 0 if last is None else last.size
@@ -114,8 +133,12 @@ class WitnessBook:
             raise self._fork(head, f"the log of {head.size} leaves does not continue the one of {size}")
 
     def _fork(self, head: Head, why: str) -> Refused:
+        if self._catalogue.restart_approved(head.agent_id):
+            what = "This log cannot go on, and a new one is approved"
+            return Refused(Code.LOG_RESTART, what, why=why, try_="the agent begins a new log by itself")
         _LOG.error("ALARM: agent %s shows two histories of log %s: %s", head.agent_id.hex(), head.tree_id.hex(), why)
         return Refused(
             Code.FORK, "This log shows two histories", why=why,
-            try_="was the agent's disk restored from a backup, or its key copied? its operator has to decide; nothing was countersigned",
+            try_=f"was its disk restored or lost? then its owner approves a new log: python -m landing approve-restart DIR "
+            f"{head.agent_id.hex()}; if not, its key may be copied. Nothing was countersigned",
         )  # fmt: skip

@@ -141,6 +141,9 @@ RECEIPTS = {1: "HSC/1/receipts", 2: [bytes], 3: [anything], 4: [{1: b16, 2: int,
 AMENDMENT = {1: "HSC/1/amendment", 2: b16, 3: b16, 4: b32, 5: int, 6: (b32, None), 7: [[str, (str, None), str]], 8: str, 9: str, 10: int}
 WITNESS = {1: "HSC/1/witness", 2: b16, 3: b16, 4: int, 5: b32, 6: b32, 7: int}
 CUSTODY = {1: "HSC/1/custody", 2: b16, 3: b16, 4: b32, 5: b32, 6: int, 7: str, 8: str, 9: int, 10: str}
+KEY_LEAVES = (b"\x41", b"\x46", b"\x47")
+KEY_ADD = {1: [b32], 2: b32, 3: int}
+KEY_END = {1: [b32], 2: str, 3: int}
 SEGMENT_CLOSE = {1: b16, 2: b32, 3: b16, 4: int, 5: int}
 
 
@@ -1581,17 +1584,19 @@ def open_run(path: str, roots: Roots) -> tuple[Json, Json, Json, Json]:
     want(statement[2] == signer.agent_id, "the run statement: names another agent than its key")
     entries = statement[5]
     want([e[0] for e in entries] == list(range(1, len(entries) + 1)), "the run statement: segments are not numbered 1, 2, 3 ...")
-    heads = {}
+    heads, kids = {}, {}
     for number, item in enumerate(sidecar[3]):
         head, head_hash, session, lacks = open_head(item, sessions, f"close head {number} of the sidecar")
         heads[head_hash] = (head, session)
+        kids[head_hash.hex()] = [thumbprint(key).hex() for key in session.keys]
         downgrade = downgrade or lacks
     same = sorted(heads) == sorted(e[5] for e in entries) and len(heads) == len(sidecar[3])
     want(same, "the sidecar's close heads are not those of the run statement")
     segments = [[e[0], e[1].hex(), e[2], e[3], e[4].hex(), e[5].hex(), e[6]] for e in entries]
     result: Json = {"agent": statement[2].hex(), "run": statement[4].hex(), "run_no": statement[3],
                     "policy": statement[11].hex(), "trusted": signer.trusted, "identity": signer.identity.hex(),
-                    "downgrade": downgrade, "series": {}, "gap_counts": {s: [n, c] for s, n, c in statement[9]},
+                    "downgrade": downgrade, "misplaced": "", "kids": kids, "series": {},
+                    "gap_counts": {s: [n, c] for s, n, c in statement[9]},
                     "segments": segments, "witnessed": [], "stamped": "", "amendments": [], "sidecar": sha(raw).hex(),
                     "problem": "", "ahead": "",
                     "times": {name.hex(): head[8] - max(head[11][2] or 0, 0) for name, (head, _) in heads.items()}}  # fmt: skip
@@ -1674,6 +1679,8 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
             same = [segment[5], segment[4], segment[3]] == [body[4].hex(), body[5].hex(), body[6]]
             want(same, f"{what}: custody was given for other bytes of segment {segment[0]}")
     witnessed, ahead = [], dict[str, int]()
+    closes: dict[str, list[tuple[bytes, int]]] = {}
+    key_leaves: list[tuple[bytes, int, int, list[bytes]]] = []
     for number, proof in enumerate(receipts[4]):
         what = f"proof {number}"
         root = seen.get((proof[1], proof[2]))
@@ -1686,10 +1693,23 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
                 witnessed.append(entry[5])
                 gained = run["times"][entry[5]] - first_seen[proof[1], proof[2]]
                 ahead[entry[5]] = max(gained, ahead.get(entry[5], gained))
+                closes.setdefault(entry[5], []).append((proof[1], proof[3]))
+        elif proof[4][:4] == b"HSC1" and proof[4][4:5] in KEY_LEAVES:
+            body = decode(proof[4][5:], what, KEY_ADD if proof[4][4] == 65 else KEY_END)
+            key_leaves.append((proof[1], proof[3], proof[4][4], body[1]))
+    misplaced = ""
+    for ordinal, _, _, _, _, head, _ in run["segments"]:
+        for log, place in closes.get(head, []):
+            for other, at, kind, kids in key_leaves:
+                mine = log == other and {kid.hex() for kid in kids} & set(run["kids"][head])
+                if mine and (at < place) != (kind == 65):
+                    said = {65: "announced only behind", 70: "retired before", 71: "compromised before"}[kind]
+                    where = f"segment {ordinal} is signed by a key that was {said} its place in the agent log"
+                    misplaced = misplaced or where
     times = [t for token in receipts[5] if roots.stampers and (t := stamped(token, roots, bytes.fromhex(run["sidecar"])))]
     late = next((e for e in run["segments"] if ahead.get(e[5], 0) > 5_000_000), None)
     clock = f"the clock of segment {late[0]} was ahead: a witness had seen it {ahead[late[5]] / 1e9:.3f} s before" if late else ""
-    return {"amendments": amendments, "witnessed": witnessed, "stamped": min(times, default=""), "ahead": clock}
+    return {"amendments": amendments, "witnessed": witnessed, "stamped": min(times, default=""), "ahead": clock, "misplaced": misplaced}
 
 
 def stamped(token: bytes, roots: Roots, digest: bytes) -> str:
@@ -1800,7 +1820,7 @@ def verify_run(path: str, roots: Roots) -> tuple[int, str, Json, set[str]]:
         level, reason = 4, f"time-stamped {run['stamped']}: {reason.removeprefix('witnessed: ')}"
     if not trusted:
         level, reason = 1, unknown(run["identity"], roots)
-    elif downgrade := run["downgrade"] or total.downgrade:
+    elif downgrade := run["downgrade"] or total.downgrade or run["misplaced"]:
         level, reason = 1, f"intact, but {downgrade}"
     elif missing or not run["segments"]:
         why = run["problem"] or (f"no witness has seen segment {missing[0]}" if missing else "the run holds no segment")
@@ -1940,6 +1960,8 @@ def slice_item(path: str, roots: Roots, dataset: str, slice_: str) -> Json:
     if "bad" not in run and run["trusted"] and not run["downgrade"] and seg["head"] in run["witnessed"] and seg["run"] == run["run"]:
         whole = all(e[5] in run["witnessed"] for e in run["segments"]) and not run["ahead"]
         one["level"] = (4 if run["stamped"] else 3) if whole else 2
+    if "bad" not in run and run["trusted"] and not run["downgrade"] and run["misplaced"] and run["run"] == seg["run"]:
+        one["level"], one["reason"] = 1, f"intact, but {run['misplaced']}"
     return one
 
 

@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING
 
 from edge_agent import __version__
 from edge_agent.adapter import Adapter
+from edge_agent.agent import diary
 from edge_agent.agent.clock import watch_clock
 from edge_agent.agent.crates import Describer
 from edge_agent.agent.identity import Credentials, load_credentials, renew_forever
+from edge_agent.agent.sessions import Sessions
 from edge_agent.agent.sink import AgentSink, InstrumentState
 from edge_agent.agent.status import InstrumentStatus, RunStatus, Status, StreamStatus, TargetStatus
 from edge_agent.agent.supervisor import keep_going, supervise
@@ -37,6 +39,7 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.model import Label, OutboxItem, Receipt
 from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, PolicyGate, may_send, stricter
 from edge_agent.record.agent_log import AgentLog
+from edge_agent.record.clock import ClockWatch
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.session import new_session
 from edge_agent.record.timekeeping import Timekeeper
@@ -48,12 +51,15 @@ from edge_agent.runs.keeper import Keeper, Routes
 from edge_agent.runs.papers import Papers
 from edge_agent.runs.salvage import Salvage
 from edge_agent.runs.witness import Witnessing
-from edge_agent.seal.leaf import Boot, SpoolFree
+from edge_agent.seal.leaf import SpoolFree
+from edge_agent.seal.log_leaf import Loss
+from edge_agent.seal.log_leaf import Quarantine as QuarantineLeaf
 from edge_agent.segment.roots import load_roots
 from edge_agent.segment.tags import can_share
 from edge_agent.spool.disk import DiskGuard, DiskLimits, DiskReport, DiskState, Space
 from edge_agent.spool.ledger import StreamTotals
 from edge_agent.spool.outbox_reads import Backlog
+from edge_agent.spool.quarantine import Quarantined
 from edge_agent.spool.spool import Spool
 from edge_agent.storage import DISK, Storage
 
@@ -112,7 +118,7 @@ class Agent:
         await asyncio.to_thread(self.timekeeper.refresh)
         path = self.spool.folder / "agent.log"
         self.agent_log = await asyncio.to_thread(partial(AgentLog, path, session, self.storage, clock=self.timekeeper))
-        self.agent_log.append(Boot(session.agent_id, session.boot_id, __version__, time.time_ns()))
+        await asyncio.to_thread(diary.begin, self.agent_log, session, __version__, config)
         self.recorder = Recorder()
         self.describer = Describer(config, self.instruments)
         self.keeper = Keeper(
@@ -120,9 +126,10 @@ class Agent:
             routes=self._routes, record=self.describer.record, kick=lambda: self.engine.wake(), disk=self._disk_state,
             own_streams=config.own_streams, known_rows=self._known_rows, clock=self.timekeeper,
         )  # fmt: skip
-        targets = build_targets(config, self.credentials, session)
+        self.sessions = Sessions(self.credentials, self.keeper)
+        targets = build_targets(config, self.credentials, lambda: self.keeper.session)
         gate, plans = PolicyGate(config.targets), self._plans()
-        self.engine = Engine(self.spool.outbox, list(targets.values()), gate, proved=self._proved)
+        self.engine = Engine(self.spool.outbox, list(targets.values()), gate, proved=self._proved, refused=self._refused)
         papers = Papers(self.keeper, self.describer.record, self.describer.crate, self.describer.preview)
         self.stamping = self._stamping(papers)
         self.amending = Amending(papers)
@@ -144,6 +151,8 @@ class Agent:
             "witness": self.witnessing.run,
             "free": self._free_forever,
             "clock": lambda: watch_clock(self.timekeeper),
+            "sessions": self.sessions.run,
+            "clock steps": lambda: diary.log_clock_steps(self.agent_log, ClockWatch()),
             "renewal": lambda: renew_forever(config.keys_dir),
         }
         if self.stamping is not None:
@@ -294,6 +303,9 @@ class Agent:
     def _proved(self, item: OutboxItem, receipt: Receipt) -> None:
         self.witnessing.wake.set()
 
+    def _refused(self, item: OutboxItem, target: str, why: str) -> None:
+        self.agent_log.append(QuarantineLeaf(item.item_id, item.run_id, f"{target}: {why}", time.time_ns()))
+
     async def _free_forever(self) -> None:
         """Free what every required target holds. Runs that are not complete keep their files, for the preview and the papers.
 
@@ -308,6 +320,17 @@ class Agent:
             freed = await asyncio.to_thread(self.spool.retention.release, self._before_free, pressure=pressure, hold=hold)
             if freed.items:
                 await asyncio.to_thread(self.keeper.book.sweep, self.spool.folder / "runs")
+
+    def drop(self, entry_id: str, reason: str) -> Quarantined:
+        """Give an entry of quarantine up; the agent log says so before a byte goes (worker thread).
+
+        Raises:
+            UsageError: no such entry, or no reason.
+        """
+        entry = self.spool.quarantine.show(entry_id)
+        if reason.strip():
+            self.agent_log.append(Loss(entry.id, None if entry.item is None else entry.item.run_id, reason, time.time_ns()))
+        return self.spool.quarantine.drop(entry_id, reason)
 
     def _before_free(self, item: OutboxItem, receipts: Sequence[Receipt]) -> None:
         proofs = tuple(hashlib.sha256(r.cose or r.sha256).digest() for r in receipts)

@@ -20,8 +20,8 @@ from edge_agent.runs.keeper import Routes
 from edge_agent.wire.broker import Broker
 
 
-def build_targets(config: Config, credentials: Credentials, session: Session) -> dict[str, Target]:
-    """One target a table, by name.
+def build_targets(config: Config, credentials: Credentials, session: Callable[[], Session]) -> dict[str, Target]:
+    """One target a table, by name. ``session`` gives the session of now.
 
     Raises:
         ConfigError: a landing target, and this agent was never enrolled.
@@ -52,7 +52,7 @@ def witnesses(
     return {name: target for name, target in targets.items() if name in seen and isinstance(target, Witnesses)}
 
 
-def _build(name: str, table: tables.Target, config: Config, credentials: Credentials, session: Session) -> Target:
+def _build(name: str, table: tables.Target, config: Config, credentials: Credentials, session: Callable[[], Session]) -> Target:
     if isinstance(table, tables.FolderTarget):
         from edge_agent.deliver.folder import FolderTarget
 
@@ -73,8 +73,12 @@ def _build(name: str, table: tables.Target, config: Config, credentials: Credent
 
     context = ssl.create_default_context(cafile=table.ca) if table.ca is not None else None
     broker = replace(Broker.parse(table.mqtt, context), username=table.user, password=_password(table))
-    speaker = Speaker(session.key, session.chain)
-    return MqttTarget(name, broker, session.agent_id, lambda: speaker, lambda: keys.trust(name), prefix=table.topic, message=table.piece)
+
+    def speaker() -> Speaker:
+        now = session()
+        return Speaker(now.key, now.chain)
+
+    return MqttTarget(name, broker, credentials.agent_id, speaker, lambda: keys.trust(name), prefix=table.topic, message=table.piece)
 
 
 def _password(table: tables.MqttTarget) -> str | None:

@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from edge_agent.deliver.backoff import Backoff
-from edge_agent.deliver.lane import Lane, Proved
+from edge_agent.deliver.lane import Lane, Proved, Refused
 from edge_agent.deliver.queue import Gate, Queue
 from edge_agent.deliver.target import Target
 from edge_agent.deliver.transfer import LaneStatus
-from edge_agent.model import OutboxItem, Receipt
 
 log = logging.getLogger(__name__)
 STOP_SECONDS = 1.0
@@ -36,6 +35,7 @@ class Engine:
         in_flight: int = 2,
         backoff: Backoff | None = None,
         proved: Proved | None = None,
+        refused: Refused | None = None,
     ) -> None:
         """Prepare; nothing runs yet.
 
@@ -46,6 +46,7 @@ class Engine:
             clock: seconds, monotonic.
             in_flight: items at once, for each target.
             backoff: delays after failures.
+            refused: told of each item that a target has put into quarantine, in a worker thread; its failure is logged.
             proved: told of each proof after it is durable, on the loop; must not block or raise.
         """
         names = [target.name for target in targets]
@@ -56,7 +57,7 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
         self._lanes = {
             target.name: Lane(
-                target, queue, gate, proved or _nobody, in_flight=in_flight, backoff=backoff or Backoff(), clock=clock
+                target, queue, gate, proved or _nobody, refused or _nobody, in_flight=in_flight, backoff=backoff or Backoff(), clock=clock
             )
             for target in targets
         }  # fmt: skip
@@ -110,5 +111,5 @@ class Engine:
                 log.error("%s failed while stopping: %s", what, task.get_name(), exc_info=task.exception())
 
 
-def _nobody(item: OutboxItem, receipt: Receipt) -> None:
+def _nobody(*_: object) -> None:
     """Nobody wants to be told."""

@@ -24,18 +24,22 @@ POLL = 10.0
 """Seconds after which a lane looks again even if nobody woke it."""
 
 Proved = Callable[[OutboxItem, Receipt], None]
+Refused = Callable[[OutboxItem, str, str], None]
+"""Item, target, why."""
 
 
 class Lane:
     """Runs until cancelled."""
 
     def __init__(
-        self, target: Target, queue: Queue, gate: Gate, proved: Proved, *, in_flight: int, backoff: Backoff, clock: Callable[[], float]
-    ) -> None:
+        self, target: Target, queue: Queue, gate: Gate, proved: Proved, refused: Refused, *, in_flight: int, backoff: Backoff,
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
         self.target = target
         self._queue = queue
         self._gate = gate
         self._proved = proved
+        self._refused = refused
         self._limit = in_flight
         self._backoff = backoff
         self._clock = clock
@@ -166,6 +170,7 @@ class Lane:
                 if await asyncio.to_thread(self._queue.quarantine, item.item_id, name, str(error)):
                     self._error = str(error)
                     log.error("%s is quarantined at %s: %s", item.remote, name, error)
+                    await asyncio.to_thread(self._refused, item, name, str(error))
             except Exception as error:
                 await self._failed(item, error)
         except Exception as error:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from edge_agent.errors import DiskError, IntegrityError
 from edge_agent.record import journal
@@ -23,11 +24,17 @@ from edge_agent.record.tree import SignedHead, Tree, signed_head
 from edge_agent.seal import cose
 from edge_agent.seal.clock import Clock
 from edge_agent.seal.head import State
-from edge_agent.seal.leaf import Leaf, SegmentClose
+from edge_agent.seal.leaf import Boot, Leaf, SegmentClose
 from edge_agent.seal.leaf import parse as parse_leaf
+from edge_agent.seal.log_leaf import ConfigChange, KeyAdd, KeyCompromised, KeyRetire, LogRestart, SegmentOpen
 from edge_agent.seal.receipt import Inclusion
 from edge_agent.seal.tree import consistency_proof, inclusion_proof, leaf_hash
 from edge_agent.storage import Storage, durable
+
+L = TypeVar("L", Boot, ConfigChange)
+_REMEMBERED = frozenset(
+    kind.TYPE for kind in (SegmentClose, SegmentOpen, KeyAdd, KeyRetire, KeyCompromised, Boot, ConfigChange)
+)  # fmt: skip
 
 
 class AgentLog:
@@ -43,9 +50,15 @@ class AgentLog:
             DiskError: the disk refused.
         """
         self._storage = storage
+        self._path = path
+        self._now_ns, self._clock = now_ns, clock
         self._lock = threading.Lock()
         if not storage.exists(path):
             _begin(path, session, storage)
+        self._open(session)
+
+    def _open(self, session: Session) -> None:
+        path, storage = self._path, self._storage
         data = storage.read_file(path)
         entries = list(journal.entries(data))
         opening = entries[0][0] if entries else None
@@ -62,12 +75,15 @@ class AgentLog:
                 try_="restore the file from a copy; check the disk (smartctl, kernel log)", code="LOG_DAMAGED",
             )  # fmt: skip
         self.log_id = hashlib.sha256(b"HSC1-log\0" + session.agent_id + opening.context).digest()[:16]
-        self._tree = Tree(self.log_id, session, now_ns, clock)
+        self._tree = Tree(self.log_id, session, self._now_ns, self._clock)
         self._hashes: list[bytes] = []
         self._closes: dict[tuple[bytes, bytes], int] = {}
+        self._opened: set[bytes] = set()
+        self._keys: dict[tuple[bytes, ...], list[int]] = {}
+        self._ended: set[tuple[bytes, ...]] = set()
+        self._last: dict[int, Leaf] = {}
         for entry, _ in entries[1:]:
             self._take(entry)
-        self._path = path
         self._fd = storage.reopen(path)
         if self._size < len(data):
             storage.cut(self._fd, self._size)
@@ -84,10 +100,8 @@ class AgentLog:
         Raises:
             DiskError: the disk refused; the log is as it was.
         """
-        payload = leaf.payload()
         with self._lock:
-            self._write(journal.leaf_frame(0, payload))
-            return self._add(payload)
+            return self._append(leaf)
 
     def head(self) -> SignedHead:
         """A signed head over all leaves; durable before it is returned.
@@ -124,12 +138,67 @@ class AgentLog:
         with self._lock:
             return self._closes.get((segment_id, head))
 
+    def segment_known(self, segment_id: bytes) -> bool:
+        """Whether the log has a SEGMENT_OPEN leaf of a segment."""
+        with self._lock:
+            return segment_id in self._opened
+
+    def open_keys(self) -> list[tuple[bytes, ...]]:
+        """The kids of each session that was added and neither retired nor compromised, oldest first."""
+        with self._lock:
+            return [kids for kids in self._keys if kids not in self._ended]
+
+    def key_leaves(self, kid: bytes) -> list[int]:
+        """The indices of the KEY_ADD, KEY_RETIRE and KEY_COMPROMISED leaves of the session that has this key."""
+        with self._lock:
+            return [index for kids, indices in self._keys.items() if kid in kids for index in indices]
+
+    def last(self, kind: type[L]) -> L | None:
+        """The newest BOOT or CONFIG_CHANGE leaf."""
+        with self._lock:
+            found = self._last.get(kind.TYPE)
+            return found if isinstance(found, kind) else None
+
+    def use(self, session: Session) -> None:
+        """Announce a session by its KEY_ADD leaf, and sign heads with it from now on.
+
+        Raises:
+            DiskError: the disk refused; the log goes on with the session before.
+        """
+        with self._lock:
+            if session.kids not in self._keys:
+                self._append(KeyAdd(session.kids, hashlib.sha256(session.record_cose).digest(), self._now_ns()))
+            self._tree.session = session
+
+    def restart(self) -> None:
+        """Go on in a new log with another id, after the owner approved it at the landing service; this one is kept beside it.
+
+        The new log begins with LOG_RESTART. A crash leaves the old log, or the new one whole.
+
+        Raises:
+            DiskError: the disk refused; the log is as it was.
+        """
+        with self._lock:
+            session, size = self._tree.session, len(self._hashes)
+            kept = self._path.with_name(f"agent-{self.log_id.hex()}.log")
+            durable.replace_file(self._storage, kept, self._storage.read_file(self._path)[: self._size])
+            leaf = LogRestart(self.log_id, size, self._now_ns())
+            opening = Opening(session.agent_id.hex(), os.urandom(16))
+            durable.replace_file(self._storage, self._path, opening.frame() + journal.leaf_frame(0, leaf.payload()))
+            self._storage.close(self._fd)
+            self._open(session)
+
     def close(self) -> None:
         """Let go of the file; callable twice."""
         with self._lock:
             if self._fd >= 0:
                 self._storage.close(self._fd)
                 self._fd = -1
+
+    def _append(self, leaf: Leaf) -> int:
+        payload = leaf.payload()
+        self._write(journal.leaf_frame(0, payload))
+        return self._add(payload)
 
     def _take(self, entry: journal.Entry) -> None:
         """One frame of the file, at open."""
@@ -142,10 +211,21 @@ class AgentLog:
     def _add(self, payload: bytes) -> int:
         self._hashes.append(leaf_hash(payload))
         index = self._tree.append(payload)
-        leaf = parse_leaf(payload) if payload[4] == SegmentClose.TYPE else None
+        if payload[4] in _REMEMBERED:
+            self._remember(parse_leaf(payload), index)
+        return index
+
+    def _remember(self, leaf: Leaf, index: int) -> None:
         if isinstance(leaf, SegmentClose):
             self._closes[leaf.segment_id, leaf.head] = index
-        return index
+        elif isinstance(leaf, SegmentOpen):
+            self._opened.add(leaf.segment_id)
+        elif isinstance(leaf, KeyAdd | KeyRetire | KeyCompromised):
+            self._keys.setdefault(leaf.kids, []).append(index)
+            if not isinstance(leaf, KeyAdd):
+                self._ended.add(leaf.kids)
+        else:
+            self._last[leaf.TYPE] = leaf
 
     def _write(self, encoded: bytes) -> None:
         """Append durably, or leave the file as it was: half a frame would hide everything that is written behind it."""

@@ -58,14 +58,15 @@ ROW_LIMITS = Limits(min_age=0.0, max_size=256 * MIB, max_age=3600.0)
 class RunState:
     """What the series of one run share. ``ordinal`` is the last one given; ``previous`` maps a series to its last segment.
 
-    ``closed`` and ``broken`` are called on the writer thread, again after a `DiskError`: what they do must bear being done twice.
-    ``wait_for_disk`` returns when it is worth another try and raises the error when it is not.
+    ``session`` is asked when a segment is opened: it changes between segments, on the writer thread. ``closed`` and ``broken`` are called
+    on the writer thread, again after a `DiskError`: what they do must bear being done twice. ``wait_for_disk`` returns when it is worth
+    another try and raises the error when it is not.
     """
 
     run: RunContext
     site: str
     folder: Path
-    session: Session
+    session: Callable[[], Session]
     storage: Storage
     record: Callable[[], str]
     context: Callable[[], bytes]
@@ -250,16 +251,16 @@ class Series(ABC):
         return self.segment
 
     def _new(self) -> SegmentWriter:
-        state = self.state
+        state, session = self.state, self.state.session()
         ordinal = state.ordinal + 1
         opening = leaf.Open(
-            agent_id=state.session.agent_id,
+            agent_id=session.agent_id,
             run_id=state.run.run_id,
             run_no=state.run.run_no,
             ordinal=ordinal,
             previous=state.previous.get(self.name),
             policy=state.policy,
-            boot_id=state.session.boot_id,
+            boot_id=session.boot_id,
             segment_id=os.urandom(16),
             series=self.name,
             last_seq=self._last_seq(),
@@ -267,7 +268,7 @@ class Series(ABC):
         name = f"{state.run.name}_{self.name.replace('/', '_')}_{ordinal:06d}.h5"
         objects = layout.entry_objects(state.run, state.site, ordinal, self.name, state.record()) if self.with_data else {}
         segment = SegmentWriter(
-            state.folder, name, opening, state.context(), state.session, state.storage,
+            state.folder, name, opening, state.context(), session, state.storage,
             preallocate=self.preallocate, with_data=self.with_data, objects=objects, mark=self._mark(),
             clock=state.clock,
         )  # fmt: skip

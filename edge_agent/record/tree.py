@@ -26,6 +26,8 @@ class SignedHead:
     head: Head
     cose: bytes
     hash: bytes
+    chain: KeyChain | None = None
+    """What is needed to check it, for a head that leaves the process by itself."""
 
 
 def signed_head(data: bytes) -> SignedHead:
@@ -83,7 +85,7 @@ class Tree:
         )
         payload = head.payload()
         data = cose.sign_all(signer.keys, cose.HEAD, payload) if anchor else cose.sign(signer.key, cose.HEAD, payload)
-        signed = SignedHead(head, data, head_hash(payload))
+        signed = SignedHead(head, data, head_hash(payload), signer.chain)
         self.head_seq += 1
         if anchor:
             self.anchors.append(signed)

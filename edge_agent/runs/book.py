@@ -166,14 +166,14 @@ class Book:
         """Whether a segment of this file name is in the book."""
         return any(closed.path.name == name for closed in self.segments(run, Path()))
 
-    def add_chain(self, boot_id: bytes, chain: bytes) -> None:
-        """Remember the key chain of a boot."""
-        key = f"chain/{boot_id.hex()}"
+    def add_chain(self, kid: bytes, chain: bytes) -> None:
+        """Remember the key chain of a session, by the kid of its first key."""
+        key = f"chain/{kid.hex()}"
         self._mirror.put(key, chain)
         self._state.put(key, chain)
 
     def chains(self) -> list[bytes]:
-        """The key chains of all boots."""
+        """The key chains of all sessions."""
         return list(self._state.under("chain/").values())
 
     def restore(self) -> list[RunEntry]:

@@ -173,6 +173,9 @@ class Desk:
                 self._roll_day(name, group)
                 await asyncio.to_thread(self._count_ignored, group)
             await asyncio.to_thread(self.keeper.settle)
+            # A disk that refuses is felt and told by the recorder; this is done again with the next tick.
+            with contextlib.suppress(DiskError):
+                await asyncio.to_thread(self.keeper.logbook.open_segments)
 
     async def shutdown(self) -> None:
         """Close every run cleanly, within `SHUTDOWN` s; triggers and sessions that were open are marked aborted."""

@@ -36,12 +36,14 @@ from edge_agent.record.session import Session
 from edge_agent.runs.book import Book, RunEntry, Stage
 from edge_agent.runs.intake import Intake
 from edge_agent.runs.live import LiveRun, counts_of
+from edge_agent.runs.logbook import Logbook
 from edge_agent.runs.mirror import Mirror
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError, dumps, loads
 from edge_agent.seal.clock import Clock
 from edge_agent.seal.keys import KeyChain, key_chain, parse_session
-from edge_agent.seal.leaf import RunOpen, SegmentClose
+from edge_agent.seal.leaf import RunOpen
+from edge_agent.seal.log_leaf import Quarantine
 from edge_agent.seal.policy import policy_digest
 from edge_agent.spool.disk import DiskState, size_text
 from edge_agent.spool.ledger import Counts, StreamTotals
@@ -104,6 +106,7 @@ class Keeper:
     clock: Callable[[], Clock] = Clock
     disk: Callable[[], DiskState] = lambda: DiskState.OK
     book: Book = field(init=False)
+    logbook: Logbook = field(init=False)
     live: list[LiveRun] = field(init=False, default_factory=list)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
     _counting: threading.RLock = field(init=False, default_factory=threading.RLock)
@@ -112,7 +115,8 @@ class Keeper:
     def __post_init__(self) -> None:
         """Open the book."""
         self.book = Book(self.spool.state, Mirror(self.spool.folder / "book", self.storage))
-        self.book.add_chain(self.session.boot_id, self.session.chain.encode())
+        self.logbook = Logbook(self)
+        self.logbook.begin()
 
     def folder(self, run: RunContext) -> Path:
         """Where the files of a run are."""
@@ -140,11 +144,11 @@ class Keeper:
         # Here, because segments and vendor files begin in it at the same time.
         durable.make_folder(self.storage, folder)
         live: LiveRun
-        context = dumps([entry.encode(), self.session.chain.value()])
+        described = entry.encode()
         state = RunState(
-            run, self.site, folder, self.session, self.storage,
+            run, self.site, folder, lambda: self.session, self.storage,
             record=lambda: self.record(live.entry),
-            context=lambda: context,
+            context=lambda: dumps([described, self.session.chain.value()]),
             closed=lambda closed: self._closed(live, closed),
             broken=lambda segment: self._broken(live, segment),
             wait_for_disk=self.recorder.wait_for_disk,
@@ -165,6 +169,11 @@ class Keeper:
             self.live.append(live)
         return live
 
+    def lives(self) -> list[LiveRun]:
+        """The runs that are being recorded."""
+        with self._lock:
+            return list(self.live)
+
     def forget(self, live: LiveRun) -> None:
         """The run is no longer recorded."""
         with self._lock:
@@ -183,8 +192,7 @@ class Keeper:
             return self._totals()
 
     def _totals(self) -> dict[str, StreamTotals]:
-        with self._lock:
-            lives = list(self.live)
+        lives = self.lives()
         with self._counting:
             opened: dict[str, Counts] = {}
             for live in lives:
@@ -194,9 +202,7 @@ class Keeper:
 
     def look(self) -> None:
         """Remember which segments are open, in all runs; called a few times a second."""
-        with self._lock:
-            lives = list(self.live)
-        for live in lives:
+        for live in self.lives():
             live.look()
 
     def adopt(self, live: LiveRun, stream: Stream, item: FileItem, durable: Callable[[], None]) -> None:
@@ -250,7 +256,7 @@ class Keeper:
         with live.lock:
             live.held[closed.segment_id] = closed
             live.handed_over(closed.segment_id)
-        self.log_segment(live.entry, closed)
+        self.logbook.segment(live.entry, closed)
         self.book.add_segment(live.entry.run, closed)
         if not closed.size:
             with self._counting:
@@ -321,13 +327,10 @@ class Keeper:
         """Move a segment that cannot be used to quarantine, its journal last; nothing is deleted. ``damaged`` gets its name."""
         paths = [path for suffix in ("", PART, JOURNAL) if (path := folder / (name + suffix)).exists()]
         self.spool.quarantine.set_aside(paths, why, name)
+        known = next((entry.run.run_id for entry in self.book.entries() if entry.run.name == folder.name), None)
+        self.agent_log.append(Quarantine(name, known, why, self.now_ns()))
         if damaged is not None:
             damaged.append(name)
-
-    def log_segment(self, entry: RunEntry, closed: Closed) -> None:
-        """SEGMENT_CLOSE in the agent log, once."""
-        if self.agent_log.segment_close(closed.segment_id, closed.head) is None:
-            self.agent_log.append(SegmentClose(closed.segment_id, closed.head, entry.run.run_id, closed.ordinal, self.now_ns()))
 
     def add_segment(self, entry: RunEntry, closed: Closed) -> None:
         """Put a closed segment into the outbox; durable before its journal goes."""

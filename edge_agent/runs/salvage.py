@@ -151,7 +151,7 @@ class Salvage:
     def _take(self, entry: RunEntry, closed: Closed) -> None:
         keeper = self.keeper
         keeper.book.put(entry)
-        keeper.log_segment(entry, closed)
+        keeper.logbook.segment(entry, closed)
         keeper.book.add_segment(entry.run, closed)
         if closed.size:
             keeper.add_segment(entry, closed)

@@ -22,7 +22,7 @@ from edge_agent.runs.papers import Papers
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import dumps, loads
 from edge_agent.seal.receipt import Inclusion, Witness, parse_witness
-from edge_agent.wire.refusal import LogSizeDiffers
+from edge_agent.wire.refusal import LogRestartApproved, LogSizeDiffers
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,9 @@ class Witnessing:
         if data is None:
             return None
         receipt = bytes(loads(data, "witness state"))
-        return parse_witness(cose.parse(receipt).payload), receipt
+        witness = parse_witness(cose.parse(receipt).payload)
+        # One of a log that was restarted since proves nothing of this one.
+        return (witness, receipt) if witness.log_id == self.keeper.agent_log.log_id else None
 
     async def _witness(self, name: str, target: Witnesses) -> bool:
         before = self.witnessed(name)
@@ -78,7 +80,8 @@ class Witnessing:
         try:
             head = await asyncio.to_thread(self.keeper.agent_log.head)
             proof = self.keeper.agent_log.consistency(first, head.head.size)
-            receipt = await target.witness(head.cose, self.keeper.session.chain.encode(), proof, first)
+            chain = self.keeper.session.chain if head.chain is None else head.chain
+            receipt = await target.witness(head.cose, chain.encode(), proof, first)
             witness = parse_witness(cose.parse(receipt).payload)
             if (witness.size, witness.root) != (head.head.size, head.head.root):
                 raise TargetUnreachable(f"{name} witnessed another log", why=f"{witness.size} leaves instead of {head.head.size}")
@@ -87,6 +90,12 @@ class Witnessing:
             if again and 0 <= error.size <= self.keeper.agent_log.size:
                 return await self._ask(name, target, error.size, again=False)
             return self._refused(name, error)
+        except LogRestartApproved as error:
+            if not again:
+                return self._refused(name, error)
+            log.warning("%s: the agent log is begun anew, as its owner approved: %s", name, error, extra={"code": error.code})
+            await asyncio.to_thread(self.keeper.logbook.restart_log)
+            return await self._ask(name, target, 0, again=False)
         except EdgeAgentError as error:
             return self._refused(name, error)
         self.errors.pop(name, None)
@@ -128,5 +137,7 @@ class Witnessing:
             index = self.keeper.agent_log.segment_close(closed.segment_id, closed.head)
             if index is None or index >= witness.size:
                 return None
-            proofs.append(self.keeper.agent_log.inclusion(index, witness.size))
-        return proofs
+            kid = cose.parse_all(closed.head_cose).signatures[0].kid
+            places = [*self.keeper.agent_log.key_leaves(kid), index]
+            proofs += [self.keeper.agent_log.inclusion(place, witness.size) for place in places if place < witness.size]
+        return list(dict.fromkeys(proofs))

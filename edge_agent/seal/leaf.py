@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from edge_agent.seal import log_leaf
 from edge_agent.seal.cbor import SealError, dumps, fields, loads
 from edge_agent.seal.clock import Clock, parse_clock
 
@@ -307,7 +308,7 @@ class Amended:
 
 
 SegmentLeaf = Chunk | Dataset | Meta | GapLeaf | ClockLeaf | Close | Open | SeqReset | RowsLeaf | FileLeaf
-LogLeaf = Boot | RunOpen | RunClose | SegmentClose | SpoolFree | Amended
+LogLeaf = Boot | RunOpen | RunClose | SegmentClose | SpoolFree | Amended | log_leaf.LogLeaf
 Leaf = SegmentLeaf | LogLeaf
 
 
@@ -326,7 +327,7 @@ def parse(payload: bytes) -> Leaf:
     kind, body = payload[4], payload[5:]
     if kind == Chunk.TYPE:
         return _parse_chunk(body)
-    reader = _READERS.get(kind)
+    reader = _READERS.get(kind) or log_leaf.READERS.get(kind)
     if reader is None:
         raise SealError(f"leaf: type {kind} is unknown")
     try:

@@ -19,7 +19,8 @@ from edge_agent.seal.keys import check_chain
 from edge_agent.seal.receipt import NO_KEYS, Receipts, parse_receipts, parse_witness
 from edge_agent.seal.sidecar import SegmentEntry
 from edge_agent.segment.clock import ALLOWED_NS
-from edge_agent.segment.report import SIGNED, STAMPED, WITNESSED, RunReport
+from edge_agent.segment.positions import misplaced
+from edge_agent.segment.report import INTACT, SIGNED, STAMPED, WITNESSED, RunReport
 from edge_agent.segment.statement import Stated, read_small
 from edge_agent.segment.witness import seen
 
@@ -40,9 +41,12 @@ def with_receipts(report: RunReport, stated: Stated, root: x509.Certificate | No
         receipts = parse_receipts(read_small(path))
         amendments = _amendments(receipts, stated, root)
         times = seen(receipts, stated.statement, root) if root is not None else {}
+        wrong = misplaced(receipts.inclusions, stated) if root is not None else ""
     except SealError as error:
         return replace(report, notes=(f"{path.name}: {error}",))
     report = replace(report, amendments=amendments)
+    if wrong:
+        return replace(report, level=INTACT, reason=wrong)
     if root is not None:
         report = _stamped(_witnessed(report, stated, times), receipts, stated, tsa_roots)
     return replace(report, level=min(report.level, SIGNED)) if report.warnings else report

@@ -176,7 +176,7 @@ def with_run(report: SliceReport, root: x509.Certificate | None, tsa_roots: Sequ
     if not stated.trusted.rooted or stated.downgrade or not mine:
         return report
     run = with_receipts(RunReport(str(stated.path), SIGNED), stated, root, tsa_roots)
-    return replace(report, level=run.level, notes=(*report.notes, *run.notes))
+    return replace(report, level=run.level, reason=run.reason, notes=(*report.notes, *run.notes))
 
 
 def _check_chunks(

@@ -40,6 +40,7 @@ class Code(StrEnum):
     SIGNATURE = "SIGNATURE"  # a signature or key chain does not hold
     FORK = "FORK"  # a smaller or forked log
     LOG_SIZE = "LOG_SIZE"  # the proof begins at another size than was witnessed last
+    LOG_RESTART = "LOG_RESTART"  # the owner approved a new log: begin one
     TROUBLE = "TROUBLE"  # the service itself is in trouble; try again
 
 
@@ -55,6 +56,12 @@ class LogSizeDiffers(TargetUnreachable):
     def __init__(self, size: int, refusal: Refusal, target: str) -> None:
         super().__init__(f"{target}: {refusal.what}", why=refusal.why, try_=refusal.try_)
         self.size = size
+
+
+class LogRestartApproved(TargetUnreachable):
+    """The log is refused for good, and the owner approved that the agent goes on in a new one."""
+
+    default_code = "LANDING_LOG_RESTART"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,8 @@ class Refusal:
         """What the agent raises: passing faults, faults of the bytes, or missing permission."""
         if self.code is Code.LOG_SIZE:
             return LogSizeDiffers(self.have or 0, self, target)
+        if self.code is Code.LOG_RESTART:
+            return LogRestartApproved(f"{target}: {self.what}", why=self.why, try_=self.try_)
         kind: type[EdgeAgentError] = PermissionRefused
         if self.code in _PASSING:
             kind = TargetUnreachable

@@ -121,7 +121,7 @@ class Rig:
         run = run or RunContext(b"r" * 16, 1, "p", "g", T0, "p/g/d/000001")
         wait = self.recorder.wait_for_disk if patient else self.errors.append
         self.state = RunState(
-            run, "BL05", folder, self.session, storage, lambda: "{}", lambda: b"context", self._on_closed, self._on_broken, wait,
+            run, "BL05", folder, lambda: self.session, storage, lambda: "{}", lambda: b"context", self._on_closed, self._on_broken, wait,
             time.time_ns,
         )  # fmt: skip
         for closed in sorted(before, key=lambda c: c.ordinal):

@@ -395,11 +395,14 @@ class Forge:
         return path
 
     def receipts(
-        self, folder: Path, segments: list[Built], *, change: Callable[[Receipts], Receipts] = lambda given: given, seconds: int = 0
-    ) -> Path:
-        """``<run>.receipts``: a log that holds the close of each segment, and a witness of it, ``seconds`` after T0."""
+        self, folder: Path, segments: list[Built], *, change: Callable[[Receipts], Receipts] = lambda given: given, seconds: int = 0,
+        before: tuple[leaf.Leaf, ...] = (), after: tuple[leaf.Leaf, ...] = (),
+    ) -> Path:  # fmt: skip
+        """``<run>.receipts``: a log that holds the close of each segment, other leaves around them, and a witness, ``seconds`` after T0."""
         log = [leaf.Boot(self.facility.agent_id, self.facility.boot_id, "0.1", T0).payload()]
+        log += [item.payload() for item in before]
         log += [leaf.SegmentClose(b.segment_id, b.head, self.run.run_id, b.ordinal, T0).payload() for b in segments]
+        log += [item.payload() for item in after]
         hashed = [leaf_hash(payload) for payload in log]
         log_id = b"agent log id 016"
         witness = Witness(self.facility.agent_id, log_id, len(log), root_of(hashed), bytes(32), T0 + 5 + seconds * 10**9)

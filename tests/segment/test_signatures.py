@@ -18,6 +18,7 @@ from edge_agent.seal import cose
 from edge_agent.seal.algorithm import Es256Signer
 from edge_agent.seal.cbor import dumps, loads
 from edge_agent.seal.keys import KeyChain, parse_session
+from edge_agent.seal.log_leaf import KeyAdd, KeyCompromised, KeyRetire
 from edge_agent.seal.sidecar import parse_sidecar
 from edge_agent.segment.integrity import Tables
 from edge_agent.segment.run import verify_run
@@ -143,3 +144,34 @@ def test_es256_on_another_curve_is_damage(es256: Any, forge: Any, tmp_path: Path
     report = verify_segment(path, es256.root)
     assert (report.level, report.reason) == (0, "certificate: the key is neither Ed25519 nor P-256")
     assert independent(path, es256.root, tmp_path)[0] == 0
+
+
+def test_a_key_is_valid_by_its_place_in_the_agent_log(forge: Any, stranger: Any, tmp_path: Path) -> None:
+    facility, root = forge.facility, forge.facility.root
+    folder = tmp_path / "000123"
+    folder.mkdir()
+    built = forge.frames(folder / "000123_camera_image_000001.h5").close()
+    forge.sidecar(folder, [built])
+    kids = tuple(cose.thumbprint(key.public_key()) for key in facility.keys)
+    others = tuple(cose.thumbprint(key.public_key()) for key in stranger.keys)
+    added, retired, stolen = KeyAdd(kids, bytes(32), 1), KeyRetire(kids, "its day is over", 1), KeyCompromised(kids[1:], "stolen", 1)
+    good: list[Any] = [
+        {},
+        {"before": (added,)},
+        {"before": (added,), "after": (retired,)},
+        {"before": (KeyRetire(others, "", 1),), "after": (stolen, KeyAdd(others, bytes(32), 1))},
+    ]
+    for leaves in good:
+        forge.receipts(folder, [built], **leaves)
+        assert verify_run(folder, root, judge=verify_segment).level == independent(folder, root, tmp_path)[0] == 3
+    bad: list[Any] = [
+        ({"before": (retired,)}, "retired before"),
+        ({"before": (added, stolen)}, "compromised before"),
+        ({"after": (added,)}, "announced only behind"),
+    ]
+    for leaves, said in bad:
+        forge.receipts(folder, [built], **leaves)
+        report, (level, reason) = verify_run(folder, root, judge=verify_segment), independent(folder, root, tmp_path)
+        assert (report.level, level) == (1, 1)
+        assert report.reason == f"segment 1 is signed by a key that was {said} its place in the agent log"
+        assert report.reason in reason
