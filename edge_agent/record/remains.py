@@ -182,9 +182,8 @@ class Remains:
             if not rows.shared:
                 times |= {rows.table.source_id: int(arrivals[-1])} if rows.n else {}
                 continue
-            # Of equal numbers the last assignment stays.
-            last = dict(zip(rows.named("tag").tolist(), arrivals.tolist(), strict=True))
-            for number, time_ns in last.items():
+            numbers, last = np.unique(rows.named("tag")[::-1], return_index=True)
+            for number, time_ns in zip(numbers.tolist(), arrivals[::-1][last].tolist(), strict=True):
                 key = self.tags[number].source_id
                 times[key] = max(time_ns, times.get(key, time_ns))
         return times

@@ -1,7 +1,8 @@
 """The segments of all row streams of a run, all in one file: a table a stream, or tables that many tags share.
 
 A stream that any viewer can plot costs a dozen HDF5 objects, so a run with many streams lets them share: where a stream stands is decided
-with its first item and holds for the run. Tags keep their numbers over all segments of the run.
+with its first item and holds for the run. Tags keep their numbers over all segments of the run, also those of an earlier
+process where the last of them can still be read.
 """
 
 from __future__ import annotations
@@ -37,10 +38,9 @@ class RowSeries(Series):
         self._own: dict[str, Table] = {}
         self._shared: dict[str, Table] = {}
         self._shares: dict[str, bool] = {}
-        self._tags: list[Tag] = []
-        self._numbers: dict[Tag, int] = {}
+        self._tags: list[Tag] = list(state.tags)
+        self._numbers: dict[Tag, int] = {tag: number for number, tag in enumerate(self._tags)}
         self._numbered: dict[str, tuple[Stream, int]] = {}
-        self._examples: dict[str, Stream] = {}
         self._journalled = 0
         self._fullest = 0
         self._interrupted = dict(state.last_time)
@@ -117,8 +117,8 @@ class RowSeries(Series):
             number = self._number(segment, stream)
             self._numbered[stream.key] = stream, number
         if number >= self._journalled:
-            for name, example in self._examples.items():
-                self._share(segment, name, example)
+            for tag in self._tags[self._journalled :]:
+                self._share(segment, tag.table)
             segment.tags(self._tags[self._journalled :])
             self._journalled = len(self._tags)
         return number
@@ -127,15 +127,14 @@ class RowSeries(Series):
         tag = tags.tag_of(stream)
         if tag not in self._numbers:
             # The table first: a type that no table can hold must not stay in the list.
-            self._share(segment, tag.table, stream)
-            self._examples.setdefault(tag.table, stream)
+            self._share(segment, tag.table)
             self._numbers[tag] = len(self._tags)
             self._tags.append(tag)
         return self._numbers[tag]
 
-    def _share(self, segment: SegmentWriter, name: str, example: Stream) -> None:
+    def _share(self, segment: SegmentWriter, name: str) -> None:
         if name not in self._shared:
-            made = tags.table_of(example, default=not self._own and not self._shared)
+            made = tags.table_of(name, default=not self._own and not self._shared)
             segment.add(made.objects, made.table.dsds)
             self._shared[name] = Table(segment, made.table, tags.SOURCE + name)
 

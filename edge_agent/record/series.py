@@ -27,6 +27,7 @@ from edge_agent.seal import leaf
 from edge_agent.seal.clock import Clock
 from edge_agent.seal.policy import policy_digest
 from edge_agent.segment import layout, nexus
+from edge_agent.segment.tags import Tag
 from edge_agent.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class RunState:
     previous: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
     last_seq: dict[str, int] = field(default_factory=dict)
     last_time: dict[str, int] = field(default_factory=dict)
+    tags: tuple[Tag, ...] = ()
+    """The list of tags that the run has so far."""
 
     @property
     def policy(self) -> bytes:

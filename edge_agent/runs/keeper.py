@@ -45,6 +45,8 @@ from edge_agent.seal.keys import KeyChain, key_chain, parse_session
 from edge_agent.seal.leaf import RunOpen
 from edge_agent.seal.log_leaf import Quarantine
 from edge_agent.seal.policy import policy_digest
+from edge_agent.segment import peek
+from edge_agent.segment.tags import Tag
 from edge_agent.spool.disk import DiskState, size_text
 from edge_agent.spool.ledger import Counts, StreamTotals
 from edge_agent.spool.spool import Spool
@@ -160,6 +162,7 @@ class Keeper:
             state.previous[closed.series] = (closed.segment_id, closed.head)
             state.last_seq.update(closed.last_seq)
             state.last_time.update(closed.last_time)
+            state.tags = self._tags_of(closed) or state.tags
         recording = Recording(
             self.recorder, state, frame_limits=self.frame_limits, row_limits=self.row_limits, preallocate=self.preallocate,
             own_streams=self.own_streams, known_rows=self.known_rows(run.group),
@@ -173,6 +176,16 @@ class Keeper:
         """The runs that are being recorded."""
         with self._lock:
             return list(self.live)
+
+    def _tags_of(self, closed: Closed) -> tuple[Tag, ...]:
+        """The list of tags of a segment that is still here. Without it a run goes on all the same, with a list of its own."""
+        if closed.series != "rows" or not closed.size or not self.storage.exists(closed.path):
+            return ()
+        try:
+            return peek.tags_of(closed.path, self.storage)
+        except (OSError, RuntimeError, LookupError, ValueError) as error:
+            log.warning("%s: its list of tags cannot be read: %s", closed.path.name, error, extra={"code": "TAGS"})
+            return ()
 
     def forget(self, live: LiveRun) -> None:
         """The run is no longer recorded."""

@@ -76,8 +76,8 @@ def write_master(path: Path, run: RunContext, site: str, outcome: str, record: s
 def _tagged(folder: Path, parts: Sequence[Part]) -> tuple[tuple[Tag, ...], set[str]]:
     """The list of tags of the run, and the segments whose rows are numbered by it.
 
-    One process goes on with its list from segment to segment. What another wrote after a crash is numbered anew, and a segment that
-    was freed cannot be asked: their rows stay in their own files.
+    The list goes on from segment to segment. What was numbered anew after a crash, and a segment that was freed and cannot be asked:
+    their rows stay in their own files.
     """
     paths = (folder / part.name for part in parts if any(name.startswith(f"{tags.GROUP}/") for name in part.shapes))
     lists = {path.name: peek.tags_of(path) for path in paths if path.exists()}

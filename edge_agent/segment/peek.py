@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edge_agent.codec import encoder
 from edge_agent.segment import hdf5, tags
 from edge_agent.segment.tags import Tag
+from edge_agent.storage import DISK, Storage
 
 CODECS = {(32008,): "bitshuffle-lz4", (2, 32015): "shuffle-zstd", (): "none"}
 
@@ -44,9 +45,9 @@ def rows(path: Path, dataset: str, first: int = 0, last: int | None = None) -> n
         return np.concatenate(parts) if parts else np.empty((0, *node.shape[1:]), node.dtype)
 
 
-def tags_of(path: Path) -> tuple[Tag, ...]:
+def tags_of(path: Path, storage: Storage = DISK) -> tuple[Tag, ...]:
     """The list of tags of a closed segment of this agent; empty where no stream shares a table."""
-    with h5py.File(path, "r") as file:
+    with hdf5.opened(path, storage) as file:
         if tags.GROUP not in file:
             return ()
         listed = file[tags.GROUP]

@@ -2,7 +2,8 @@
 
 One table below ``/entry/tags`` for each type of value holds the rows of all its tags as they came; its column ``tag`` says whose a row is.
 The list of tags stands beside the tables, a line a description: a tag that is described anew (another unit) gets another number, and
-rows keep the description that they came with. Numbers hold for all segments that one process writes of a run (docs/layout.md).
+rows keep the description that they came with. Numbers hold for all segments of a run; after a crash they do so only where the last
+segment can still be read (docs/layout.md).
 """
 
 from __future__ import annotations
@@ -76,21 +77,26 @@ def tag_of(stream: Stream) -> Tag:
     return tag
 
 
-def table_of(stream: Stream, *, default: bool) -> StreamLayout:
-    """The table for rows like those of ``stream``; ``default`` makes it what a viewer plots first."""
-    name = _table_name(stream)
+def table_of(name: str, *, default: bool) -> StreamLayout:
+    """The table called ``name``, for the rows of all streams whose tags name it; ``default`` makes it what a viewer plots first.
+
+    Raises:
+        SealError: its type of value is none that a file can hold.
+    """
     group = f"{GROUP}/{name}"
+    form, *rest = name.split("_")
+    dtype = np.dtype(form).newbyteorder(">" if "big" in rest else "<")
     columns = (
-        Column("value", stream.dtype, (), {"units": text(""), "long_name": text("values of the tags in ../source_id, in ../units")}),
+        Column("value", dtype.str, (), {"units": text(""), "long_name": text("values of the tags in ../source_id, in ../units")}),
         *layout.common_columns(),
-        *((layout.SEQUENCE,) if stream.counted else ()),
+        *((layout.SEQUENCE,) if "counted" in rest else ()),
         Column("tag", "<u4", attributes={"units": text(""), "meaning": text("line of ../source_id, ../units ...")}),
     )
     objects: Objects = {
         GROUP: GroupMeta({"NX_class": text("NXcollection")}),
         group: GroupMeta({"NX_class": text("NXdata"), "signal": text("value"), "axes": types.texts(["time_arrival"])}),
     }
-    table = layout.table_layout(group, columns, layout.codec_of(stream), SOURCE + name, objects)
+    table = layout.table_layout(group, columns, "none" if "none" in rest else layout.ROW_CODEC, SOURCE + name, objects)
     return StreamLayout(objects | (layout.plotted_first(group) if default else {}), table)
 
 
@@ -108,9 +114,9 @@ def list_objects(tags: Sequence[Tag]) -> Objects:
 
 
 def _table_name(stream: Stream) -> str:
-    """One table for rows that look alike in the file: type, counter, codec."""
+    """One table for rows that look alike in the file: type, byte order, counter, codec. `table_of` reads it."""
     dtype = np.dtype(stream.dtype)
-    big = "big_endian" if dtype.str.startswith(">") else ""
+    big = "big" if dtype.str.startswith(">") else ""
     plain = "none" if layout.codec_of(stream) == "none" else ""
     return "_".join(part for part in (dtype.str[1:], big, "counted" if stream.counted else "", plain) if part)
 

@@ -39,7 +39,7 @@ from edge_agent.seal import leaf
 from edge_agent.seal.dsd import parse_dsd
 from edge_agent.seal.keys import AGENT_URN
 from edge_agent.seal.policy import policy_digest
-from edge_agent.segment import integrity, reader
+from edge_agent.segment import integrity, peek, reader
 from edge_agent.segment.peek import CODECS
 from edge_agent.segment.verify import verify_segment
 from edge_agent.storage import DISK, Disk, Storage, disk_error
@@ -129,6 +129,8 @@ class Rig:
             self.state.previous[closed.series] = (closed.segment_id, closed.head)
             self.state.last_seq.update(closed.last_seq)
             self.state.last_time.update(closed.last_time)
+            if closed.series == "rows":
+                self.state.tags = peek.tags_of(closed.path) or self.state.tags
         self.recording = Recording(self.recorder, self.state, frame_limits=frame_limits, row_limits=row_limits)
 
     def _on_closed(self, closed: Closed) -> None:

@@ -329,7 +329,7 @@ class Forge:
             Stream("plc", f"TC{n:02d}", Kind.ROWS, unit="degC", source_uri=f"opc.tcp://plc:4840#ns=2;i={n}", attributes={"low": -5.0})
             for n in (1, 2)
         ]
-        made = tags.table_of(streams[0], default=True)
+        made = tags.table_of("f8", default=True)
         builder.file.add(made.objects, made.table.dsds)
         builder.leaves += [leaf.Dataset(d.digest()) for d in made.table.dsds]
         builder.rows(made.table, columns(4, value=np.array([20.0, 7.0, 20.5, 21.0]), tag=np.array([1, 0, 1, 1], "<u4")))
