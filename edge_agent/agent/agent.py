@@ -120,7 +120,7 @@ class Agent:
         self.agent_log = await asyncio.to_thread(partial(AgentLog, path, session, self.storage, clock=self.timekeeper))
         await asyncio.to_thread(diary.begin, self.agent_log, session, __version__, config)
         self.recorder = Recorder()
-        self.describer = Describer(config, self.instruments)
+        self.describer = Describer(config, self.instruments, self.timekeeper)
         self.keeper = Keeper(
             config.site, config.zone, self.spool, self.storage, session, self.recorder, self.agent_log,
             routes=self._routes, record=self.describer.record, kick=lambda: self.engine.wake(), disk=self._disk_state,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -31,6 +31,7 @@ from edge_agent.record.counts import losses
 from edge_agent.record.segment_writer import Closed
 from edge_agent.runs.book import RunEntry
 from edge_agent.runs.papers import Listed
+from edge_agent.seal.clock import Clock
 from edge_agent.segment import peek, tags
 from edge_agent.segment.layout import codec_of, stream_group
 
@@ -46,10 +47,11 @@ ENCODINGS = {ItemKind.PREVIEW: "image/png", ItemKind.FILE: "application/octet-st
 class Describer:
     """Answers what a run is, from one configuration and the live state of its instruments."""
 
-    def __init__(self, config: Config, instruments: Mapping[str, InstrumentState]) -> None:
+    def __init__(self, config: Config, instruments: Mapping[str, InstrumentState], clock: Callable[[], Clock]) -> None:
         """Hash the configuration once; secrets are not in it, only references to them."""
         self._config = config
         self._instruments = instruments
+        self._clock = clock
         text = config.model_dump_json(exclude={"spool", "keys"})
         self._software = software(hashlib.sha256(text.encode()).hexdigest())
 
@@ -101,7 +103,7 @@ class Describer:
             organisation=None
             if organisation is None
             else records.Organisation(organisation.name, organisation.ror or records.NOT_CONFIGURED),
-            clock=clock_facts(),
+            clock=clock_facts(self._clock()),
             steps=tuple(records.Step(name, "edge-agent", __version__) for name in ("capture", "chunk", "encode", "hash", "sign")),
             ended_ns=entry.ended_ns if closed else None,
             outcome=Outcome(entry.outcome) if closed else None,

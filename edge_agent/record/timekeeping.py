@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edge_agent.seal.clock import Clock
 
@@ -23,6 +24,12 @@ ASK_PROGRAMS_S = 60.0
 STA_UNSYNC = 0x0040
 STA_NANO = 0x2000
 TIME_ERROR = 5
+KEEPERS = {
+    "chrony": Path("/run/chrony/chronyd.pid"),
+    "systemd-timesyncd": Path("/run/systemd/timesync/synchronized"),
+    "ntpd": Path("/run/ntpd.pid"),
+}
+"""What disciplines a clock through the kernel, and the file by which one sees it."""
 
 
 class Timex(ctypes.Structure):
@@ -50,11 +57,12 @@ def kernel(call: Callable[[Timex], int] | None = None) -> Clock | None:
     state = -1 if asked is None else asked(timex)
     if state < 0:
         return None
+    source = next((name for name, seen in KEEPERS.items() if seen.exists()), "kernel")
     if state == TIME_ERROR or timex.status & STA_UNSYNC:
-        return Clock("kernel")
+        return Clock(source)
     unit = 1 if timex.status & STA_NANO else 1000
     # The offset is what is still to be added to the clock.
-    return Clock("kernel", -timex.offset * unit, timex.maxerror * 1000, True)
+    return Clock(source, -timex.offset * unit, timex.maxerror * 1000, True)
 
 
 def _adjtimex() -> Callable[[Timex], int] | None:

@@ -1,31 +1,24 @@
 from __future__ import annotations
 
-import pytest
-
-from edge_agent.provenance.clock import STA_NANO, STA_UNSYNC, TIME_ERROR, Timex, clock_facts, read_timex
+from edge_agent.provenance.clock import clock_facts
 from edge_agent.provenance.facts import Absent, ClockFacts
+from edge_agent.seal.clock import Clock
 
 
-@pytest.mark.parametrize(("status", "offset"), [(STA_NANO, -1500), (0, -1_500_000)])
-def test_a_clock_that_is_kept_says_how_far_off_it_may_be(status: int, offset: int) -> None:
-    facts = read_timex(Timex(offset=-1500, maxerror=250, status=status), 0)
-    assert (facts.offset_ns, facts.uncertainty_ns, facts.synced) == (offset, 250_000, True)
+def test_a_clock_that_is_kept_says_how_far_off_it_may_be() -> None:
+    assert clock_facts(Clock("chrony", 1500, 250_000, True)) == ClockFacts("chrony", -1500, 250_000, True)
 
 
-@pytest.mark.parametrize(("status", "answer"), [(STA_UNSYNC, 0), (0, TIME_ERROR)])
-def test_a_clock_that_nothing_keeps_is_said_to_be_loose(status: int, answer: int) -> None:
-    facts = read_timex(Timex(offset=7, maxerror=16_000_000, status=status), answer)
-    assert facts.synced is False
-    assert facts.offset_ns == facts.uncertainty_ns == Absent("nothing keeps this clock to UTC")
+def test_what_its_keeper_does_not_tell_is_absent_with_a_reason() -> None:
+    untold = Absent("ptp does not tell it")
+    assert clock_facts(Clock("ptp", None, None, True)) == ClockFacts("ptp", untold, untold, True)
 
 
-def test_a_system_that_refuses_is_not_guessed_at() -> None:
-    facts = read_timex(Timex(), -1)
-    assert facts.synced == facts.offset_ns == Absent("the system does not let this process ask")
+def test_a_clock_that_nothing_keeps_is_said_to_be_loose() -> None:
+    loose = Absent("nothing keeps this clock to UTC")
+    assert clock_facts(Clock("kernel", 7, 8, False)) == ClockFacts("kernel", loose, loose, False)
 
 
-def test_this_machine_answers() -> None:
-    facts = clock_facts()
-    assert isinstance(facts, ClockFacts)
-    assert facts.synced in (True, False)
-    assert isinstance(facts.offset_ns, int) == isinstance(facts.uncertainty_ns, int) == facts.synced
+def test_a_system_that_tells_nothing_is_not_guessed_at() -> None:
+    untold = Absent("this system does not tell how its clock is kept")
+    assert clock_facts(Clock()) == ClockFacts("unknown", untold, untold, untold)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.agent.clock import watch_clock
-from edge_agent.record import clock, tree
+from edge_agent.record import clock, timekeeping, tree
 from edge_agent.record.clock import ClockWatch, Reading, read_clocks, unexplained
 from edge_agent.record.recovery import recover
 from edge_agent.record.timekeeping import TIME_ERROR, Timekeeper, Timex, chrony, kernel, run, w32time
@@ -128,13 +128,16 @@ def told(**fields: int) -> Callable[[Timex], int]:
     return call
 
 
-def test_the_kernel_says_whether_it_is_synchronised_and_how_wrong_it_may_be() -> None:
+def test_the_kernel_says_whether_it_is_synchronised_and_how_wrong_it_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timekeeping, "KEEPERS", {"ntpd": tmp_path / "ntpd.pid"})
     assert kernel(told(offset=-250, maxerror=1500)) == Clock("kernel", 250_000, 1_500_000, True)
     assert kernel(told(offset=-250, maxerror=1500, status=0x2001)) == Clock("kernel", 250, 1_500_000, True)
     assert kernel(told(status=0x40, maxerror=16_000_000)) == Clock("kernel")
     assert kernel(told(state=TIME_ERROR)) == Clock("kernel")
     assert kernel(told(state=-1)) is None
     assert kernel() is None or kernel().source == "kernel"  # type: ignore[union-attr]
+    (tmp_path / "ntpd.pid").touch()
+    assert kernel(told(offset=0, maxerror=1)) == Clock("ntpd", 0, 1000, True)
 
 
 # What chronyc 4.3 printed beside a server that was 2 s ahead of it ("2.000018120 seconds slow of NTP time").
