@@ -39,7 +39,6 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.model import Label, OutboxItem, Receipt
 from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, PolicyGate, may_send, stricter
 from edge_agent.record.agent_log import AgentLog
-from edge_agent.record.clock import ClockWatch
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.session import new_session
 from edge_agent.record.timekeeping import Timekeeper
@@ -150,9 +149,8 @@ class Agent:
             "desk": self.desk.tick_forever,
             "witness": self.witnessing.run,
             "free": self._free_forever,
-            "clock": lambda: watch_clock(self.timekeeper),
+            "clock": lambda: watch_clock(self.timekeeper, self.agent_log.append),
             "sessions": self.sessions.run,
-            "clock steps": lambda: diary.log_clock_steps(self.agent_log, ClockWatch()),
             "renewal": lambda: renew_forever(config.keys_dir),
         }
         if self.stamping is not None:

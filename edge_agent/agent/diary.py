@@ -1,29 +1,16 @@
-"""What the agent log is told of the agent itself: each start, another version, another configuration, steps of the clock."""
+"""What the agent log is told of the agent itself: each start, another version, another configuration."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from collections.abc import Callable
 
 from edge_agent.config.models import Config
 from edge_agent.record.agent_log import AgentLog
-from edge_agent.record.clock import ClockWatch
 from edge_agent.record.session import Session
 from edge_agent.seal.leaf import Boot
-from edge_agent.seal.log_leaf import ClockStep, ConfigChange, Update
-
-CLOCK_LOOK = 1.0
-
-
-async def log_clock_steps(agent_log: AgentLog, watch: ClockWatch, every: float = CLOCK_LOOK) -> None:
-    """CLOCK_STEP whenever the wall clock was set; segments that are open say so by leaves of their own. For ever."""
-    while True:
-        await asyncio.sleep(every)
-        reading, declared = watch.observe()
-        if declared is not None and declared.step_ns is not None:
-            await asyncio.to_thread(agent_log.append, ClockStep(declared.step_ns, reading.t_utc_ns))
+from edge_agent.seal.log_leaf import ConfigChange, Update
 
 
 def config_digest(config: Config) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_agent.agent import diary
 from edge_agent.agent.agent import Agent
+from edge_agent.agent.clock import watch_clock
 from edge_agent.config import load
 from edge_agent.record.clock import ClockWatch, Reading
 from edge_agent.record.journal import LeafFrame, entries
@@ -76,7 +77,7 @@ async def test_a_clock_that_is_set_is_in_the_log(tmp_path: Path) -> None:
     await agent.start()
     now = Reading(10**18, 10**9)
     watch = ClockWatch(lambda: now)
-    task = asyncio.create_task(diary.log_clock_steps(agent.agent_log, watch, 0.01))
+    task = asyncio.create_task(watch_clock(agent.timekeeper, agent.agent_log.append, every=0.01, watch=watch))
     now = Reading(10**18 - 3600 * 10**9, 10**9 + 1000)
     async with asyncio.timeout(20):
         while not written(tmp_path / "spool", ClockStep):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import subprocess
@@ -16,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.agent.clock import watch_clock
 from edge_agent.record import clock, timekeeping, tree
 from edge_agent.record.clock import ClockWatch, Reading, read_clocks, unexplained
 from edge_agent.record.recovery import recover
@@ -258,31 +256,6 @@ def test_what_was_declared_needs_no_second_leaf() -> None:
     assert item == leaf.ClockLeaf(7 * S, SYNCED, now.t_utc_ns, now.t_boot_ns)
     assert unexplained(before, [item], now) is None
     assert unexplained(before, [replace(item, sync=None)], now) == replace(item, step_ns=None)
-
-
-async def test_the_agent_asks_who_keeps_the_clock_and_tells_when_it_was_set(caplog: pytest.LogCaptureFixture) -> None:
-    clocks, asked = Clocks(), [0]
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def state() -> Clock:
-        asked[0] += 1
-        if asked[0] == 2:
-            clocks.on(S, -YEARS * S)
-        if asked[0] == 3:
-            loop.call_soon_threadsafe(told.set)
-        return SYNCED
-
-    keeper = Timekeeper(state, ())
-    watch = ClockWatch(lambda: replace(clocks.now, clock=keeper()))
-    with caplog.at_level("INFO"):
-        task = asyncio.create_task(watch_clock(keeper, every=0.0, watch=watch))
-        await asyncio.wait_for(told.wait(), 20)
-        task.cancel()
-        await asyncio.wait([task])
-    assert [record.message for record in caplog.records if "clock" in record.message] == [
-        "the clock is kept by chrony, synchronised", "the clock was set by -315360000.000 s; what is recorded says so",
-    ]  # fmt: skip
 
 
 def faketime() -> str:
