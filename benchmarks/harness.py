@@ -1,0 +1,71 @@
+"""Ways in turn: each in a process of its own, so that no way pays for another's imports, and none keeps the machine's state to itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+ROOT = Path(__file__).parents[1]
+
+
+class Impossible(Exception):
+    """It cannot be measured; the text says why."""
+
+
+def in_turn(module: str, ways: Mapping[str, Sequence[str]], rounds: int, *, quiet: bool = False) -> dict[str, list[dict[str, Any]]]:
+    """Run ``python -m module way arguments...`` for every way, ``rounds`` times over; what each printed as one JSON line.
+
+    Raises:
+        Impossible: a way failed.
+    """
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    console = Console(stderr=True, quiet=quiet)
+    with console.status("") as status:
+        for turn in range(rounds):
+            for way, arguments in ways.items():
+                status.update(f"round {turn + 1} of {rounds}: {way}")
+                found[way].append(_one(module, way, arguments))
+    return found
+
+
+def _one(module: str, way: str, arguments: Sequence[str]) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-m", module, way, *arguments], cwd=ROOT, text=True, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise Impossible(f"{way} ended with {done.returncode}:\n{done.stderr}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def middle(results: Sequence[Mapping[str, Any]], key: str) -> float:
+    """Median over the rounds."""
+    return float(median(result[key] for result in results))
+
+
+def ratio(results: Mapping[str, Sequence[Mapping[str, Any]]], way: str, other: str, key: str = "mb_per_s") -> float:
+    """Median of the ratios of each round: neighbours in time, so what slows the machine slows both."""
+    return float(median(a[key] / b[key] for a, b in zip(results[way], results[other], strict=True)))
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def machine() -> str:
+    """What was measured on, in one line."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{os.cpu_count()} cores ({model}), {platform.system()} {platform.release()}, Python {platform.python_version()}"
