@@ -2,7 +2,7 @@
 
 Memory of all leases and idle buffers together never exceeds the limit: a caller that wants more waits, which is the
 back-pressure of the record path. Buffers that come back are lent again with their pages in place. Sizes are rounded up
-to powers of two, so that chunks of similar size share buffers; pages that nobody touched cost nothing.
+to classes, so that chunks of similar size share buffers; pages that nobody touched cost nothing.
 """
 
 from __future__ import annotations
@@ -118,10 +118,11 @@ class Buffers:
 
 
 def rounded(nbytes: int) -> int:
-    """Return the power of two, at least one page, that holds `nbytes`."""
+    """Return the size class of `nbytes`: whole pages, in eighths of a power of two, so at most an eighth is given away."""
     if nbytes < 1:
         raise ValueError(f"a buffer of {nbytes} bytes makes no sense: ask for at least 1")
-    return max(mmap.PAGESIZE, 1 << (nbytes - 1).bit_length())
+    step = max(mmap.PAGESIZE, (1 << (nbytes - 1).bit_length()) // 16)
+    return -(-nbytes // step) * step
 
 
 def aligned(size: int) -> Octets:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from edge_agent.model import Cause, Stream
 from edge_agent.record.continuity import Continuity
@@ -15,7 +14,7 @@ from edge_agent.seal import leaf
 from edge_agent.seal.dsd import Dsd
 from edge_agent.segment import layout
 
-Mark = tuple[Continuity, Cause]
+Mark = tuple[int | None, int, Cause]
 
 
 class FrameSeries(Series):
@@ -53,13 +52,13 @@ class FrameSeries(Series):
         if item.stream is not self.stream:
             # It waited for its turn while another description came.
             self.describe(item.stream)
-        encoded, frame = item.encoded.result(), item.frame
+        encoded = item.encoded.result()
         segment, table, data = self._ready()
-        self._append(segment, self.continuity.before(frame.number, frame.t_arrival, self.cause))
+        self._append(segment, self.continuity.before(item.number, item.t_arrival, self.cause))
         self.cause = Cause.SOURCE
         offset = (table.rows, *(0 for _ in self.stream.shape))
-        segment.chunk(data.path, offset, encoded.stored, encoded.mask, encoded.digest, frame.t_arrival, table.rows + 1, frame.number)
-        table.append(item.columns, frame.t_arrival)
+        segment.chunk(data.path, offset, encoded.stored, encoded.mask, encoded.digest, item.t_arrival, table.rows + 1, item.number)
+        table.append_row(item.row, item.t_arrival)
         segment.settle(item, self._mark(), self.continuity.last)
 
     def _note(self, item: GapItem | ResetItem) -> None:
@@ -107,11 +106,10 @@ class FrameSeries(Series):
         return {} if last is None or last < 0 else {self.stream.key: last}
 
     def _mark(self) -> Mark:
-        return replace(self.continuity), self.cause
+        return self.continuity.last, self.continuity.last_time, self.cause
 
     def _rewind(self, mark: Mark) -> None:
-        continuity, self.cause = mark
-        self.continuity = replace(continuity, step=self.stream.step)
+        self.continuity.last, self.continuity.last_time, self.cause = mark
         if self.segment is None:
             self._table = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -27,11 +28,15 @@ class Encoded:
 
 @dataclass(slots=True)
 class FrameItem:
-    """One frame on its way. ``columns`` are the companions of the layout; ``encoded`` is the encoder thread's result."""
+    """One frame on its way, without its raw data, which only the encoder needs.
+
+    ``row`` are the companions of the layout, packed; ``encoded`` is the encoder thread's result; ``t_arrival`` UTC ns.
+    """
 
     stream: Stream
-    frame: Frame
-    columns: Sequence[npt.NDArray[Any]]
+    number: int
+    t_arrival: int
+    row: bytes
     encoded: Future[Encoded]
     finished: Callable[[], None]
     n: int = 1
@@ -41,11 +46,6 @@ class FrameItem:
     def key(self) -> str:
         """The stream's key."""
         return self.stream.key
-
-    @property
-    def t_arrival(self) -> int:
-        """UTC ns."""
-        return self.frame.t_arrival
 
     def done(self) -> None:
         """Durable: buffer and room may be used again."""
@@ -58,8 +58,11 @@ class FrameItem:
         self.done()
 
 
-def frame_columns(frame: Frame) -> list[npt.NDArray[Any]]:
-    """The companion columns of a frame: number, three times, valid, status; each of length 1.
+_ROW = struct.Struct("<QqqqBI")
+
+
+def frame_row(frame: Frame) -> bytes:
+    """The companions of a frame as one row of the layout, packed: number, three times, valid, status.
 
     Raises:
         ValueError: a number or a time does not fit its column.
@@ -67,9 +70,8 @@ def frame_columns(frame: Frame) -> list[npt.NDArray[Any]]:
     if not 0 <= frame.number < NO_SEQ:
         raise ValueError(f"frame number {frame.number}: 0 to 2^64-2")
     try:
-        times = [np.array([t], "<i8") for t in (frame.t_source, frame.t_server, frame.t_arrival)]
-        return [np.array([frame.number], "<u8"), *times, np.array([int(frame.valid)], "|u1"), np.array([frame.status], "<u4")]
-    except OverflowError as error:
+        return _ROW.pack(frame.number, frame.t_source, frame.t_server, frame.t_arrival, frame.valid, frame.status)
+    except struct.error as error:
         raise ValueError(f"frame {frame.number}: {error}") from error
 
 

@@ -24,7 +24,7 @@ from edge_agent.codec import Buffers, encoder
 from edge_agent.codec.buffers import rounded
 from edge_agent.errors import DiskError
 from edge_agent.record.items import Encoded
-from edge_agent.record.room import Room
+from edge_agent.record.room import PER_ITEM, Charge, Room
 from edge_agent.record.segment_writer import SegmentWriter
 from edge_agent.record.series import Series
 
@@ -43,11 +43,11 @@ class Recorder:
     """Threads and bounds shared by all series of the agent."""
 
     def __init__(self, *, encoders: int = 2, room: int = 128 << 20) -> None:
-        """Start the threads. ``room`` bounds raw bytes that are not durable yet; encoded bytes get as much again."""
+        """Start the threads. ``room`` bounds what is not durable yet: raw bytes, then encoded ones; buffers get twice as much."""
         self.room = Room(room)
         self.latencies: list[float] = []
         self.commits = 0
-        self._buffers = Buffers(3 * room)  # sizes are rounded up to powers of two
+        self._buffers = Buffers(2 * room)
         self._encoders = ThreadPoolExecutor(encoders, "encode")
         self._syncs = ThreadPoolExecutor(4, "sync")
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -60,17 +60,18 @@ class Recorder:
         self._writer.start()
         self._committer.start()
 
-    def encode(self, codec: str, data: npt.NDArray[Any]) -> Future[Encoded]:
-        """Encode and hash one frame in an encoder thread."""
-        return self._encoders.submit(self._encode, codec, data)
+    def encode(self, codec: str, data: npt.NDArray[Any], charge: Charge) -> Future[Encoded]:
+        """Encode and hash one frame in an encoder thread; then only what is stored of it takes room."""
+        return self._encoders.submit(self._encode, codec, data, charge)
 
-    def _encode(self, codec: str, data: npt.NDArray[Any]) -> Encoded:
+    def _encode(self, codec: str, data: npt.NDArray[Any], charge: Charge) -> Encoded:
         chosen = encoder(codec)
         bound = chosen.bound(data.nbytes, data.dtype.itemsize)
         view, release = self._buffer(bound)
         try:
             size, mask = chosen.encode(np.ascontiguousarray(data), view, data.dtype.itemsize)
             stored = view[:size]
+            charge.shrink(size + PER_ITEM)
             return Encoded(stored, mask, hashlib.sha256(stored).digest(), release)
         except BaseException:
             release()

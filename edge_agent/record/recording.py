@@ -11,18 +11,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
-
-import numpy.typing as npt
 
 from edge_agent.model import NO_SEQ, Block, Cause, FileItem, Frame, Gap, Reset, Stream
 from edge_agent.record.adopt import adopt, discard_unfinished
 from edge_agent.record.file_series import FileSeries
 from edge_agent.record.frame_series import FrameSeries
 from edge_agent.record.gate import Gate
-from edge_agent.record.items import AdoptedItem, FrameItem, GapItem, ResetItem, checked, frame_columns, rows_item
+from edge_agent.record.items import AdoptedItem, FrameItem, GapItem, ResetItem, checked, frame_row, rows_item
 from edge_agent.record.recorder import Recorder
-from edge_agent.record.room import PER_ITEM
+from edge_agent.record.room import PER_ITEM, Charge
 from edge_agent.record.row_series import OWN_STREAMS, RowSeries
 from edge_agent.record.series import FRAME_LIMITS, ROW_LIMITS, Limits, RunState, Series
 from edge_agent.segment.layout import codec_of
@@ -56,28 +53,29 @@ class FrameChannel:
         stream, data = self.stream, frame.data
         if data.shape != stream.shape or data.dtype.str != stream.dtype:
             raise ValueError(f"{stream.key}: a frame {data.shape} {data.dtype.str}, the stream says {stream.shape} {stream.dtype}")
-        columns = frame_columns(frame)
+        row = frame_row(frame)
         if not self._gate.enter():
             _late(stream, f"frame {frame.number}")
             return False
         try:
             with self._lock:
-                return self._take(frame, columns)
+                return self._take(frame, row)
         finally:
             self._gate.leave()
 
-    def _take(self, frame: Frame, columns: list[npt.NDArray[Any]]) -> bool:
+    def _take(self, frame: Frame, row: bytes) -> bool:
         size = frame.data.nbytes + PER_ITEM
         if not self.recorder.room.try_enter(size):
             self._refuse(frame)
             return False
+        charge = Charge(self.recorder.room, size)
         try:
-            encoded = self.recorder.encode(codec_of(self.stream), frame.data)
+            encoded = self.recorder.encode(codec_of(self.stream), frame.data, charge)
         except BaseException:
-            self.recorder.room.leave(size)
+            charge.leave()
             raise
         self._declare()
-        item = FrameItem(self.stream, frame, columns, encoded, lambda: self.recorder.room.leave(size))
+        item = FrameItem(self.stream, frame.number, frame.t_arrival, row, encoded, charge.leave)
         self.recorder.submit(lambda: self.series.write(item))
         return True
 

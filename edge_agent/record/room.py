@@ -59,6 +59,26 @@ class Room:
                 loop.call_soon_threadsafe(_resolve, waiter)
 
 
+class Charge:
+    """What one item holds of the room: its raw bytes, then no more than what is stored of it, at last nothing."""
+
+    __slots__ = ("_room", "_size")
+
+    def __init__(self, room: Room, size: int) -> None:
+        """``size`` bytes that `Room.try_enter` granted."""
+        self._room, self._size = room, size
+
+    def shrink(self, size: int) -> None:
+        """Keep only ``size`` bytes, where that is less."""
+        if size < self._size:
+            self._room.leave(self._size - size)
+            self._size = size
+
+    def leave(self) -> None:
+        """Give all of it back."""
+        self._room.leave(self._size)
+
+
 def _resolve(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)

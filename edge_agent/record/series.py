@@ -326,7 +326,7 @@ def _missing(item: Item, error: Exception) -> GapItem | None:
     """What to declare for an item that could not be written; None where the caller is told instead."""
     detail = f"could not be recorded: {type(error).__name__}"
     if isinstance(item, FrameItem):
-        number, t_ns = item.frame.number, item.t_arrival
+        number, t_ns = item.number, item.t_arrival
         return GapItem(item.stream, Gap(Cause.OVERLOAD, number, number, 1, t_ns, t_ns, detail), refused=True)
     if isinstance(item, RowsItem):
         return GapItem(item.stream, Gap(Cause.OVERLOAD, None, None, item.n, item.t_arrival, item.t_arrival, detail))

@@ -31,6 +31,7 @@ class Table:
     _columns: list[npt.NDArray[Any]] = field(init=False)
     _arrival: int = field(init=False, default=0)
     _signed: int = field(init=False, default=0)
+    _packed: bytearray = field(init=False, default_factory=bytearray)
 
     def __post_init__(self) -> None:
         """Declare the table in the journal and allocate one chunk of rows."""
@@ -64,10 +65,30 @@ class Table:
             if self.rows % self.layout.chunk == 0:
                 self._write(self.rows - self.layout.chunk)
 
+    def append_row(self, packed: bytes, t_arrival: int) -> None:
+        """Add one row of scalars, packed in the order and the dtypes of the columns: what stands beside a frame costs no arrays."""
+        self.segment.rows(self._number, self.rows, 1, (packed,))
+        if not self._packed:
+            self._arrival = t_arrival
+        self._packed += packed
+        self.rows += 1
+        if self.rows % self.layout.chunk == 0:
+            self._unpack()
+            self._packed.clear()
+            self._write(self.rows - self.layout.chunk)
+
+    def _unpack(self) -> None:
+        """Spread the packed rows of the open chunk over the columns; a table gets its rows in one of the two ways only."""
+        if self._packed:
+            rows = np.frombuffer(bytes(self._packed), [(c.name, c.dtype) for c in self.layout.columns])
+            for column, target in zip(self.layout.columns, self._columns, strict=True):
+                target[: len(rows)] = rows[column.name]
+
     def flush(self) -> None:
         """Write the last, partly filled chunk, padded with zeros."""
         filled = self.rows % self.layout.chunk
         if filled:
+            self._unpack()
             for column in self._columns:
                 column[filled:] = np.zeros((), column.dtype)
             self._write(self.rows - filled)
@@ -77,6 +98,7 @@ class Table:
         first = max(self._signed, self.rows - self.rows % self.layout.chunk)
         n = self.rows - first
         if n:
+            self._unpack()
             start = first % self.layout.chunk
             digest = hashlib.sha256()
             for column in self._columns:

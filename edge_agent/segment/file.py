@@ -21,6 +21,9 @@ from edge_agent.storage.file_object import FileObject
 
 log = logging.getLogger(__name__)
 
+AHEAD = 256
+"""Rows by which a dataset of one row a chunk grows beyond what is written: growing costs HDF5 more than a write's book-keeping."""
+
 
 class SegmentFile:
     """A segment file open for writing."""
@@ -33,6 +36,7 @@ class SegmentFile:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.chunks: dict[str, int] = {}
         self._offsets: dict[str, dict[tuple[int, ...], tuple[int, int, int]]] = {}
+        self._grown: dict[str, int] = {}
         self._source = storage.hdf5(path, create=True)
         self._file = hdf5.create(self._source)
         self._datasets: dict[str, h5py.Dataset] = {}
@@ -56,6 +60,7 @@ class SegmentFile:
                 self.shapes[path] = dataset.shape
                 self.chunks[path] = 0
                 self._offsets[path] = {}
+                self._grown[path] = dataset.shape[0]
 
     def write_chunk(self, path: str, offset: tuple[int, ...], stored: bytes | memoryview, filter_mask: int, rows: int) -> int:
         """Append one chunk; returns the byte offset of its stored bytes in the file.
@@ -67,10 +72,12 @@ class SegmentFile:
             filter_mask: bit n set: filter n was not applied.
             rows: length of the dataset along its first axis afterwards.
         """
-        dataset = self._datasets[path]
-        shape = (rows, *dataset.shape[1:])
-        dataset.id.set_extent(shape)
-        self.shapes[path] = shape
+        dataset, tail = self._datasets[path], self.shapes[path][1:]
+        self.shapes[path] = (rows, *tail)
+        if rows > self._grown[path]:
+            # In strides where a chunk is one row: what is too much is taken back at the end, at a chunk's edge, so no chunk is touched.
+            self._grown[path] = rows + (AHEAD if self.dsds[path].chunk[0] == 1 else 0)
+            dataset.id.set_extent((self._grown[path], *tail))
         before = self._file.id.get_filesize()
         dataset.id.write_direct_chunk(offset, stored, filter_mask)
         size = len(stored)
@@ -91,6 +98,8 @@ class SegmentFile:
             IntegrityError: it does not; the file must not be used.
         """
         for path, dataset in self._datasets.items():
+            if self._grown[path] != self.shapes[path][0]:
+                dataset.id.set_extent(self.shapes[path])
             if hdf5.chunk_offsets(dataset) != self._offsets[path]:
                 raise IntegrityError(
                     f"HDF5's chunk index of {path} is not what was written",

@@ -318,7 +318,7 @@ async def test_last_known_values_are_written_and_not_counted(rig: Make, kit: Any
         ({"data": np.zeros((16, 24), "<f4")}, r"a frame \(16, 24\) <f4"),
         ({"number": -1}, "frame number -1"),
         ({"number": 2**64 - 1}, "frame number 18446744073709551615"),
-        ({"t_source": 2**63}, "frame 1: .*out of bounds|frame 1: .*too"),
+        ({"t_source": 2**63}, "frame 1: .*(out of range|too large)"),
         ({"status": -1}, "frame 1: "),
     ],
 )
