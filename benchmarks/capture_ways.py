@@ -188,7 +188,7 @@ def _feed(room: Any, inlets: Any, data: frames.Frames, seconds: float) -> tuple[
     watch = Watch()
     while watch() < seconds:
         if room.used + size > room.limit:
-            time.sleep(0.0005)
+            time.sleep(0.004)
             continue
         now = time.time_ns()
         taken = inlets[offered % len(inlets)].offer(Frame(data[offered % len(data)], offered // len(inlets), now, now))

@@ -39,7 +39,7 @@ class FrameSeries(Series):
 
     def _prepare(self, item: Item) -> None:
         if isinstance(item, FrameItem):
-            item.encoded.result()
+            item.result()
 
     def _write(self, item: Item) -> None:
         if isinstance(item, FrameItem):
@@ -52,7 +52,7 @@ class FrameSeries(Series):
         if item.stream is not self.stream:
             # It waited for its turn while another description came.
             self.describe(item.stream)
-        encoded = item.encoded.result()
+        encoded = item.result()
         segment, table, data = self._ready()
         self._append(segment, self.continuity.before(item.number, item.t_arrival, self.cause))
         self.cause = Cause.SOURCE
@@ -60,6 +60,7 @@ class FrameSeries(Series):
         segment.chunk(data.path, offset, encoded.stored, encoded.mask, encoded.digest, item.t_arrival, table.rows + 1, item.number)
         table.append_row(item.row, item.t_arrival)
         segment.settle(item, self._mark(), self.continuity.last)
+        item.written()
 
     def _note(self, item: GapItem | ResetItem) -> None:
         # The segment first: its OPEN says where the counter stood before.

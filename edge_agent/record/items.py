@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -14,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.model import NO_SEQ, NO_TIME, Block, FileItem, Frame, Gap, Reset, Stream, Valid
+from edge_agent.record.room import PER_ITEM, Charge
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Encoded:
     """An encoded frame: stored bytes, HDF5 filter mask, SHA-256 of the stored bytes, and how to give the buffer back."""
 
@@ -28,17 +28,20 @@ class Encoded:
 
 @dataclass(slots=True)
 class FrameItem:
-    """One frame on its way, without its raw data, which only the encoder needs.
+    """One frame on its way. Until it is durable it is held in one of two forms, so that no failing disk can take it.
 
-    ``row`` are the companions of the layout, packed; ``encoded`` is the encoder thread's result; ``t_arrival`` UTC ns.
+    An encoder thread sets ``encoded`` and ``again`` (encodes it once more, from its raw data), or ``failed``. Once it is written, one of
+    the two forms is let go of. ``row`` are the companions of the layout, packed; ``t_arrival`` is UTC ns.
     """
 
     stream: Stream
     number: int
     t_arrival: int
     row: bytes
-    encoded: Future[Encoded]
-    finished: Callable[[], None]
+    charge: Charge
+    encoded: Encoded | None = None
+    again: Callable[[], Encoded] | None = None
+    failed: Exception | None = None
     n: int = 1
     entered: float = field(default_factory=time.monotonic)
 
@@ -47,11 +50,44 @@ class FrameItem:
         """The stream's key."""
         return self.stream.key
 
+    @property
+    def ready(self) -> bool:
+        """Whether an encoder is done with it."""
+        return self.encoded is not None or self.failed is not None
+
+    def result(self) -> Encoded:
+        """The encoded frame.
+
+        Raises:
+            Exception: what kept it from being encoded.
+        """
+        if self.encoded is None:
+            if self.again is None:
+                raise self.failed or RuntimeError(f"frame {self.number} is not encoded yet")
+            self.encoded = self.again()
+        return self.encoded
+
+    def written(self) -> None:
+        """It is in the file, and not yet durable: one of the two forms is enough now.
+
+        While little waits for the disk, the raw data waits, and the buffer is used again while a core's cache has it; else the stored
+        bytes wait, which are fewer.
+        """
+        if self.encoded is None:
+            return
+        if self.again is not None and self.charge.keep():
+            self.encoded.release()
+            self.encoded = None
+        else:
+            self.again = None
+            self.charge.shrink(len(self.encoded.stored) + PER_ITEM)
+
     def done(self) -> None:
         """Durable: buffer and room may be used again."""
-        if self.encoded.exception() is None:
-            self.encoded.result().release()
-        self.finished()
+        if self.encoded is not None:
+            self.encoded.release()
+        self.encoded = self.again = None
+        self.charge.leave()
 
     def drop(self) -> None:
         """Not recorded: buffer and room may be used again all the same."""

@@ -1,31 +1,32 @@
-"""The recorder: encoder threads, one writer thread, one commit thread (docs/recording.md).
+"""The recorder: encoder threads, a line of jobs, one commit thread (docs/recording.md).
 
-Frames are encoded and hashed in encoder threads, in parallel; the writer thread takes everything in the order in which it was offered and
-owns HDF5; the commit thread makes it durable: both syncs of a segment run in parallel, and the next commit begins 5 ms after the last one
-ended. Room is bounded by bytes that are not durable yet: `try_enter` refuses, so a slow disk is felt at the inlets and nowhere else.
-Invariant: neither thread ends before `stop`, whatever an item, a callback or the disk does.
+Frames are encoded and hashed in encoder threads, in parallel; everything is written in the order in which it was offered, one item at a
+time, by the thread that finds it ready (`Line`): HDF5 belongs to whoever has the turn. The commit thread makes it durable: the syncs of
+all segments run in parallel, and the next commit begins 5 ms after the last one ended. Room is bounded by bytes that are not durable yet:
+`try_enter` refuses, so a slow disk is felt at the inlets and nowhere else. Invariant: no thread ends before `stop`, whatever an item, a
+callback or the disk does.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import logging
-import queue
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
-from edge_agent.codec import Buffers, encoder
-from edge_agent.codec.buffers import rounded
 from edge_agent.errors import DiskError
-from edge_agent.record.items import Encoded
-from edge_agent.record.room import PER_ITEM, Charge, Room
-from edge_agent.record.segment_writer import SegmentWriter
+from edge_agent.record.encoding import Encoders
+from edge_agent.record.items import FrameItem
+from edge_agent.record.line import Line
+from edge_agent.record.room import Room
+from edge_agent.record.segment_writer import Sample, SegmentWriter
 from edge_agent.record.series import Series
 
 log = logging.getLogger(__name__)
@@ -42,51 +43,32 @@ PATIENCE = 10.0
 class Recorder:
     """Threads and bounds shared by all series of the agent."""
 
-    def __init__(self, *, encoders: int = 2, room: int = 128 << 20) -> None:
-        """Start the threads. ``room`` bounds what is not durable yet: raw bytes, then encoded ones; buffers get twice as much."""
+    def __init__(self, *, encoders: int | None = None, room: int = 128 << 20) -> None:
+        """Start the threads, by default one encoder a core. ``room`` bounds what is not durable yet; buffers get as much."""
         self.room = Room(room)
         self.latencies: list[float] = []
         self.commits = 0
-        self._buffers = Buffers(2 * room)
-        self._encoders = ThreadPoolExecutor(encoders, "encode")
         self._syncs = ThreadPoolExecutor(4, "sync")
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._series: list[Series] = []
+        self._ended = False
         self._stopping = threading.Event()
         self._warned = float("-inf")
         self._work = threading.Event()
+        self._line = Line(self._failed, self._work.set)
+        self._encoders = Encoders(encoders or max(2, os.cpu_count() or 2), room, self._line.advance)
         self._writer = threading.Thread(target=self._write_loop, name="writer", daemon=True)
         self._committer = threading.Thread(target=self._commit_loop, name="commit", daemon=True)
         self._writer.start()
         self._committer.start()
 
-    def encode(self, codec: str, data: npt.NDArray[Any], charge: Charge) -> Future[Encoded]:
-        """Encode and hash one frame in an encoder thread; then only what is stored of it takes room."""
-        return self._encoders.submit(self._encode, codec, data, charge)
-
-    def _encode(self, codec: str, data: npt.NDArray[Any], charge: Charge) -> Encoded:
-        chosen = encoder(codec)
-        bound = chosen.bound(data.nbytes, data.dtype.itemsize)
-        view, release = self._buffer(bound)
-        try:
-            size, mask = chosen.encode(np.ascontiguousarray(data), view, data.dtype.itemsize)
-            stored = view[:size]
-            charge.shrink(size + PER_ITEM)
-            return Encoded(stored, mask, hashlib.sha256(stored).digest(), release)
-        except BaseException:
-            release()
-            raise
-
-    def _buffer(self, nbytes: int) -> tuple[memoryview, Callable[[], None]]:
-        """A buffer, and how to give it back; an item larger than the pool passes the room alone and gets its own."""
-        if rounded(nbytes) > self._buffers.limit:
-            return memoryview(bytearray(nbytes)), lambda: None
-        lease = self._buffers.take(nbytes)
-        return lease.view, lease.release
+    def encode(self, item: FrameItem, codec: str, data: npt.NDArray[Any], write: Callable[[FrameItem], None]) -> None:
+        """Encode and hash one frame in an encoder thread, then ``write`` it in its turn."""
+        self._line.put(partial(write, item), item)
+        self._encoders.put(item, codec, data)
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Run ``job`` on the writer thread, after everything submitted before."""
-        self._jobs.put(job)
+        """Do ``job`` after everything submitted before, with nothing else at the same time."""
+        self._line.put(job)
 
     def call(self, job: Callable[[], T]) -> Future[T]:
         """Like `submit`, with a result. The job is done even if nobody waits for the result any more."""
@@ -104,20 +86,20 @@ class Recorder:
                 if wanted:
                     future.set_result(result)
 
-        self._jobs.put(run)
+        self._line.put(run)
         return future
 
     def attach(self, series: Series) -> None:
-        """Commit and tick this series from now on (writer thread)."""
+        """Commit and tick this series from now on (in a job)."""
         self._series.append(series)
 
     def detach(self, series: Series) -> None:
-        """Stop doing so (writer thread)."""
+        """Stop doing so (in a job)."""
         if series in self._series:
             self._series.remove(series)
 
     def wait_for_disk(self, error: DiskError) -> None:
-        """Pause the writer after a disk error; inlets push back meanwhile.
+        """Pause the line after a disk error; inlets push back meanwhile.
 
         Raises:
             DiskError: the recorder is stopping and its patience is over.
@@ -130,8 +112,8 @@ class Recorder:
             raise error
 
     def alive(self) -> bool:
-        """Whether the writer and the commit thread live."""
-        return self._writer.is_alive() and self._committer.is_alive()
+        """Whether all threads live."""
+        return self._writer.is_alive() and self._committer.is_alive() and self._encoders.alive()
 
     def stop(self, patience: float = PATIENCE) -> None:
         """Drain, then end the threads. Series must be rolled before.
@@ -139,7 +121,7 @@ class Recorder:
         Args:
             patience: seconds for which a disk that refuses is still asked; what is not durable by then was never acknowledged.
         """
-        self._jobs.put(None)
+        self._line.put(self._end)
         self._writer.join(patience)
         self._stopping.set()
         self._writer.join()
@@ -147,28 +129,31 @@ class Recorder:
             log.error("stopped with %d bytes that the disk did not take", self.room.used, extra={"code": "NOT_DURABLE"})
         self._work.set()
         self._committer.join()
-        self._encoders.shutdown()
+        self._encoders.stop()
         self._syncs.shutdown()
 
+    def _end(self) -> None:
+        self._ended = True
+        self._line.woken.set()
+
+    def _failed(self, error: Exception) -> None:
+        """One bad item must not stop the others; its stream shows the hole as a gap or in the ledger."""
+        if not (self._stopping.is_set() and isinstance(error, DiskError)):
+            log.error("recording an item failed", exc_info=error)
+
     def _write_loop(self) -> None:
+        """Do what no encoder comes back for, and let the series look at their segments now and then."""
         ticked = time.monotonic()
-        while True:
-            try:
-                job = self._jobs.get(timeout=TICK)
-                if job is None:
-                    return
-                job()
-            except queue.Empty:
-                pass
-            except Exception as error:
-                # One bad item must not stop the others; the item's stream shows the hole as a gap or in the ledger.
-                if not (self._stopping.is_set() and isinstance(error, DiskError)):
-                    log.exception("recording an item failed")
-            self._work.set()
+        while not self._ended:
+            self._line.woken.wait(TICK)
+            self._line.woken.clear()
+            self._line.advance()
             if time.monotonic() - ticked > TICK:
                 ticked = time.monotonic()
-                for series in list(self._series):
-                    self._tick(series)
+                with self._line.alone():
+                    for series in list(self._series):
+                        self._tick(series)
+                self._work.set()
 
     def _tick(self, series: Series) -> None:
         try:
@@ -180,27 +165,38 @@ class Recorder:
         while not self._stopping.is_set():
             self._work.wait()
             self._work.clear()
-            segments = [s.segment for s in list(self._series)]
-            for segment in segments:
-                if segment is not None and segment.failed is None and segment.dirty():
-                    self._commit(segment)
+            found = [series.segment for series in list(self._series)]
+            self._commit([s for s in found if s is not None and s.failed is None and s.dirty()])
             self._stopping.wait(COMMIT_PAUSE)
 
-    def _commit(self, segment: SegmentWriter) -> None:
-        """One commit of one segment: acknowledge the point sampled before both syncs began."""
-        with segment.committing:
-            if segment.released:
-                return
-            try:
-                sample = segment.sample()
-                syncs = [self._syncs.submit(segment.sync_payload), self._syncs.submit(segment.sync_journal)]
+    def _commit(self, segments: Sequence[SegmentWriter]) -> None:
+        """One commit of all segments: for each, acknowledge the point sampled before any of the syncs began."""
+        with contextlib.ExitStack() as held:
+            begun: list[tuple[SegmentWriter, Sample, list[Future[None]]]] = []
+            for segment in segments:
+                held.enter_context(segment.committing)
+                if segment.released:
+                    continue
+                try:
+                    sample = segment.sample()
+                    syncs = [self._syncs.submit(segment.sync_payload), self._syncs.submit(segment.sync_journal)]
+                except Exception as error:
+                    _given_up(segment, error)
+                else:
+                    begun.append((segment, sample, syncs))
+            for segment, sample, syncs in begun:
                 wait(syncs)
-                for sync in syncs:
-                    sync.result()
-            except Exception as error:
-                if segment.failed is None:
-                    segment.failed = DiskError("A commit failed", why=str(error), code="COMMIT_FAILED")
-                    log.exception("segment %s: a commit failed; its series goes on in another", segment.name)
-                return
-            self.latencies = (self.latencies + segment.confirm(sample))[-2000:]
-            self.commits += 1
+                try:
+                    for sync in syncs:
+                        sync.result()
+                    self.latencies = (self.latencies + segment.confirm(sample))[-2000:]
+                    self.commits += 1
+                except Exception as error:
+                    _given_up(segment, error)
+
+
+def _given_up(segment: SegmentWriter, error: Exception) -> None:
+    """A commit failed: unless the segment knows already, because its disk said so, it is told."""
+    if segment.failed is None:
+        segment.failed = DiskError("A commit failed", why=str(error), code="COMMIT_FAILED")
+        log.error("segment %s: a commit failed; its series goes on in another", segment.name, exc_info=error)

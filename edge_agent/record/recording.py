@@ -68,15 +68,10 @@ class FrameChannel:
         if not self.recorder.room.try_enter(size):
             self._refuse(frame)
             return False
-        charge = Charge(self.recorder.room, size)
-        try:
-            encoded = self.recorder.encode(codec_of(self.stream), frame.data, charge)
-        except BaseException:
-            charge.leave()
-            raise
         self._declare()
-        item = FrameItem(self.stream, frame.number, frame.t_arrival, row, encoded, charge.leave)
-        self.recorder.submit(lambda: self.series.write(item))
+        charge = Charge(self.recorder.room, size)
+        item = FrameItem(self.stream, frame.number, frame.t_arrival, row, charge)
+        self.recorder.encode(item, codec_of(self.stream), frame.data, self.series.write)
         return True
 
     def gap(self, gap: Gap) -> None:

@@ -17,6 +17,8 @@ class Room:
         """``limit`` in bytes; one item larger than it passes when nothing else is on its way."""
         self.limit = limit
         self.used = 0
+        self.kept = 0
+        """Bytes of raw frames that are written and wait for the disk."""
         self._lock = threading.Lock()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
@@ -44,11 +46,22 @@ class Room:
                 self._wake()
             await waiter
 
-    def leave(self, size: int) -> None:
-        """Give ``size`` bytes back."""
+    def try_keep(self, size: int) -> bool:
+        """Count ``size`` bytes as kept, or say no."""
+        with self._lock:
+            if self.kept + size > self.limit // 2:
+                return False
+            self.kept += size
+            return True
+
+    def leave(self, size: int, kept: int = 0) -> None:
+        """Give ``size`` bytes back, of which ``kept`` were kept."""
         with self._lock:
             self.used -= size
-        self._wake()
+            self.kept -= kept
+            waited = bool(self._waiters)
+        if waited:
+            self._wake()
 
     def _wake(self) -> None:
         with self._lock:
@@ -60,13 +73,18 @@ class Room:
 
 
 class Charge:
-    """What one item holds of the room: its raw bytes, then no more than what is stored of it, at last nothing."""
+    """What one frame holds of the room: its raw bytes, or what is stored of it, at last nothing. Owned by whoever works on the frame."""
 
-    __slots__ = ("_room", "_size")
+    __slots__ = ("_room", "_shared", "_size")
 
     def __init__(self, room: Room, size: int) -> None:
         """``size`` bytes that `Room.try_enter` granted."""
-        self._room, self._size = room, size
+        self._room, self._size, self._shared = room, size, False
+
+    def keep(self) -> bool:
+        """Whether all of it may be kept until it is durable: while frames that are written and kept so take at most half of the room."""
+        self._shared = self._room.try_keep(self._size)
+        return self._shared
 
     def shrink(self, size: int) -> None:
         """Keep only ``size`` bytes, where that is less."""
@@ -76,7 +94,7 @@ class Charge:
 
     def leave(self) -> None:
         """Give all of it back."""
-        self._room.leave(self._size)
+        self._room.leave(self._size, kept=self._size if self._shared else 0)
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:

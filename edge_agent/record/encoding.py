@@ -1,0 +1,99 @@
+"""Encoder threads: a raw frame becomes stored bytes and their SHA-256, in parallel, in buffers that are used again.
+
+Frames are taken in order, each together with its buffer: a later frame never holds the buffer that an earlier one waits for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.codec import Buffers, Lease, encoder
+from edge_agent.codec.buffers import rounded
+from edge_agent.record.items import Encoded, FrameItem
+
+
+class _Raw(NamedTuple):
+    item: FrameItem
+    codec: str
+    data: npt.NDArray[Any]
+
+
+class Encoders:
+    """See the module. ``advance`` is called after each frame, in its thread."""
+
+    def __init__(self, threads: int, limit: int, advance: Callable[[], None]) -> None:
+        """Start the threads; ``limit`` bounds the bytes of all buffers together."""
+        self._buffers = Buffers(limit)
+        self._advance = advance
+        self._raw: queue.SimpleQueue[_Raw | None] = queue.SimpleQueue()
+        self._taking = threading.Lock()
+        self._threads = [threading.Thread(target=self._loop, name=f"encode_{n}", daemon=True) for n in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, item: FrameItem, codec: str, data: npt.NDArray[Any]) -> None:
+        """Encode ``data`` for ``item``."""
+        self._raw.put(_Raw(item, codec, data))
+
+    def alive(self) -> bool:
+        """Whether all threads live."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def stop(self) -> None:
+        """End the threads, after everything that was put."""
+        for _ in self._threads:
+            self._raw.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _loop(self) -> None:
+        while self._one():
+            self._advance()
+
+    def _one(self) -> bool:
+        """Encode the next frame, whatever it takes. False: there is none any more."""
+        with self._taking:
+            raw = self._raw.get()
+            if raw is None:
+                return False
+            try:
+                lease = self._lease(_bound(raw.codec, raw.data))
+            except Exception as error:
+                raw.item.failed = error
+                return True
+        try:
+            raw.item.again = partial(_alone, raw.codec, raw.data)
+            raw.item.encoded = _encode(raw.codec, raw.data, lease)
+        except Exception as error:
+            lease.release()
+            raw.item.failed = error
+        return True
+
+    def _lease(self, nbytes: int) -> Lease:
+        """A buffer; an item larger than the pool passes the room alone and gets its own."""
+        pool = self._buffers if rounded(nbytes) <= self._buffers.limit else Buffers(rounded(nbytes))
+        return pool.take(nbytes)
+
+
+def _bound(codec: str, data: npt.NDArray[Any]) -> int:
+    return encoder(codec).bound(data.nbytes, data.dtype.itemsize)
+
+
+def _encode(codec: str, data: npt.NDArray[Any], lease: Lease) -> Encoded:
+    size, mask = encoder(codec).encode(np.ascontiguousarray(data), lease.view, data.dtype.itemsize)
+    stored = lease.view[:size]
+    return Encoded(stored, mask, hashlib.sha256(stored).digest(), lease.release)
+
+
+def _alone(codec: str, data: npt.NDArray[Any]) -> Encoded:
+    """Encode in a buffer outside the pool: after a disk error, when the pool may be empty."""
+    bound = _bound(codec, data)
+    return _encode(codec, data, Buffers(rounded(bound)).take(bound))
