@@ -94,8 +94,8 @@ class WatchedRoom(Room):
         super().__init__(limit)
         self._changed = threading.Condition()
 
-    def leave(self, size: int) -> None:
-        super().leave(size)
+    def leave(self, size: int, kept: int = 0) -> None:
+        super().leave(size, kept)
         with self._changed:
             self._changed.notify_all()
 

@@ -82,7 +82,7 @@ def main(home: Path, agent: str, key: str, first: int) -> None:
     frame_done, rows_done = FrameItem.done, RowsItem.done
 
     def frame_is_durable(item: FrameItem) -> None:
-        say("frame", item.frame.number)
+        say("frame", item.number)
         frame_done(item)
 
     def rows_are_durable(item: RowsItem) -> None:

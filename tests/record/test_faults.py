@@ -76,7 +76,7 @@ def check(run: Any, kit: Any, durable: list[str]) -> None:
     assert files == durable == ["files/scope/x.dat"]
     assert sorted(p.name for p in run.folder.iterdir()) == sorted(["files", *(c.path.name for c in segments if c.size)])
     assert run.room.used == 0
-    assert run.recorder._buffers._held == sum(len(idle) * size for size, idle in run.recorder._buffers._idle.items())
+    assert run.recorder._encoders._buffers._held == sum(len(idle) * size for size, idle in run.recorder._encoders._buffers._idle.items())
 
 
 KINDS = ["open_append", "reopen", "write", "sync_data", "sync_file", "sync_folder", "trim", "rename", "unlink"]
@@ -170,7 +170,7 @@ def test_a_frame_that_cannot_be_encoded_is_declared_and_the_others_are_recorded(
 ) -> None:
     run = rig()
     frames = run.recording.frames(kit.CAMERA)
-    real = run.recorder._buffers.take
+    real = run.recorder._encoders._buffers.take
     calls: list[int] = []
 
     def take(nbytes: int) -> Any:
@@ -179,7 +179,7 @@ def test_a_frame_that_cannot_be_encoded_is_declared_and_the_others_are_recorded(
             raise MemoryError
         return real(nbytes)
 
-    monkeypatch.setattr(run.recorder._buffers, "take", take)
+    monkeypatch.setattr(run.recorder._encoders._buffers, "take", take)
     for number in (1, 2, 3):
         frames.offer(kit.frame(number))
         run.recorder.call(lambda: None).result(20)

@@ -104,7 +104,7 @@ class House:
         await self._still()
         for task in list(self.desk._tasks):
             task.cancel()
-        self.recorder._jobs.put(None)
+        self.recorder.submit(self.recorder._end)
         self.recorder._writer.join()
         for series in self.recorder._series:
             if series.segment is not None:
