@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from edge_agent.record import journal
 from edge_agent.record.adopt import adopt
 from edge_agent.record.file_series import FileSeries
 from edge_agent.record.frame_series import FrameSeries
-from edge_agent.record.items import AdoptedItem, Encoded, FrameItem, GapItem, Item, ResetItem, RowsItem, frame_columns, rows_item
+from edge_agent.record.items import AdoptedItem, Encoded, FrameItem, GapItem, Item, ResetItem, RowsItem, frame_row, rows_item
 from edge_agent.record.recovery import REBUILT, NothingDurable, recover
+from edge_agent.record.room import Charge
 from edge_agent.record.row_series import RowSeries
 from edge_agent.record.segment_writer import JOURNAL, PART, Closed, SegmentWriter
 from edge_agent.record.series import RunState, Series
@@ -60,6 +60,19 @@ class Told:
     files: dict[str, bytes] = field(default_factory=dict)
     durable_files: set[str] = field(default_factory=set)
     crashes: int = 0
+
+
+@dataclass
+class NotedCharge(Charge):
+    """Room for one frame; ``raw``: it is kept raw until it is durable, and not encoded."""
+
+    raw: bool
+    leave: Callable[[], None]
+
+    def keep(self) -> bool:
+        return self.raw
+
+    def shrink(self, size: int) -> None: ...
 
 
 class NotedFrame(FrameItem):
@@ -173,15 +186,13 @@ class Bench:
         """The camera's next frame; ``skip`` numbers are missing before it."""
         self.number += 1 + skip
         number = self.number
-        data = kit.image(number)
-        view = memoryview(data.tobytes())
-        encoded: Future[Encoded] = Future()
-        encoded.set_result(Encoded(view, 0, hashlib.sha256(view).digest(), lambda: None))
+        view = memoryview(kit.image(number).tobytes())
         frame = kit.frame(number)
         self.told.frames.append(number)
-        self._write(
-            self.camera, NotedFrame(kit.CAMERA, frame, frame_columns(frame), encoded, self._note(self.told.durable_frames, number))
-        )
+        charge = NotedCharge(number % 2 == 0, self._note(self.told.durable_frames, number))
+        item = NotedFrame(kit.CAMERA, number, frame.t_arrival, frame_row(frame), charge)
+        item.again = lambda: Encoded(view, 0, hashlib.sha256(view).digest(), lambda: None)
+        self._write(self.camera, item)
 
     def refuse(self, n: int) -> None:
         """``n`` frames come for which there is no room."""
