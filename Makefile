@@ -15,7 +15,7 @@ test: install tools
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile --durations 15
+	$(BIN)/pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder --durations 15
 
 test-slow: install tools
 	$(BIN)/pytest -m slow --timeout 900

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.compat.readers import READERS, read
+
 ROOT = Path(__file__).parents[2]
 NAMES = {"balance", "furnace/Temperature", "furnace/HeaterPower", "ioc/TEMP", "ioc/CURRENT", "ioc/COUNT", "camera", "vendor"}
 KEYS = {"name", "source", "sent", "arrived", "landed", "spooled", "quarantined", "lost", "ignored", "gaps", "same_as_source"}
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 
 def demo(folder: Path, *options: str) -> dict[str, Any]:
@@ -48,10 +50,28 @@ def check(folder: Path, result: dict[str, Any]) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_everything_that_was_sent_lands_signed_and_witnessed_over_https(tmp_path: Path) -> None:
-    result = demo(tmp_path / "demo", "--seconds", "6")
-    check(tmp_path / "demo", result)
+@pytest.fixture(scope="module")
+def over_https(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of a demo, and what it said."""
+    folder = tmp_path_factory.mktemp("https") / "demo"
+    return folder, demo(folder, "--seconds", "6")
+
+
+def test_everything_that_was_sent_lands_signed_and_witnessed_over_https(over_https: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = over_https
+    check(folder, result)
     assert [stream["lost"] for stream in result["streams"]] == [0] * len(NAMES)
+
+
+def test_a_landed_run_reads_the_same_in_every_hdf5_without_the_project(over_https: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = over_https
+    run = folder / "space" / result["runs"][0]["path"]
+    files = sorted([*run.glob("*.h5"), *run.glob("*.nxs")])
+    assert len(files) == 3, "two segments and their master"
+    for path in files:
+        first, *others = (read(version, path) for version in READERS)
+        assert first, path
+        assert all(other == first for other in others), path
 
 
 @pytest.mark.needs("mosquitto")
