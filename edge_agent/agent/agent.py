@@ -325,8 +325,8 @@ class Agent:
         Raises:
             UsageError: no such entry, or no reason.
         """
-        entry = self.spool.quarantine.show(entry_id)
         if reason.strip():
+            entry = self.spool.quarantine.show(entry_id)
             self.agent_log.append(Loss(entry.id, None if entry.item is None else entry.item.run_id, reason, time.time_ns()))
         return self.spool.quarantine.drop(entry_id, reason)
 

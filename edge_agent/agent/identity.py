@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from edge_agent.config.models import Config
 from edge_agent.enrolment import Enrolment, load_enrolment, open_identity, renew
+from edge_agent.enrolment.sealing import sealer_of
 from edge_agent.errors import EdgeAgentError
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def load_credentials(config: Config) -> Credentials:
     Raises:
         ConfigError: the files cannot be read or do not belong together.
     """
-    own = open_identity(config.keys_dir)
+    own = open_identity(config.keys_dir, sealer_of(config.keys.seal))
     return Credentials(own.agent_id, own.key, (own.certificate,), load_enrolment(config.keys_dir))
 
 

@@ -106,6 +106,8 @@ class Keys(Table):
 
     dir: LocalPath | None = None
     """Folder of keys and certificates. Default: "keys" in the folder of the spool."""
+    seal: Literal["file", "system"] = "file"
+    """How the identity key lies there: "file" for its owner only, "system" sealed for this machine (systemd-creds as root; DPAPI)."""
 
 
 class Log(Table):

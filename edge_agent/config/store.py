@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
+from edge_agent.config import dpapi
 from edge_agent.words import t
-
-_UI_FORBIDDEN = 0x1  # CRYPTPROTECT_UI_FORBIDDEN: a service cannot answer a dialogue
 
 
 class Store(Protocol):
@@ -56,7 +55,7 @@ class Dpapi:
 
     def read(self, name: str) -> bytes:
         """Decrypt the file of this name."""
-        return _unprotect((_dpapi_folder() / f"{name}.dpapi").read_bytes())
+        return dpapi.unprotect((_dpapi_folder() / f"{name}.dpapi").read_bytes())
 
     def cure(self, name: str) -> str:
         """The file to make."""
@@ -72,22 +71,3 @@ def system_store() -> Store:
 
 def _dpapi_folder() -> Path:
     return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData"), "edge-agent", "secrets")
-
-
-def _unprotect(data: bytes) -> bytes:
-    if sys.platform == "win32":
-        import ctypes
-        from ctypes import wintypes
-
-        class Blob(ctypes.Structure):
-            _fields_ = (("size", wintypes.DWORD), ("data", ctypes.POINTER(ctypes.c_char)))
-
-        source = Blob(len(data), ctypes.cast(ctypes.create_string_buffer(data, len(data)), ctypes.POINTER(ctypes.c_char)))
-        plain = Blob()
-        if not ctypes.windll.crypt32.CryptUnprotectData(ctypes.byref(source), None, None, None, None, _UI_FORBIDDEN, ctypes.byref(plain)):
-            raise ctypes.WinError()
-        try:
-            return ctypes.string_at(plain.data, plain.size)
-        finally:
-            ctypes.windll.kernel32.LocalFree(plain.data)
-    raise OSError("DPAPI exists on Windows only")

@@ -1,13 +1,14 @@
-"""The identity folder: ``identity.key``, ``identity.pem``; enrolment adds ``tls.pem``, ``root.pem``, ``receipts.pem``, ``enrolled.json``.
+"""The identity folder: ``identity.key`` (sealed: ``.cred``, ``.dpapi``) and ``identity.pem``.
 
-Before enrolment the agent has an id of its own and a self-signed certificate, so it can record and sign at once;
-enrolment keeps both id and key.
+Enrolment adds ``tls.pem``, ``root.pem``, ``receipts.pem``, ``enrolled.json``. Before it the agent has an id of its own and a self-signed
+certificate, so it can record and sign at once; enrolment keeps both id and key.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import logging
 import os
 import secrets
 from dataclasses import dataclass, field
@@ -19,10 +20,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
+from edge_agent.enrolment.sealing import PLAIN, SEALERS, Sealer
 from edge_agent.errors import ConfigError
 from edge_agent.seal import cose
 from edge_agent.seal.keys import AGENT_URN, signing_key, urns
 from edge_agent.wire.words import six_words
+
+log = logging.getLogger(__name__)
 
 _LIFE = dt.timedelta(days=20 * 365)
 
@@ -86,16 +90,22 @@ class Enrolment:
         write_private(self.folder / "enrolled.json", text.encode())
 
 
-def open_identity(folder: Path) -> Identity:
+def open_identity(folder: Path, sealer: Sealer = PLAIN) -> Identity:
     """The identity in a folder, made when there is none.
 
+    Args:
+        folder: the identity folder.
+        sealer: how a new key is stored, and a plain one from now on. A sealed key stays sealed.
+
     Raises:
-        ConfigError: the files cannot be read or do not belong together.
+        ConfigError: the files cannot be read or do not belong together; a new key cannot be sealed.
     """
     if not (folder / "identity.pem").exists() and not (folder / "enrolled.json").exists():
-        _make(folder)
+        _make(folder, sealer)
     try:
-        key = load_pem_private_key((folder / "identity.key").read_bytes(), None)
+        found, stored = _stored_key(folder)
+        pem = found.unseal(stored)
+        key = load_pem_private_key(pem, None)
         certificate = x509.load_pem_x509_certificate((folder / "identity.pem").read_bytes())
         names = [name for name in urns(certificate) if name.startswith(AGENT_URN)]
         if not isinstance(key, Ed25519PrivateKey) or len(names) != 1:
@@ -105,8 +115,11 @@ def open_identity(folder: Path) -> Identity:
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"The agent's identity in {folder} cannot be read", why=str(error),
-            try_="restore both files from a backup; without one, remove the folder and enrol as a new agent", code="IDENTITY",
+            try_="restore both files from a backup of this machine; without one, remove the folder and enrol as a new agent",
+            code="IDENTITY",
         ) from error  # fmt: skip
+    if found.suffix == PLAIN.suffix != sealer.suffix:
+        _seal_later(folder, sealer, pem)
     return Identity(folder, bytes.fromhex(names[0].removeprefix(AGENT_URN)), key, certificate.public_bytes(Encoding.DER))
 
 
@@ -143,7 +156,39 @@ def write_private(path: Path, data: bytes) -> None:
             os.close(folder)
 
 
-def _make(folder: Path) -> None:
+def _stored_key(folder: Path) -> tuple[Sealer, bytes]:
+    for sealer in SEALERS:
+        path = folder / f"identity.key{sealer.suffix}"
+        if path.exists():
+            return sealer, path.read_bytes()
+    raise FileNotFoundError(f"there is no identity.key in {folder}")
+
+
+def _store_key(folder: Path, sealer: Sealer, pem: bytes) -> None:
+    """Write the key, sealed, and only then take the others away; a crash leaves one that can be read.
+
+    Raises:
+        OSError: it cannot be sealed, or not be unsealed again.
+    """
+    sealed = sealer.seal(pem)
+    if sealer.unseal(sealed) != pem:
+        raise OSError("what was sealed is another thing when it is unsealed")
+    write_private(folder / f"identity.key{sealer.suffix}", sealed)
+    for other in SEALERS:
+        if other.suffix != sealer.suffix:
+            (folder / f"identity.key{other.suffix}").unlink(missing_ok=True)
+
+
+def _seal_later(folder: Path, sealer: Sealer, pem: bytes) -> None:
+    """Seal a key that lies there plain. Capture does not wait for it: what cannot be sealed is used as it is, and said."""
+    try:
+        _store_key(folder, sealer, pem)
+        log.info("the identity key in %s is sealed for this machine now", folder)
+    except OSError as error:
+        log.warning("the identity key in %s is not sealed: %s", folder, error, extra={"code": "IDENTITY_SEAL"})
+
+
+def _make(folder: Path, sealer: Sealer) -> None:
     """Make id, key and self-signed certificate; the certificate is written last, and a key without one is made anew."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     agent_id = secrets.token_bytes(16)
@@ -161,5 +206,11 @@ def _make(folder: Path) -> None:
         .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(AGENT_URN + agent_id.hex())]), critical=False)
         .sign(key, None)
     )
-    write_private(folder / "identity.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    try:
+        _store_key(folder, sealer, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    except OSError as error:
+        raise ConfigError(
+            f"The agent's identity key in {folder} cannot be sealed", why=str(error),
+            try_='run as root where systemd-creds is installed, or say keys = { seal = "file" }', code="IDENTITY_SEAL",
+        ) from error  # fmt: skip
     write_private(folder / "identity.pem", certificate.public_bytes(Encoding.PEM))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge_agent.cli.options import ConfigOption, JsonFlag
 from edge_agent.words import t
+
+if TYPE_CHECKING:
+    from edge_agent.enrolment.sealing import Sealer
 
 
 def register(app: typer.Typer) -> None:
@@ -30,13 +33,15 @@ def enroll(
 
     from edge_agent.cli import output
     from edge_agent.enrolment import enrol, open_identity, read_token, token_words
+    from edge_agent.enrolment.sealing import PLAIN
 
     made = read_token(sys.stdin.read() if token == "-" else token)  # noqa: S105 - a dash is no secret
-    keys = folder or _configured(config)
+    keys, sealer = (folder, PLAIN) if folder is not None else _configured(config)
+    known = open_identity(keys, sealer)
     if not as_json:
         output.say(t("landing service: {url}", url=made.url))
         output.say(t("its words:       {words}", words=token_words(made)))
-        output.say(t("this agent:      {words}", words=open_identity(keys).words))
+        output.say(t("this agent:      {words}", words=known.words))
     identity, enrolment = asyncio.run(enrol(keys, made, name or platform.node() or "edge-agent"))
     if as_json:
         said = {"agent_id": identity.agent_id.hex(), "url": enrolment.url, "service": enrolment.service, "projects": enrolment.projects}
@@ -57,8 +62,10 @@ def enroll(
     return 0
 
 
-def _configured(config: Path | None) -> Path:
+def _configured(config: Path | None) -> tuple[Path, Sealer]:
     from edge_agent.cli.options import config_path
     from edge_agent.config.loading import load
+    from edge_agent.enrolment.sealing import sealer_of
 
-    return load(config_path(config)).keys_dir
+    found = load(config_path(config))
+    return found.keys_dir, sealer_of(found.keys.seal)
