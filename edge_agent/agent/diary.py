@@ -14,7 +14,7 @@ from edge_agent.seal.log_leaf import ConfigChange, Update
 
 
 def config_digest(config: Config) -> bytes:
-    """SHA-256 of the whole configuration as JSON; secrets are masked, so the digest gives no way to guess them."""
+    """SHA-256 of the whole configuration as JSON, which holds no secret: they are named there by where they are."""
     return hashlib.sha256(config.model_dump_json().encode()).digest()
 
 
