@@ -89,11 +89,13 @@ def crashed(run: Any, kit: Any, to: Path) -> Path:
         return shutil.copytree(run.folder, to)
 
 
-def test_recovery_keeps_what_was_signed_early(rig: Any, kit: Any, facility: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("own_streams", "columns"), [(256, 6), (0, 7)], ids=["own group", "shared table"])
+def test_recovery_keeps_what_was_signed_early(rig: Any, kit: Any, facility: Any, tmp_path: Path, own_streams: int, columns: int) -> None:
     run = rig()
+    run.recording.own_streams = own_streams
     folder = crashed(run, kit, tmp_path / "crashed")
     (closed,) = kit.recover_all(folder, facility, run.session.chain)
-    assert early(kit, closed) == [(6, 0, 30)]
+    assert early(kit, closed) == [(columns, 0, 30)]
     kit.check_signed([closed], facility)
     kit.independent_verifier([closed.path], facility.pem(tmp_path))
 
