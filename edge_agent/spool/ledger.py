@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from operator import add, attrgetter
 
 from edge_agent.model import NO_TIME, Gap
 from edge_agent.spool.database import Database
@@ -43,7 +44,7 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         """Field by field."""
-        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Counts(*map(add, _values(self), _values(other)))
 
     def with_gap(self, gap: Gap) -> Counts:
         """These counts and one more gap."""
@@ -51,6 +52,10 @@ class Counts:
             return self + Counts(lost=gap.count, gaps=1)
         known = NO_TIME not in (gap.t_from, gap.t_to)
         return self + Counts(gaps=1, unknown=1, unknown_ns=max(0, gap.t_to - gap.t_from) if known else 0)
+
+
+_values = attrgetter(*(f.name for f in fields(Counts)))
+"""The numbers of a `Counts` in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,31 +100,31 @@ class Ledger:
     def tally(self, key: str, counts: Mapping[str, Counts]) -> None:
         """Set what came under ``key`` (item id, or a name for losses that belong to no segment); the same key again replaces it."""
         with self._db.transaction():
-            for stream, new in counts.items():
-                row = self._db.row(
-                    "SELECT items, lost, gaps, unknown, unknown_ns, ignored FROM tallies WHERE key = ? AND stream = ?", (key, stream)
-                )
-                old = Counts(*row) if row else Counts()
-                change = [getattr(new, f.name) - getattr(old, f.name) for f in fields(Counts)]
-                values = [getattr(new, f.name) for f in fields(Counts)]
-                self._db.run("INSERT OR REPLACE INTO tallies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (key, stream, *values))
-                self._db.run("INSERT OR IGNORE INTO sums (stream) VALUES (?)", (stream,))
-                self._db.run(
-                    "UPDATE sums SET items = items + ?, lost = lost + ?, gaps = gaps + ?, unknown = unknown + ?,"
-                    " unknown_ns = unknown_ns + ?, ignored = ignored + ? WHERE stream = ?",
-                    (*change, stream),
-                )
+            known = self._db.rows("SELECT stream, items, lost, gaps, unknown, unknown_ns, ignored FROM tallies WHERE key = ?", (key,))
+            before = {stream: values for stream, *values in known}
+            nothing = _values(Counts())
+            changes = [
+                (*(b - a for a, b in zip(before.get(stream, nothing), _values(new), strict=True)), stream) for stream, new in counts.items()
+            ]
+            tallies = [(key, stream, *_values(new)) for stream, new in counts.items()]
+            self._db.run_many("INSERT OR REPLACE INTO tallies VALUES (?, ?, ?, ?, ?, ?, ?, ?)", tallies)
+            self._db.run_many("INSERT OR IGNORE INTO sums (stream) VALUES (?)", [(stream,) for stream in counts])
+            self._db.run_many(
+                "UPDATE sums SET items = items + ?, lost = lost + ?, gaps = gaps + ?, unknown = unknown + ?,"
+                " unknown_ns = unknown_ns + ?, ignored = ignored + ? WHERE stream = ?",
+                changes,
+            )
 
     def place(self, item_no: int, new: Place, old: Place | None) -> None:
         """Move the counts of an item from one place to another (``old`` None: it is new)."""
         if new is old:
             return
         with self._db.transaction():
-            for stream, n in self._db.rows("SELECT stream, n FROM item_counts WHERE item_no = ?", (item_no,)):
-                self._db.run("INSERT OR IGNORE INTO sums (stream) VALUES (?)", (stream,))
-                self._db.run(f"UPDATE sums SET {new} = {new} + ? WHERE stream = ?", (n, stream))  # noqa: S608
-                if old is not None:
-                    self._db.run(f"UPDATE sums SET {old} = {old} - ? WHERE stream = ?", (n, stream))  # noqa: S608
+            counts = self._db.rows("SELECT n, stream FROM item_counts WHERE item_no = ?", (item_no,))
+            self._db.run_many("INSERT OR IGNORE INTO sums (stream) VALUES (?)", [(stream,) for _, stream in counts])
+            self._db.run_many(f"UPDATE sums SET {new} = {new} + ? WHERE stream = ?", counts)  # noqa: S608
+            if old is not None:
+                self._db.run_many(f"UPDATE sums SET {old} = {old} - ? WHERE stream = ?", counts)  # noqa: S608
 
     def totals(self, open_counts: Mapping[str, Counts] | None = None) -> dict[str, StreamTotals]:
         """The conservation table.
