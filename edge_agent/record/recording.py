@@ -286,6 +286,8 @@ class Recording:
             raise failure
 
     def _row_series(self) -> RowSeries:
+        if self._rows is not None:
+            return self._rows
         with self._lock:
             if self._rows is None:
                 self._rows = RowSeries(self.state, self.row_limits, self.own_streams, self.known_rows)

@@ -67,10 +67,10 @@ def tag_of(stream: Stream) -> Tag:
     Raises:
         ValueError: a text that is none.
     """
-    said = {name: _json_value(value) for name, value in stream.attributes.items()}
+    said = _json({name: _json_value(value) for name, value in stream.attributes.items()})
     tag = Tag(
         stream.key, _table_name(stream), layout.unit_of(stream), stream.source_uri, stream.source_type, stream.transport, stream.step,
-        json.dumps(said, sort_keys=True, ensure_ascii=False),
+        said,
     )  # fmt: skip
     for said_text in (tag.units, tag.source_uri, tag.source_type, tag.transport, tag.attributes):
         said_text.encode()
@@ -119,6 +119,9 @@ def _table_name(stream: Stream) -> str:
     big = "big" if dtype.str.startswith(">") else ""
     plain = "none" if layout.codec_of(stream) == "none" else ""
     return "_".join(part for part in (dtype.str[1:], big, "counted" if stream.counted else "", plain) if part)
+
+
+_json = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
 
 def _json_value(value: str | int | float) -> str | int | float:
