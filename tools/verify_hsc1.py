@@ -618,7 +618,7 @@ def certificates(ders: list[bytes], what: str) -> list[x509.Certificate]:
     """Parse certificates."""
     try:
         return [x509.load_der_x509_certificate(der) for der in ders]
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise Bad(f"{what}: a certificate cannot be read ({error})") from error
 
 
@@ -680,11 +680,23 @@ def der(raw: bytes) -> list[tuple[int, bytes, bytes]]:
     return found
 
 
+def structure(raw: bytes, tags: str, optional: str = "") -> list[tuple[int, bytes, bytes]]:
+    """The items of some content, which must have these tags (hexadecimal), then some of the optional ones in their order."""
+    items = der(raw)
+    found = bytes(tag for tag, _, _ in items)
+    must, may = bytes.fromhex(tags), iter(bytes.fromhex(optional))
+    want(found[: len(must)] == must and all(tag in may for tag in found[len(must) :]), "has another structure")
+    # An object identifier ends with its last part; versions and serial numbers are not negative.
+    ends = [content[-1:] if tag == 0x06 else content[:1] for tag, content, _ in items if tag in (0x02, 0x06)]
+    want(all(b"" < end < b"\x80" for end in ends), "has another structure")
+    return items
+
+
 def digest_of(algorithm: bytes) -> hashes.HashAlgorithm:
     """The hash of an AlgorithmIdentifier's content."""
-    oid = der(algorithm)[0][2]
-    want(oid in DIGESTS, "uses a hash other than SHA-256, SHA-384 and SHA-512")
-    return DIGESTS[oid]
+    oid, *none = structure(algorithm, "06", "05")
+    want(oid[2] in DIGESTS and all(not n[1] for n in none), "uses a hash other than SHA-256, SHA-384 and SHA-512")
+    return DIGESTS[oid[2]]
 
 
 def hashed(algorithm: hashes.HashAlgorithm, data: bytes) -> bytes:
@@ -695,31 +707,40 @@ def hashed(algorithm: hashes.HashAlgorithm, data: bytes) -> bytes:
 def open_token(token: bytes, stampers: tuple[bytes, ...]) -> tuple[bytes, datetime.datetime]:
     """Check a TimeStampToken: the SHA-256 digest that it is about, and its time. Revocation is not looked up."""
     try:
-        kind, explicit = der(der(token)[0][1])
-        want(kind[2] == SIGNED_DATA and len(der(token)) == 1, "is no CMS SignedData")
-        _, _, content, *rest, signers = der(der(explicit[1])[0][1])
+        ((_, whole, _),) = structure(token, "30")
+        kind, explicit = structure(whole, "06a0")
+        want(kind[2] == SIGNED_DATA, "is no CMS SignedData")
+        _, algorithms, content, *rest, signers = structure(structure(explicit[1], "30")[0][1], "023130", "a0a131")
+        for tag, inner, _ in rest:
+            # The signature of a certificate is a whole number of bytes.
+            want(tag != 0xA0 or all(structure(one, "303003")[2][1][:1] == b"\0" for _, one, _ in der(inner)), "has another structure")
+        for tag, algorithm_used, _ in der(algorithms[1]):
+            want(tag == 0x30 and digest_of(algorithm_used), "has another structure")
         carried = [x509.load_der_x509_certificate(whole) for tag, inner, _ in rest if tag == 0xA0 for _, _, whole in der(inner)]
-        inner_kind, inner = der(content[1])
+        inner_kind, inner = structure(content[1], "06a0")
         want(inner_kind[2] == TST_INFO, "holds no TSTInfo")
-        info = der(inner[1])[0][1]
-        _, _, imprint, _, when, *_ = der(der(info)[0][1])
-        algorithm, digest = der(imprint[1])
+        info = structure(inner[1], "04")[0][1]
+        _, _, imprint, _, when, *_ = structure(structure(info, "30")[0][1], "0206300218", "300102a0a1")
+        algorithm, digest = structure(imprint[1], "3004")
         time = datetime.datetime.strptime(when[1].decode().partition(".")[0].rstrip("Z") + "+0000", "%Y%m%d%H%M%S%z")
-        want(len(der(signers[1])) == 1, "has another number of signers than one")
-        certificate = check_signer(der(der(signers[1])[0][1]), info, carried)
+        want(signers[0] == 0x31, "has no signer")
+        certificate = check_signer(structure(structure(signers[1], "30")[0][1], "023030a03004", "a1"), info, carried)
         want(digest_of(algorithm[1]).name == "sha256" and b32(digest[1]), "is not over a SHA-256 digest")
-    except (ValueError, IndexError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension, InvalidSignature) as error:
+        want(leads(certificate, carried, stampers, time), "no given root vouches for it at its time")
+    except Bad:
+        raise
+    except Exception as error:  # whatever is in it, a token adds nothing and takes nothing away
         raise Bad(f"cannot be read, or its signature is wrong ({type(error).__name__}: {error})") from error
-    want(leads(certificate, carried, stampers, time), "no given root vouches for it at its time")
     return digest[1], time
 
 
 def check_signer(signer: list[tuple[int, bytes, bytes]], info: bytes, carried: list[x509.Certificate]) -> x509.Certificate:
     """Check the one SignerInfo of a token; returns the certificate that signed."""
-    _, name, hash_of_info, attributes, _, signature = signer[:6]
-    issuer, serial = der(name[1])
+    _, name, hash_of_info, attributes, algorithm_of_key, signature = signer[:6]
+    structure(algorithm_of_key[1], "06", "0530")
+    issuer, serial = structure(name[1], "3002")
     same = [c for c in carried if c.issuer.public_bytes() == issuer[2] and c.serial_number == int.from_bytes(serial[1], signed=True)]
-    want(same and attributes[0] == 0xA0, "does not carry the certificate that signed it, or signs no attributes")
+    want(same, "does not carry the certificate that signed it")
     certificate, algorithm = same[0], digest_of(hash_of_info[1])
     values = {kind[2]: der(value[1]) for _, pair, _ in der(attributes[1]) for kind, value in [der(pair)]}
     want([v[2] for v in values.get(CONTENT_TYPE, [])] == [TST_INFO], "signs another type of content")

@@ -20,7 +20,7 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.model import Label
 from edge_agent.provenance.policy import Decision
 from edge_agent.runs.book import RunEntry, Stage
-from edge_agent.runs.papers import TOKEN, WITNESSED, Papers
+from edge_agent.runs.papers import SIDECAR, TOKEN, WITNESSED, Papers
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.receipt import parse_receipts, parse_witness
@@ -54,6 +54,8 @@ class Stamping:
     async def run(self) -> None:
         """For ever: when a run is closed, and twice a minute while a token is missing; less often while the service fails."""
         pause = RETRY_FIRST
+        if self.papers.keeper.spool.fresh:
+            await asyncio.to_thread(self._remember)
         while True:
             self.wake.clear()
             good = await self.round()
@@ -67,7 +69,7 @@ class Stamping:
         """Ask for every token that is wanted; whether the service gave all of them. Ends with its first failure."""
         wanted = await asyncio.to_thread(self.papers.keeper.spool.state.under, WANTED)
         for key, sidecar in wanted.items():
-            entry = self.papers.keeper.book.find(key.removeprefix(WANTED))
+            entry = await asyncio.to_thread(self.papers.keeper.book.find, key.removeprefix(WANTED))
             if entry is None or not self._may(entry):
                 continue
             try:
@@ -89,6 +91,14 @@ class Stamping:
                 await asyncio.to_thread(self.papers.keep_late, entry, name, token)
         if head is not None or entry.stage is Stage.DONE:
             await asyncio.to_thread(self.papers.keeper.spool.state.delete, key)
+
+    def _remember(self) -> None:
+        """The database is new, made from copies that do not say what was wanted: all that has no token."""
+        keeper = self.papers.keeper
+        for entry in (*keeper.book.entries(), *keeper.book.past()):
+            sidecar = keeper.book.late(entry.run).get(SIDECAR)
+            if sidecar is not None and f"{TOKEN}{sidecar.hex()}" not in keeper.book.late(entry.run):
+                keeper.spool.state.put(f"{WANTED}{entry.run.name}", sidecar)
 
     def _may(self, entry: RunEntry) -> bool:
         decision = self.allowed(entry.run.label)

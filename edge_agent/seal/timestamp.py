@@ -24,6 +24,9 @@ _SHA256 = bytes.fromhex("300d06096086480165030402010500")
 _SIGNED_DATA = bytes.fromhex("06092a864886f70d010702")
 _GRANTED = bytes.fromhex("3003020100")
 _TRUE = b"\x01\x01\xff"
+_STATUS = {int(status): status.name.lower() for status in PKIStatus}
+_UNFIT = (VerificationError, ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What the library and the certificates in a token raise."""
 _INTEGER, _OCTETS, _SEQUENCE, _SET, _TAGGED = 0x02, 0x04, 0x30, 0x31, 0xA0
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
@@ -65,7 +68,7 @@ def token_of(answer: bytes, digest: bytes, nonce: int, roots: Sequence[x509.Cert
     if not rest:
         decoded = _decoded(answer)
         said = "; ".join(decoded.status_string) or "it gives no reason"
-        raise SealError(f"time-stamp: refused with status {PKIStatus(decoded.status).name.lower()}: {said}")
+        raise SealError(f"time-stamp: refused with status {_STATUS.get(decoded.status, decoded.status)}: {said}")
     if status != _GRANTED:
         raise SealError("time-stamp: granted with modifications or warnings, which the request does not allow")
     token = _sorted(rest[0])
@@ -106,7 +109,7 @@ def check_token(token: bytes, roots: Sequence[x509.Certificate]) -> Stamp:
         try:
             VerifierBuilder(roots=[root]).build().verify(decoded, stamp.digest)
             return stamp
-        except (VerificationError, ValueError, x509.InvalidVersion) as error:
+        except _UNFIT as error:
             why = str(error)
     raise SealError(f"time-stamp: no given root vouches for it: {why}")
 

@@ -323,6 +323,29 @@ async def test_late_words_survive_the_loss_of_the_database(new_house: New, camer
     assert (second.number, second.changes) == (2, (Change("sample.name", "SiC", "Ge"),))
 
 
+async def test_what_is_to_be_stamped_survives_the_loss_of_the_database(
+    new_house: New, service: Service, camera: Stream, frame: Callable[..., Frame]
+) -> None:
+    house = new_house()
+    await house.open("bl")
+    made = stamping(house, service)
+    first = await one_run(house, camera, frame)
+    assert await made.round()
+    second = await one_run(house, camera, frame, 2)
+    await house.stop()
+    for name in ("spool.db", "spool.db-wal", "spool.db-shm"):
+        (house.folder / name).unlink(missing_ok=True)
+    again = new_house()
+    await again.open("bl")
+    task = asyncio.create_task(stamping(again, service).run())
+    await again.until(lambda: (again.keeper.folder(second) / f"{second.name}.receipts").exists())
+    await again.until(lambda: again.spool.state.under("stamp/") == {})
+    task.cancel()
+    await asyncio.wait([task])
+    assert len(service.asked) == 2, "what was stamped is not stamped again"
+    assert len(receipts(again, second).tokens) == len(receipts(again, first).tokens) == 1
+
+
 async def test_the_client_says_when_nobody_is_there() -> None:
     with pytest.raises(EdgeAgentError, match="does not answer") as told:
         await Client("http://127.0.0.1:9/")(b"")

@@ -59,6 +59,11 @@ def test_a_refusal_is_told_in_the_words_of_the_tsa(tsa: Tsa) -> None:
         token_of(tsa.answer(request(DIGEST, NONCE), digests="sha512"), DIGEST, NONCE)
 
 
+def test_a_refusal_with_a_status_that_nobody_defined_is_told() -> None:
+    with pytest.raises(SealError, match="refused with status 9: it gives no reason"):
+        token_of(bytes.fromhex("30053003020109"), DIGEST, NONCE)
+
+
 def test_an_unknown_an_expired_and_an_unfit_tsa_are_not_believed(tsa: Tsa, answer: bytes, tmp_path: Path) -> None:
     stranger = Tsa(tmp_path / "stranger", key=ec.generate_private_key(ec.SECP256R1()))
     with pytest.raises(SealError, match="no given root vouches for it"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,8 +20,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from edge_agent.seal import cose
 from edge_agent.seal.amendment import Amendment, Change, amendment_hash
 from edge_agent.seal.receipt import Receipts, parse_witness
+from edge_agent.segment.late import with_receipts
 from edge_agent.segment.report import RunReport
 from edge_agent.segment.run import verify_run
+from edge_agent.segment.statement import open_sidecar
 from edge_agent.segment.verify import verify_segment
 from tests.tsa import Tsa
 
@@ -177,6 +182,45 @@ def test_a_time_stamp_that_does_not_hold_adds_nothing_and_takes_nothing(landed: 
     landed.receipts(tokens=(*others.values(), good))
     report, _ = landed.judged(tsa=tsa)
     assert (report.level, len(report.notes)) == (4, len(others))
+
+
+def test_no_flipped_byte_of_the_receipts_says_something_else_and_both_verifiers_agree_on_each(landed: Landed, tsa: Tsa) -> None:
+    landed.amend(landed.amendment(), tokens=(tsa.token(landed.sidecar),))
+    path, root = landed.folder / "000123.receipts", landed.forge.facility.root
+    right = path.read_bytes()
+    stated = open_sidecar(landed.folder / "000123.hsc", root)
+    tool = load_tool()
+    roots = dataclasses.replace(tool.load_roots(str(landed.root)), stampers=tool.load_roots(str(tsa.root_file)).certificates)
+    run, _, _, sidecar = tool.open_run(str(stated.path), roots)
+
+    def judged() -> tuple[int, list[list[Any]]]:
+        ours = with_receipts(RunReport(str(stated.path), 2), stated, root, [tsa.root])
+        theirs = run | tool.late(str(stated.path), run, roots, sidecar)
+        level = 2 if not theirs["witnessed"] else 4 if theirs["stamped"] else 3
+        changes = [[change.field, change.old, change.new] for a in ours.amendments for change in a.changes]
+        assert (ours.level, changes) == (level, [change for a in theirs["amendments"] for change in a["changes"]])
+        return ours.level, changes
+
+    best = judged()
+    assert best == (4, [["sample.name", "Si", "SiC"]])
+    for at in range(0, len(right), 11):
+        changed = bytearray(right)
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        level, changes = judged()
+        assert level <= 4
+        assert changes in ([], best[1])
+
+
+def load_tool() -> ModuleType:
+    """The other verifier as a module."""
+    spec = importlib.util.spec_from_file_location("verify_hsc1_of_late", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def _receipts(landed: Landed) -> Receipts:
