@@ -1,11 +1,12 @@
 # make demo       the main job on simulated instruments; prints where the data landed
 # make test       everything that runs in a few minutes, lint and types included
 # make test-slow  long torture and heavy validators
+# make torture    only what kills, cuts the power and breaks the disk: all of it
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-slow install tools clean
+.PHONY: demo test test-slow torture install tools clean
 
 demo: install
 	@sh tests/system-packages.sh mosquitto
@@ -19,6 +20,9 @@ test: install tools
 
 test-slow: install tools
 	$(BIN)/pytest -m slow --timeout 900
+
+torture: install tools
+	$(BIN)/pytest tests/torture tests/storage tests/record/test_crash.py tests/record/test_model.py tests/record/test_every_call.py --timeout 900
 
 install: $(VENV)/.installed
 

@@ -61,6 +61,10 @@ def read_space(space: Path) -> dict[str, Landed]:
         below = parts.index("files")
         landed = found.setdefault(f"{parts[below + 1]}/files", Landed())
         landed.files["/".join(parts[below + 2 :])] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for landed in found.values():
+        # A day's run and the sessions in it take turns.
+        in_time = sorted(zip(landed.times, landed.values, strict=True), key=lambda pair: pair[0])
+        landed.times, landed.values = [t for t, _ in in_time], [value for _, value in in_time]
     return found
 
 
@@ -136,7 +140,8 @@ def _judge_frames(items: Sequence[Item], landed: Landed) -> Verdict:
     have = dict(zip(landed.numbers, landed.digests, strict=True))
     wrong = [n for n, digest in have.items() if wanted.get(n) != digest]
     missing = [n for n in wanted if n not in have]
-    undeclared = [n for n in missing if not any(first <= n <= last for first, last, *_ in landed.gaps if first != UNKNOWN)]
+    times = {item.unique_id if item.unique_id is not None else item.n: item.t for item in items}
+    undeclared = [n for n in missing if not _frame_declared(n, times[n], landed)]
     why = ""
     if len(have) != len(landed.numbers):
         why = "a frame landed twice"
@@ -193,6 +198,13 @@ def _judge_in_order(items: Sequence[Item], landed: Landed) -> Verdict:
 
 def _declared(t: int, landed: Landed) -> bool:
     return any(start - SLACK_NS <= t <= end + SLACK_NS for _, _, _, start, end in landed.gaps)
+
+
+def _frame_declared(number: int, t: int, landed: Landed) -> bool:
+    """By its number; by its time where the gap knows no numbers."""
+    by_time = [gap for gap in landed.gaps if gap[0] == UNKNOWN]
+    numbered = any(first <= number <= last for first, last, *_ in landed.gaps if first != UNKNOWN)
+    return numbered or any(start - SLACK_NS <= t <= end + SLACK_NS for _, _, _, start, end in by_time)
 
 
 def _equal(sent: Any, value: Any) -> bool:

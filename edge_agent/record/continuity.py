@@ -62,7 +62,7 @@ class Continuity:
     def _up_to(self, number: int, t_ns: int, cause: Cause) -> list[GapLeaf | SeqReset]:
         """Leaves after which ``number`` may come: a gap over what it skips, and a reset when it is not on the way of the counter."""
         if self.last is None:
-            return []
+            return self._interruption(t_ns, cause)
         leaves: list[GapLeaf | SeqReset] = []
         following = self.last + self.step
         if number > following:
@@ -76,7 +76,7 @@ class Continuity:
 
     def _interruption(self, t_ns: int, cause: Cause) -> list[GapLeaf | SeqReset]:
         """What a counter that began again while nobody was watching cannot tell: something is missing, nobody knows how much."""
-        if cause is not Cause.CRASH or self.last is None:
+        if cause is not Cause.CRASH:
             return []
         return [GapLeaf(self.source_id, None, None, cause.value, None, self.last_time, t_ns)]
 

@@ -25,8 +25,10 @@ class FrameSeries(Series):
         super().__init__(state, stream.key, limits, preallocate)
         self.stream = stream
         self.continuity = Continuity(stream.key, stream.step, state.last_seq.get(stream.key))
-        self.continuity.last_time = state.last_time.get(stream.key, self.continuity.last_time)
-        self.cause = Cause.SOURCE if self.continuity.last is None else Cause.CRASH
+        since = self.continuity.last_time if state.interrupted_since is None else state.interrupted_since
+        self.continuity.last_time = state.last_time.get(stream.key, since)
+        interrupted = self.continuity.last is not None or state.interrupted_since is not None
+        self.cause = Cause.CRASH if interrupted else Cause.SOURCE
         self._data: Dsd | None = None
         self._table: Table | None = None
 

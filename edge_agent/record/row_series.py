@@ -44,6 +44,7 @@ class RowSeries(Series):
         self._journalled = 0
         self._fullest = 0
         self._interrupted = dict(state.last_time)
+        self._begun: set[str] = set()
 
     def describe(self, stream: Stream) -> None:
         """Take a description; a changed one of a stream with its own group begins a new segment, which says the new one."""
@@ -87,11 +88,13 @@ class RowSeries(Series):
 
     def _declare_interruption(self, item: RowsItem) -> None:
         """The first rows after a crash say until when something may be missing."""
-        since = self._interrupted.get(item.key)
+        if item.key in self._begun:
+            return
+        since = self._interrupted.get(item.key, self.state.interrupted_since)
         if since is not None:
             detail = "the agent was not running"
             self._gap(GapItem(item.stream, Gap(Cause.CRASH, None, None, None, since, item.t_arrival, detail)))
-            del self._interrupted[item.key]
+        self._begun.add(item.key)
 
     def _is_shared(self, stream: Stream) -> bool:
         shares = self._shares.get(stream.key)

@@ -139,9 +139,9 @@ class Keeper:
 
     def resume(self, entry: RunEntry) -> LiveRun:
         """Go on with a run that was interrupted; its counters go on from its last segments."""
-        return self._start(entry, self.book.segments(entry.run, self.folder(entry.run)))
+        return self._start(entry, self.book.segments(entry.run, self.folder(entry.run)), entry.run.started_ns)
 
-    def _start(self, entry: RunEntry, before: Sequence[Closed]) -> LiveRun:
+    def _start(self, entry: RunEntry, before: Sequence[Closed], interrupted_since: int | None = None) -> LiveRun:
         run, folder = entry.run, self.folder(entry.run)
         # Here, because segments and vendor files begin in it at the same time.
         durable.make_folder(self.storage, folder)
@@ -156,6 +156,7 @@ class Keeper:
             wait_for_disk=self.recorder.wait_for_disk,
             now_ns=self.now_ns,
             clock=self.clock,
+            interrupted_since=interrupted_since,
         )  # fmt: skip
         for closed in sorted(before, key=lambda c: c.ordinal):
             state.ordinal = max(state.ordinal, closed.ordinal)

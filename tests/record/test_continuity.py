@@ -133,3 +133,12 @@ def test_a_jump_that_no_table_can_hold_has_no_count() -> None:
     (gap,) = Continuity(KEY, 1, 0).before(2**64 - 2, 5)
     assert isinstance(gap, GapLeaf)
     assert gap.count is None
+
+
+def test_a_counter_that_had_nothing_durable_before_a_crash_says_that_its_beginning_is_unknown() -> None:
+    counter = Continuity("a/b", 1, None, last_time=100)
+    (gap,) = counter.before(7, 200, Cause.CRASH)
+    assert isinstance(gap, GapLeaf)
+    assert (gap.first, gap.last, gap.count, gap.cause, gap.t_from, gap.t_to) == (None, None, None, "crash", 100, 200)
+    assert counter.before(8, 300) == []
+    assert Continuity("a/b", 1, None).before(7, 200) == []
