@@ -111,7 +111,7 @@ class Bench:
         self.recover()
         self.asked = 0
         self.state = RunState(
-            RUN, "BL05", FOLDER, self.session, self.disk, lambda: "{}", self.session.chain.encode, self._closed, self._broken, self._wait,
+            RUN, "BL05", FOLDER, lambda: self.session, self.disk, lambda: "{}", self.session.chain.encode, self._closed, self._broken, self._wait,
             self._now, interrupted_since=kit.T0 if self.told.crashes else None,
         )  # fmt: skip
         for closed in self.segments():
@@ -384,7 +384,7 @@ def read_segment(closed: Closed, storage: Storage) -> Read:
     with hdf5.opened(closed.path, storage) as file:
         tables = integrity.read(_integrity(file))
         for dsd in map(parse_dsd, tables.descriptors):
-            if dsd.path.rpartition("/")[2] not in ("data", "frame_number", "value"):
+            if dsd.path.rpartition("/")[2] not in ("data", "frame_number", "value", "valid"):
                 continue
             dataset = file[dsd.path]
             codec = encoder(CODECS[tuple(number for number, _, _ in dsd.filters)])
