@@ -81,6 +81,7 @@ def test_other_keys_are_refused(name: str) -> None:
 def test_an_identity_key_is_one_that_certificates_and_tokens_know() -> None:
     assert identity_key(cose.cose_key(ED.public_key())) == ED.public_key()
     assert from_raw(cose.raw_public(ES.public_key())) == ES.public_key() == identity_key(cose.cose_key(ES.public_key()))
+    assert from_raw(cose.raw_public(ED.public_key())) == ED.public_key()
     with pytest.raises(SealError, match="Ed25519 or P-256"):
         identity_key(cose.cose_key(PQ.public_key()))
 
