@@ -116,6 +116,14 @@ async def _kick(request: web.Request) -> web.Response:
     return web.json_response({"parked": await request.app[AGENT].engine.kick()})
 
 
+async def _change_keys(request: web.Request) -> web.Response:
+    """New session keys; ``compromised`` says why the old ones are not trusted any more, empty when they are."""
+    body = await _body(request, {"compromised"})
+    sessions = request.app[AGENT].sessions
+    await asyncio.to_thread(sessions.change, body.get("compromised", "").strip())
+    return web.json_response({"kid": sessions.keeper.session.kids[0].hex()})
+
+
 async def _quarantine(request: web.Request) -> web.Response:
     """All entries, or the one of the query's ``id``; and what was ever given up."""
     quarantine, wanted = request.app[AGENT].spool.quarantine, request.query.get("id")
@@ -197,6 +205,7 @@ def application(agent: Agent) -> web.Application:
     app.router.add_post("/session/stop", _stop)
     app.router.add_post("/amend", _amend)
     app.router.add_post("/kick", _kick)
+    app.router.add_post("/keys/change", _change_keys)
     app.router.add_get("/quarantine", _quarantine)
     app.router.add_post("/quarantine/retry", _retry)
     app.router.add_post("/quarantine/drop", _drop)

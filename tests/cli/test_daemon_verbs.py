@@ -217,6 +217,14 @@ def test_a_kick_says_how_much_was_parked(small: Small, run: Run, ask: Callable[.
     assert ask("kick") == {"ok": True, "parked": 0}
 
 
+def test_keys_are_changed_on_request_and_the_log_says_why(small: Small, run: Run, ask: Callable[..., dict[str, Any]]) -> None:
+    done = run("keys", "change", "--config", small.config)
+    assert done.out.startswith("New session keys sign from the next segment on; the first is "), done.err
+    said = ask("keys", "change", "--compromised", "the PC was stolen")
+    assert len(bytes.fromhex(said["kid"])) == 32
+    assert said["kid"] not in done.out
+
+
 def test_an_empty_quarantine_says_so(small: Small, run: Run, ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     done = run("quarantine", "list", "--config", small.config)
     assert (done.code, done.out) == (0, "Nothing is quarantined.\n"), done.err
@@ -331,6 +339,7 @@ def test_an_entry_that_is_not_there_is_a_usage_error(verb: tuple[str, ...], smal
         ("session", "stop"),
         ("amend", "1", "--set", "title=t", "--reason", "r"),
         ("kick",),
+        ("keys", "change"),
         ("quarantine", "list"),
         ("quarantine", "show", "x"),
         ("quarantine", "retry", "x"),
