@@ -28,7 +28,7 @@ from edge_agent.agent.crates import Describer
 from edge_agent.agent.identity import Credentials, load_credentials, renew_forever
 from edge_agent.agent.sessions import Sessions
 from edge_agent.agent.sink import AgentSink, InstrumentState
-from edge_agent.agent.status import InstrumentStatus, RunStatus, Status, StreamStatus, TargetStatus
+from edge_agent.agent.status import InstrumentStatus, RunStatus, Status, StreamStatus, TargetStatus, TimestampStatus
 from edge_agent.agent.supervisor import keep_going, supervise
 from edge_agent.agent.targets import build_targets, witnesses
 from edge_agent.agent.triggers import follow
@@ -77,6 +77,7 @@ class _Kept:
     backlog: Mapping[str, Backlog]
     entries: Sequence[RunEntry]
     past: Sequence[RunEntry]
+    unstamped: int
 
 
 class Agent:
@@ -201,12 +202,14 @@ class Agent:
             tuple(_run_status(entry) for entry in kept.entries),
             tuple(_run_status(entry) for entry in kept.past),
             tuple(targets),
+            None if self.stamping is None else TimestampStatus(kept.unstamped, self.stamping.error),
         )  # fmt: skip
 
     def _kept(self) -> _Kept:
         """What the spool's database says; worker thread. The book first: what a run that is done sends last is then in the backlog."""
         entries, past = self.keeper.book.entries(), self.keeper.book.past()
-        return _Kept(self.keeper.totals(), {b.target: b for b in self.spool.outbox.backlog()}, entries, past)
+        unstamped = 0 if self.stamping is None else self.stamping.waiting()
+        return _Kept(self.keeper.totals(), {b.target: b for b in self.spool.outbox.backlog()}, entries, past, unstamped)
 
     async def _recover(self) -> None:
         found, entries = await asyncio.to_thread(Salvage(self.keeper).recover)

@@ -60,10 +60,19 @@ class TargetStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class TimestampStatus:
+    """The time-stamping service: how many closed runs wait for a time-stamp, and why, if it failed."""
+
+    waiting: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The whole daemon.
 
-    ``commit_p99`` is seconds from arrival to durable; ``disk_left`` seconds until the disk is full, None: not filling.
+    ``commit_p99`` is seconds from arrival to durable; ``disk_left`` seconds until the disk is full, None: not filling;
+    ``timestamp`` is None when no service is configured.
     """
 
     site: str
@@ -80,3 +89,4 @@ class Status:
     runs: tuple[RunStatus, ...]
     past: tuple[RunStatus, ...]
     targets: tuple[TargetStatus, ...]
+    timestamp: TimestampStatus | None = None

@@ -51,6 +51,12 @@ class Stamping:
         self.papers.keeper.spool.state.put(f"{WANTED}{entry.run.name}", sidecar)
         self.loop.call_soon_threadsafe(self.wake.set)
 
+    def waiting(self) -> int:
+        """Closed runs that want a time-stamp and may have one; worker thread."""
+        keeper = self.papers.keeper
+        entries = [keeper.book.find(key.removeprefix(WANTED)) for key in keeper.spool.state.under(WANTED)]
+        return sum(entry is not None and self.allowed(entry.run.label).allowed for entry in entries)
+
     async def run(self) -> None:
         """For ever: when a run is closed, and twice a minute while a token is missing; less often while the service fails."""
         pause = RETRY_FIRST

@@ -22,6 +22,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from edge_agent.agent.status import TimestampStatus
 from edge_agent.agent.targets import witnesses
 from edge_agent.deliver.folder import FolderTarget
 from edge_agent.deliver.landing import LandingTarget
@@ -460,9 +461,12 @@ async def test_a_run_that_landed_is_witnessed_then_time_stamped_and_amended_as_b
         await landed(agent, until)
         folder, root = landing.home.space / run.folder, landing.home.root
         assert verify_run(folder, load_root(root), tsa_roots=[tsa.root]).level == 3, "landing waits for no time-stamp"
+        stamps = (await agent.status()).timestamp
+        assert (stamps.waiting, stamps.error.splitlines()[1]) == (1, "  why: status 503, text/plain")
         away = False
         agent.stamping.wake.set()
         await until(lambda: not agent.spool.state.under("stamp/"))
+        assert (await agent.status()).timestamp == TimestampStatus(0, "")
         await asyncio.to_thread(agent.amending.amend, run.name, {"sample.name": "SiC"}, "Ada", "nobody had said it")
         await landed(agent, until)
     report = verify_run(folder, load_root(root), tsa_roots=[tsa.root])

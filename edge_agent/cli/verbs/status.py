@@ -88,6 +88,9 @@ def details(now: dict[str, Any]) -> list[str]:
             )
         )
         lines += [f"  {target[key]}" for key in ("error", "witness_error") if target[key]]
+    if stamps := now["timestamp"]:
+        lines.append(t("time-stamping service: {n} runs wait for it", n=stamps["waiting"]))
+        lines += [f"  {line}" for line in stamps["error"].splitlines()]
     for run in now["runs"]:
         lines.append(t("run {name}: {stage}, {folder}", name=run["name"], stage=run["stage"], folder=run["folder"]))
     for instrument in now["instruments"]:
