@@ -16,10 +16,10 @@ from edge_agent.enrolment import load_enrolment
 
 @pytest.fixture
 async def keys(landing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An identity whose certificate is valid for another minute."""
+    """An identity whose certificate is valid for another hour, of a life that counts from the day before."""
     folder = tmp_path / "ageing"
     with monkeypatch.context() as short:
-        short.setattr("landing.authority.CLIENT_LIFE", dt.timedelta(minutes=1))
+        short.setattr("landing.authority.CLIENT_LIFE", dt.timedelta(hours=1))
         await landing.enrol(folder)
     return folder
 

@@ -151,8 +151,8 @@ async def test_nobody_behind_the_broker_is_noticed_at_once(
     site: Any, enrolled: Any, broker: Any, make_item: Any, progress: list[int]
 ) -> None:
     await site.open()
-    target = (await enrolled()).mqtt(broker.broker, timeout=30)
-    async with asyncio.timeout(10):
+    target = (await enrolled()).mqtt(broker.broker, timeout=100)
+    async with asyncio.timeout(60):
         with pytest.raises(TargetUnreachable, match="does not answer") as error:
             await target.send(make_item(), progress.append)
     assert "nobody listens" in error.value.why
