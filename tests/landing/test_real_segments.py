@@ -42,7 +42,7 @@ def record(tmp_path: Path) -> Callable[..., OutboxItem]:
             run,
             "BL05",
             folder,
-            session,
+            lambda: session,
             DISK,
             lambda: "{}",
             lambda: b"context",
@@ -93,7 +93,7 @@ async def test_a_recorded_segment_lands_over_mqtt(site: Any, enrolled: Any, reco
     await site.start("--mqtt", broker.url)
     agent = await enrolled()
     item = record(agent.session)
-    await agent.mqtt(broker.broker, message=2000).send(item, progress.append)
+    await agent.mqtt(broker.broker, message=20_000).send(item, progress.append)
     assert (site.home.space / item.remote).read_bytes() == item.path.read_bytes()
 
 
