@@ -1,10 +1,17 @@
-"""Files that nobody here wrote: the HDF5 files that h5py ships go through the watched folder into a signed run, byte for byte."""
+"""Files that nobody here wrote go through the watched folder into a signed run, byte for byte.
+
+They are the HDF5 files that h5py ships, and NeXus files of real measurements: inelastic neutron scattering on MgB2 (a chopper
+spectrometer of the SNS, 2010) in the nexusformat package, photoemission on WSe2 (NXarpes, 2018) in pynxtools.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -13,6 +20,11 @@ import pytest
 from edge_agent.agent.agent import Agent
 from edge_agent.config import load
 from edge_agent.segment.run import verify_run
+
+TOOLS = Path(__file__).parents[2] / ".test-tools"
+PACKAGES = ("nexusformat==2.1.0", "pynxtools==0.16.0")
+NEXUS = {"nexusformat/examples/chopper.nxs": "NXdirecttof", "pynxtools/data/201805_WSe2_arpes.nxs": "NXarpes"}
+"""File in a package, and the application definition that it names."""
 
 CONFIG = """
 site = "core-facility"
@@ -33,6 +45,31 @@ def shipped() -> list[Path]:
     return sorted((Path(h5py.__file__).parent / "tests" / "data_files").glob("*.h5"))
 
 
+@pytest.fixture(scope="module")
+def measured() -> dict[Path, str]:
+    """The NeXus files and their definitions; unpacked once under ``.test-tools/``, without what the packages need to run."""
+    folder, wanted = TOOLS / "nexus-files", "\n".join(PACKAGES) + "\n"
+    ready = folder / "requirements.txt"
+    TOOLS.mkdir(exist_ok=True)
+    with (TOOLS / "nexus-files.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.exists() or ready.read_text() != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet", "--no-deps", "--no-compile"]
+            done = subprocess.run([*pip, "--target", str(folder), *PACKAGES], capture_output=True, text=True, timeout=110, check=False)
+            assert done.returncode == 0, f"the packages with NeXus files could not be installed: {done.stderr}"
+            ready.write_text(wanted)
+    return {folder / name: definition for name, definition in NEXUS.items()}
+
+
+def definition_of(path: Path) -> str:
+    """The application definition of the first NXentry."""
+    with h5py.File(path) as file:
+        entry = next(group for group in file.values() if group.attrs["NX_class"] in ("NXentry", b"NXentry"))
+        name = entry["definition"][()]
+    return str(name.decode() if isinstance(name, bytes) else name[0].decode())
+
+
 async def until_landed(agent: Agent, share: Path, count: int) -> Path:
     async with asyncio.timeout(60):
         while True:
@@ -43,9 +80,9 @@ async def until_landed(agent: Agent, share: Path, count: int) -> Path:
 
 
 @pytest.mark.peers
-async def test_hdf5_files_of_another_package_land_byte_for_byte(tmp_path: Path) -> None:
-    originals = shipped()
-    assert len(originals) >= 2, "h5py ships its test data"
+async def test_hdf5_and_nexus_files_of_other_packages_land_byte_for_byte(tmp_path: Path, measured: dict[Path, str]) -> None:
+    originals = [*shipped(), *measured]
+    assert len(originals) >= 4, "h5py ships its test data"
     watched, share = tmp_path / "watched", tmp_path / "share"
     watched.mkdir()
     share.mkdir()
@@ -66,5 +103,7 @@ async def test_hdf5_files_of_another_package_land_byte_for_byte(tmp_path: Path) 
         await agent.stop()
     landed = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in run.glob("files/microscope/*")}
     assert landed == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in originals}
+    for path, definition in measured.items():
+        assert definition_of(run / "files" / "microscope" / path.name) == definition
     report = verify_run(run, None)
     assert (report.level, report.files) == (1, len(originals)), report.reason
