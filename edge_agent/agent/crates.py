@@ -33,7 +33,7 @@ from edge_agent.runs.book import RunEntry
 from edge_agent.runs.papers import Listed
 from edge_agent.seal.clock import Clock
 from edge_agent.segment import peek, tags
-from edge_agent.segment.layout import codec_of, stream_group
+from edge_agent.segment.layout import codec_of, iso, stream_group
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +74,20 @@ class Describer:
             return None
 
     def _preview(self, entry: RunEntry, segments: Sequence[Closed]) -> bytes | None:
+        title = _title(entry)
         for stream in self._streams(entry, Kind.FRAMES):
-            path = f"{stream_group(stream)}/data"
-            closed = next((c for c in reversed(segments) if c.shapes.get(path, (0,))[0]), None)
-            if closed is not None and len(stream.shape) == 2:
-                return frame_preview(peek.rows(closed.path, path, -1)[0])
+            group = stream_group(stream)
+            closed = next((c for c in reversed(segments) if c.shapes.get(f"{group}/data", (0,))[0]), None)
+            if closed is not None:
+                columns = (f"{group}/{name}" for name in ("data", "frame_number", "time_arrival"))
+                frame, number, arrived = (peek.rows(closed.path, column, -1)[0] for column in columns)
+                shape = " x ".join(str(n) for n in frame.shape)
+                what = f"{stream.key}, frame {number}, {iso(int(arrived))[:-8].replace('T', ' ')} UTC: {shape}, {frame.dtype}, log scale"
+                return frame_preview(frame, title, what)
         # Not one more than is drawn: there may be thousands.
         drawable = (one for stream in self._streams(entry, Kind.ROWS) if (one := _series(stream, segments)) is not None)
         series = list(islice(drawable, MOST_SERIES))
-        return rows_preview(series, title=entry.run.title or entry.run.name) if series else None
+        return rows_preview(series, title) if series else None
 
     def _streams(self, entry: RunEntry, kind: Kind) -> list[Stream]:
         return [s for name in self._members(entry.run.group) for s in self._instruments[name].streams.values() if s.kind is kind]
@@ -147,6 +152,13 @@ class Describer:
             stream.source_type, codec_of(stream), received, loss.known,
             loss.gaps, loss.unknown, stream.counted,
         )  # fmt: skip
+
+
+def _title(entry: RunEntry) -> str:
+    """Above the picture; a title that its font cannot draw stays out of it."""
+    run = f"Run {entry.run.name}, {entry.run.project}"
+    title = entry.run.title
+    return f"{run}: {title}" if title and title.isprintable() and all(ord(c) < 256 for c in title) else run
 
 
 def _calibration(configured: Instrument) -> records.Calibration | None:

