@@ -175,7 +175,8 @@ class Desk:
             await asyncio.to_thread(self.keeper.settle)
             # A disk that refuses is felt and told by the recorder; this is done again with the next tick.
             with contextlib.suppress(DiskError):
-                await asyncio.to_thread(self.keeper.logbook.open_segments)
+                if await asyncio.to_thread(self.keeper.logbook.open_segments):
+                    self.witnessing.wake.set()
 
     async def shutdown(self) -> None:
         """Close every run cleanly, within `SHUTDOWN` s; triggers and sessions that were open are marked aborted."""

@@ -22,7 +22,8 @@ from edge_agent.seal.log_leaf import Heads, KeyCompromised, KeyRetire, SegmentOp
 if TYPE_CHECKING:
     from edge_agent.runs.keeper import Keeper
 
-HEADS_EVERY = 60.0
+HEADS_EVERY = 20.0
+"""Seconds between HEADS leaves at least: the anchors of many series come at any time."""
 
 
 @dataclass(slots=True)
@@ -46,11 +47,14 @@ class Logbook:
                 close = SegmentClose(closed.segment_id, closed.head, entry.run.run_id, closed.ordinal, self.keeper.now_ns())
                 self.keeper.agent_log.append(close)
 
-    def open_segments(self) -> None:
-        """SEGMENT_OPEN of what was opened, and once a minute one HEADS leaf over new anchor heads (worker thread).
+    def open_segments(self) -> bool:
+        """SEGMENT_OPEN of what was opened, and now and then one HEADS leaf over all new anchor heads (worker thread).
 
-        Not on the writer's way: a segment that opens and closes between two looks is logged as it closes. With the witness's minute this
-        is what bounds the tail that nobody has seen.
+        Not on the writer's way: a segment that opens and closes between two looks is logged as it closes. Anchors come each minute, so
+        this bounds the tail that nobody has seen, if the witness is asked at once.
+
+        Returns:
+            whether there is a HEADS leaf that the witness should see.
         """
         now = time.monotonic()
         heads = []
@@ -69,6 +73,8 @@ class Logbook:
                 self.keeper.agent_log.append(Heads(tuple(heads), self.keeper.now_ns()))
                 self._shown = {segment_id: digest for segment_id, _, digest in heads}
                 self._shown_at = now
+                return True
+        return False
 
     def _log_open(self, segment_id: bytes, entry: RunEntry, ordinal: int, series: str) -> None:
         if not self.keeper.agent_log.segment_known(segment_id):

@@ -78,7 +78,7 @@ class SegmentOpen:
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """The newest anchor heads of open segments: (segment id, leaves, head hash) each. One leaf a minute for all of them."""
+    """The newest anchor heads of open segments: (segment id, leaves, head hash) each. One leaf for all of them."""
 
     TYPE: ClassVar[int] = 73
     heads: tuple[tuple[bytes, int, bytes], ...]

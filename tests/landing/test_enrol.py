@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -23,6 +24,7 @@ from edge_agent.enrolment import enrol, load_enrolment, open_identity, read_toke
 from edge_agent.errors import PermissionRefused, TargetUnreachable, UsageError
 from edge_agent.seal.keys import check_chain, load_certificate
 from landing import authority
+from landing.catalogue import Catalogue
 from landing.home import Home, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -296,3 +298,28 @@ def test_a_tls_certificate_that_ends_soon_is_renewed_at_start(site: Any, monkeyp
     assemble(site.home, Limits(), site.judge).catalogue.close()
     certificate = x509.load_pem_x509_certificate((site.home.keys / "tls.pem").read_bytes())
     assert certificate.not_valid_after_utc.timestamp() > time.time() + 300 * 86400
+
+
+async def test_an_identity_key_of_a_token_may_be_es256(site: Any) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from edge_agent.enrolment.client import _tls_key
+    from edge_agent.record.session import new_session
+    from edge_agent.seal import cose
+    from edge_agent.seal.algorithm import Es256Signer
+    from edge_agent.wire.enrol import EnrolRequest, sign_request
+    from landing.enrol import Registrar
+
+    await site.open()
+    ca, token = authority.load(site.home), site.token()
+    identity, agent_id = Es256Signer(ec.generate_private_key(ec.SECP256R1())), bytes(range(16))
+    request = EnrolRequest(token.secret, _tls_key()[1], cose.cose_key(identity.public_key()), agent_id, "TPM")
+    with contextlib.closing(Catalogue(site.home.catalogue)) as catalogue:
+        registrar = Registrar(ca, catalogue, "site", b"receipts")
+        enrolled = registrar.enrol(sign_request(request, identity))
+        renewed = registrar.renew(agent_id, _tls_key()[1])
+    for certificates in (enrolled, renewed):
+        session = new_session(agent_id, identity, (certificates.identity,), 1)
+        trusted = check_chain(session.chain, ca.root)
+        assert trusted.rooted
+        assert trusted.identity == cose.thumbprint(identity.public_key())
