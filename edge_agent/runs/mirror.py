@@ -32,16 +32,22 @@ class Mirror:
         """Remove a copy; no error when there is none."""
         self._storage.unlink(self._path(key))
 
+    def keys(self) -> list[str]:
+        """Keys of all copies, sorted."""
+        return [name.replace("@", "/") for name in self._storage.names(self._folder) if not name.endswith(PART)]
+
+    def get(self, key: str) -> bytes | None:
+        """A copy; None when it cannot be read."""
+        try:
+            return self._storage.read_file(self._path(key))
+        except DiskError as error:
+            log.warning("%s cannot be read: %s", self._path(key), error)
+            return None
+
     def items(self) -> dict[str, bytes]:
         """All copies by key."""
-        found = {}
-        for name in self._storage.names(self._folder):
-            if not name.endswith(PART):
-                try:
-                    found[name.replace("@", "/")] = self._storage.read_file(self._folder / name)
-                except DiskError as error:
-                    log.warning("%s cannot be read: %s", self._folder / name, error)
-        return found
+        found = {key: self.get(key) for key in self.keys()}
+        return {key: data for key, data in found.items() if data is not None}
 
     def _path(self, key: str) -> Path:
         return self._folder / key.replace("/", "@")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from edge_agent.spool.database import Database
 
 RUN_NO = "run-no"
+UNDER = "SELECT key, value FROM pairs WHERE key >= ?1 AND key < ?1 || CAST(x'FF' AS TEXT) ORDER BY key"
 
 
 class State:
@@ -69,5 +70,6 @@ class State:
 
     def under(self, prefix: str) -> dict[str, bytes]:
         """All pairs whose key begins with ``prefix``, sorted by key."""
-        rows = self._db.rows("SELECT key, value FROM pairs WHERE substr(key, 1, ?) = ? ORDER BY key", (len(prefix), prefix))
+        # As a range, which the key's index finds: there is a pair for each segment that waits. No text has the byte FF.
+        rows = self._db.rows(UNDER, (prefix,))
         return {key: bytes(value) for key, value in rows}

@@ -149,3 +149,25 @@ def test_a_real_disk_that_runs_full_loses_nothing_that_was_durable(tmp_path: Pat
         ["unshare", *rooted, "--mount", sys.executable, str(CHILD), str(tmp_path)], capture_output=True, text=True, timeout=90
     )
     assert (done.stdout, done.returncode) == ("sound\n", 0), done.stderr
+
+
+def test_the_files_of_a_large_spool_are_not_counted_again_all_the_time(tmp_path: Path) -> None:
+    now, counts = [0.0], [0]
+    free = [10_000]
+
+    def count() -> int:
+        counts[0] += 1
+        now[0] += 2.0  # it takes so long
+        return 5_000
+
+    limits = DiskLimits(keep_free=0, max_size=8_000, soft=1000, hard=400, reserve=0)
+    guard = DiskGuard(tmp_path, limits, space=lambda _: Space(20_000, free[0]), used=count, clock=lambda: now[0])
+    assert guard.poll().used == 5_000
+    for _ in range(20):
+        now[0] += 1.0
+        free[0] -= 100
+        last = guard.poll()
+    assert (counts[0], last.used) == (1, 7_000)
+    now[0] += 100.0
+    assert guard.poll().used == 5_000
+    assert counts[0] == 2
