@@ -1,4 +1,4 @@
-"""What travels from the inlets to the writer thread. An item lives until it is durable."""
+"""What travels from the inlets into the files. An item lives until it is durable."""
 
 from __future__ import annotations
 

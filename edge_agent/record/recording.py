@@ -1,6 +1,6 @@
 """The recording of one run: inlets for its streams, and an orderly end.
 
-Channels may be called from any thread; they hand over to the recorder's writer thread. A refused frame is remembered with its number and
+Channels may be called from any thread; they hand over to the recorder's line. A refused frame is remembered with its number and
 declared before the next accepted one. Rows that wait for room when the run ends still get in: `close` is done after them.
 """
 

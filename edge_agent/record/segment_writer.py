@@ -2,7 +2,7 @@
 
 Order of every write: payload into the HDF5 file, then its leaf with the byte offset into the journal, then the tree. What belongs to one
 item is staged and becomes visible in one step (`settle`), so a commit never covers half an item. `sample` gives a point that both syncs of
-a commit will cover; what is acknowledged is always a prefix. The writer thread owns everything here but `sample`, the two syncs and
+a commit will cover; what is acknowledged is always a prefix. Whoever has the turn owns everything here but `sample`, the two syncs and
 `confirm`, which the commit thread calls while it holds `committing`; `_lock` guards what the two share. Heads are signed under
 `committing` and outside of `_lock`: a signature of ML-DSA takes longer than anything that a writer should wait for.
 

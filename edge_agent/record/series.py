@@ -1,6 +1,6 @@
 """Series of segments: what all kinds have in common (one for each frame stream of a run, one for its row streams, one for its files).
 
-Everything here runs on the writer thread. A series opens a segment with its first item and rolls by size and age. When a segment's disk
+Everything here is done in turn (`Line`). A series opens a segment with its first item and rolls by size and age. When a segment's disk
 fails, its durable part is recovered and the items that never became durable are written again into a new one; the writer waits for a disk
 that takes it, and meanwhile the inlets push back. An item that cannot be written for any other reason is declared as missing, and the
 others go on.
@@ -59,8 +59,8 @@ ROW_LIMITS = Limits(min_age=0.0, max_size=256 * MIB, max_age=3600.0)
 class RunState:
     """What the series of one run share. ``ordinal`` is the last one given; ``previous`` maps a series to its last segment.
 
-    ``session`` is asked when a segment is opened: it changes between segments, on the writer thread. ``closed`` and ``broken`` are called
-    on the writer thread, again after a `DiskError`: what they do must bear being done twice. ``wait_for_disk`` returns when it is worth
+    ``session`` is asked when a segment is opened: it changes between segments, in turn. ``closed`` and ``broken`` are called
+    in turn, again after a `DiskError`: what they do must bear being done twice. ``wait_for_disk`` returns when it is worth
     another try and raises the error when it is not.
     """
 

@@ -21,7 +21,7 @@ from edge_agent.segment.layout import TableLayout
 
 @dataclass(slots=True)
 class Table:
-    """A table of ``layout`` in ``segment``. Owned by the writer thread."""
+    """A table of ``layout`` in ``segment``. Owned by whoever has the turn."""
 
     segment: SegmentWriter
     layout: TableLayout
