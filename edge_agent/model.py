@@ -66,6 +66,13 @@ class Cause(StrEnum):
     DISK = "disk"  # the disk did not take it
 
 
+class Priority(StrEnum):
+    """Whose frames are thinned out first when the machine is too slow."""
+
+    NORMAL = "normal"
+    LOW = "low"
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One channel of one instrument, as the adapter discovered it.
@@ -85,6 +92,7 @@ class Stream:
     counted: bool = False
     step: int = 1
     codec: str | None = None
+    priority: Priority = Priority.NORMAL
     transport: str = "unauthenticated"
     attributes: Mapping[str, str | int | float] = field(default_factory=dict)
     """What the source says of itself: description, limits, precision, enum states, serial number."""

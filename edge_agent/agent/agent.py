@@ -36,7 +36,7 @@ from edge_agent.config.adapters import adapter_class
 from edge_agent.config.models import Config, Instrument
 from edge_agent.deliver.engine import Engine
 from edge_agent.errors import EdgeAgentError
-from edge_agent.model import Label, OutboxItem, Receipt
+from edge_agent.model import Label, OutboxItem, Priority, Receipt
 from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, PolicyGate, may_send, stricter
 from edge_agent.record.agent_log import AgentLog
 from edge_agent.record.recorder import Recorder
@@ -222,7 +222,7 @@ class Agent:
         for name, instrument in self.config.instruments.items():
             state = self.instruments[name]
             group = self.desk.groups[self.config.group_of(name)]
-            sink = AgentSink(state, group, self.keeper, instrument.codec)
+            sink = AgentSink(state, group, self.keeper, instrument.codec, Priority(instrument.priority))
             self._adapters.append(asyncio.create_task(supervise(_maker(name, instrument), sink, state), name=f"instrument {name}"))
         for group_name, member in self._triggered().items():
             condition = self.config.instruments[member].run_while

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from edge_agent.adapter import Inlet
-from edge_agent.model import Block, FileItem, Frame, Gap, Reset, Stream
+from edge_agent.model import Block, FileItem, Frame, Gap, Priority, Reset, Stream
 from edge_agent.runs.group import Group
 from edge_agent.runs.intake import FULL
 from edge_agent.runs.keeper import Keeper
@@ -82,16 +82,19 @@ class RoutedInlet:
 class AgentSink:
     """The sink of one instrument; see `edge_agent.adapter.Sink`."""
 
-    def __init__(self, state: InstrumentState, group: Group, keeper: Keeper, codec: str | None) -> None:
-        """Deliver into ``group``; ``codec`` is the configured one."""
+    def __init__(
+        self, state: InstrumentState, group: Group, keeper: Keeper, codec: str | None, priority: Priority = Priority.NORMAL
+    ) -> None:
+        """Deliver into ``group``; ``codec`` and ``priority`` are the configured ones."""
         self._state = state
         self._group = group
         self._keeper = keeper
         self._codec = codec
+        self._priority = priority
 
     def open(self, stream: Stream) -> Inlet:
         """See `Sink`."""
-        described = replace(stream, codec=self._codec or stream.codec)
+        described = replace(stream, codec=self._codec or stream.codec, priority=self._priority)
         self._state.streams[described.key] = described
         return RoutedInlet(described, self._group, self._keeper)
 

@@ -139,6 +139,8 @@ class Instrument(Table):
     """Instruments of one group share their runs. Default: the instrument's own name."""
     codec: CodecName | None = None
     """How values are packed: "bitshuffle-lz4", "shuffle-zstd", "none". Default: bitshuffle-lz4 for frames, shuffle-zstd for rows."""
+    priority: Literal["normal", "low"] = "normal"
+    """"low": when the machine is too slow, nine of ten frames of this instrument give way, and are declared. Default "normal"."""
     idle: IdleText | None = None
     """Between runs: "keep", "ignore" or "ring = 30 s". Default: keep rows and files, ignore frames."""
     run_while: RunWhileText | None = None

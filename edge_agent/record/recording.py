@@ -18,6 +18,7 @@ from edge_agent.record.file_series import FileSeries
 from edge_agent.record.frame_series import FrameSeries
 from edge_agent.record.gate import Gate
 from edge_agent.record.items import AdoptedItem, FrameItem, GapItem, ResetItem, checked, frame_row, rows_item
+from edge_agent.record.overload import Yielding
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.room import PER_ITEM, Charge
 from edge_agent.record.row_series import OWN_STREAMS, RowSeries
@@ -42,6 +43,7 @@ class FrameChannel:
         self.stream = stream
         self._gate = gate
         self._refused: Gap | None = None
+        self._yielding = Yielding(stream)
         self._lock = threading.Lock()
 
     def offer(self, frame: Frame) -> bool:
@@ -65,13 +67,17 @@ class FrameChannel:
 
     def _take(self, frame: Frame, row: bytes) -> bool:
         size = frame.data.nbytes + PER_ITEM
-        if not self.recorder.room.try_enter(size):
-            self._refuse(frame)
+        room = self.recorder.room
+        if self._yielding.skips(room.full):
+            self._refuse(frame, "thinned out")
             return False
+        if not room.try_enter(size):
+            self._refuse(frame, "no room")
+            return False
+        stream = self._yielding.described(room.full)
         self._declare()
-        charge = Charge(self.recorder.room, size)
-        item = FrameItem(self.stream, frame.number, frame.t_arrival, row, charge)
-        self.recorder.encode(item, codec_of(self.stream), frame.data, self.series.write)
+        item = FrameItem(stream, frame.number, frame.t_arrival, row, Charge(room, size))
+        self.recorder.encode(item, codec_of(stream), frame.data, self.series.write)
         return True
 
     def gap(self, gap: Gap) -> None:
@@ -103,14 +109,14 @@ class FrameChannel:
         with self._lock:
             self._declare()
 
-    def _refuse(self, frame: Frame) -> None:
+    def _refuse(self, frame: Frame, why: str) -> None:
         before = self._refused
-        if before is not None and before.last is not None and frame.number < before.last:
-            # The counter began again while nothing got in: two ranges.
+        if before is not None and (before.detail != why or (before.last is not None and frame.number < before.last)):
+            # For another reason, or the counter began again while nothing got in: two ranges.
             self._declare()
             before = None
         first, t_from = (frame.number, frame.t_arrival) if before is None else (before.first, before.t_from)
-        self._refused = Gap(Cause.OVERLOAD, first, frame.number, None, t_from, frame.t_arrival, "no room")
+        self._refused = Gap(Cause.OVERLOAD, first, frame.number, None, t_from, frame.t_arrival, why)
 
     def _declare(self) -> None:
         refused, self._refused = self._refused, None

@@ -22,6 +22,11 @@ class Room:
         self._lock = threading.Lock()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
+    @property
+    def full(self) -> float:
+        """How much of it is taken, 0 to 1; more where one item is larger than all of it."""
+        return self.used / self.limit
+
     def try_enter(self, size: int) -> bool:
         """Take ``size`` bytes, or say no."""
         with self._lock:
