@@ -9,6 +9,7 @@ import sys
 import venv
 from pathlib import Path
 
+import h5py
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,9 @@ def test_the_wheel_alone_gives_a_working_demo_and_service(tmp_path: Path) -> Non
     elsewhere.mkdir()
     result = json.loads(run(programs / "edge-agent", "demo", "--json", "--seconds", "5", "--dir", "demo", cwd=elsewhere))
     assert result["ok"] is True
+    landed = elsewhere / "demo" / "space" / result["runs"][0]["path"]
+    with h5py.File(landed / f"{landed.name}.nxs") as file:
+        assert len(file["entry/process/parameters/build_digest"].asstr()[()]) == 64, "the program knows which wheel it is"
     config = elsewhere / "edge-agent.toml"
     run(programs / "edge-agent", "init", config, cwd=elsewhere)
     run(programs / "edge-agent", "service", "install", "--config", config, "--folder", elsewhere / "units", cwd=elsewhere)
