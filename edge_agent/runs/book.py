@@ -204,10 +204,13 @@ class Book:
 
     def sweep(self, folders: Path) -> None:
         """Remove the copies of complete runs whose files are all gone."""
-        for key, data in self._mirror.items().items():
-            if key.startswith("run/") and entry_of(data).stage is Stage.DONE and not _has_files(folders / key[4:]):
+        # By name: there is a copy for each segment that waits, and reading all of them takes seconds.
+        keys = self._mirror.keys()
+        for key in [key for key in keys if key.startswith("run/")]:
+            data = self._mirror.get(key)
+            if data is not None and entry_of(data).stage is Stage.DONE and not _has_files(folders / key[4:]):
                 mine = (f"segment/{key[4:]}/", f"late/{key[4:]}/")
-                for other in [k for k in self._mirror.items() if k.startswith(mine)]:
+                for other in [k for k in keys if k.startswith(mine)]:
                     self._mirror.delete(other)
                 self._mirror.delete(key)
 

@@ -185,7 +185,10 @@ async def start(spool: Path, identity: Identity, *, whole: bool) -> list[str]:
 def judge(mount: Path, identity: Identity, said: list[Word], *, whole: bool) -> list[str]:
     """What is wrong with a disk on which an agent has started again."""
     spool = mount / "spool"
-    problems = asyncio.run(start(spool, identity, whole=whole))
+    try:
+        problems = asyncio.run(start(spool, identity, whole=whole))
+    except Exception as error:
+        return [f"the agent does not start: {type(error).__name__}: {error}"]
     found = look(spool)
     problems += found.problems
     frames = max((word.frames for word in said), default=0)
@@ -222,7 +225,8 @@ def main() -> int:
         try:
             problems = judge(mount, identity, [word for word in words if word.t_ns < events[cut].t_ns], whole=number % WHOLE == 0)
         finally:
-            run("umount", mount)
+            # Lazily: an agent that did not start may hold files.
+            run("umount", "--lazy", mount)
         if problems:
             failures[cut] = problems
             shutil.copy(after, options.folder / f"failed-{cut}")
