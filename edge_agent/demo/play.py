@@ -89,6 +89,7 @@ async def play(stage: Stage, seconds: float, crash: bool, progress: Progress) ->
     if crash:
         await _produce(stage, seconds / 2, 0.0, progress)
         await asyncio.to_thread(_crash, stage)
+        await _until(stage, "connecting", CONNECT, progress, _connected)
         await _produce(stage, seconds / 2, 0.5, progress)
     else:
         await _produce(stage, seconds, 0.0, progress)
