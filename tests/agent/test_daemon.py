@@ -28,7 +28,7 @@ COUNTING = '[instrument.counter]\nadapter = "counting"\ngroup = "bl"\n'
 def cli(package: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(package), "EDGE_AGENT_LANG": "en", **env}
     command = [sys.executable, "-m", "edge_agent.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200, check=False)
 
 
 def adds_up(totals: dict[str, dict[str, Any]]) -> bool:

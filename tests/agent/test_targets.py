@@ -474,7 +474,7 @@ async def test_a_run_that_landed_is_witnessed_then_time_stamped_and_amended_as_b
     assert [change.new for amendment in report.amendments for change in amendment.changes] == ["SiC"]
     tool = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
     command = [sys.executable, tool, folder, "--root", root, "--tsa-root", tsa.root_file, "--level", "4", "--json"]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout
     (item,) = json.loads(done.stdout)["items"]
     assert item["amendments"][0]["changes"] == [["sample.name", None, "SiC"]]

@@ -110,7 +110,7 @@ def start(tmp_path: Path) -> Run:
     def start(*arguments: object, env: dict[str, str] | None = None) -> Ran:
         environment = {**os.environ, "PYTHONPATH": str(package), **(env or {})}
         command = [sys.executable, "-m", "edge_agent.cli", *(str(argument) for argument in arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200, check=False)
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return start

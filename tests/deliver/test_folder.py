@@ -211,7 +211,7 @@ except PermissionRefused as error:
         if parent.owner() == share.owner() and parent != Path("/"):
             parent.chmod(parent.stat().st_mode | 0o055)
     share.chmod(0o555)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True)
     assert "may not be written" in done.stdout, done.stderr
     assert "give the agent's user write access" in done.stdout
     assert item.path.exists()

@@ -251,7 +251,7 @@ def test_the_private_keys_are_for_the_service_alone(site: Any) -> None:
 
 async def test_the_whole_way_on_the_command_line(tmp_path: Path, site: Any) -> None:
     def run(*command: str) -> str:
-        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
+        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False, cwd=ROOT, timeout=200)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -280,7 +280,7 @@ async def test_the_whole_way_on_the_command_line(tmp_path: Path, site: Any) -> N
 async def test_a_second_server_in_the_same_folder_is_refused(site: Any) -> None:
     await site.start()
     second = subprocess.run(
-        [sys.executable, "-m", "landing", "serve", str(site.home.path)], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
+        [sys.executable, "-m", "landing", "serve", str(site.home.path)], capture_output=True, text=True, check=False, cwd=ROOT, timeout=200
     )
     assert second.returncode == 2
     assert "Another server works" in second.stderr

@@ -355,7 +355,7 @@ def recorded_rows(segments: Sequence[Closed], key: str = "balance/mass") -> list
 def independent_verifier(paths: Sequence[Path], root: Path) -> str:
     """What tools/verify_hsc1.py says; it must find every file at level 2."""
     command = [sys.executable, str(ROOT / "tools" / "verify_hsc1.py"), *map(str, paths), "--root", str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -290,7 +290,7 @@ def test_nothing_is_lost_when_the_clock_jumps_by_ten_years_during_capture(tmp_pa
     for seconds in ("+0", f"+{YEARS}", f"-{YEARS}", "+0"):
         set_clock(seconds)
         more()
-    said, _ = child.communicate("close\n", timeout=60)
+    said, _ = child.communicate("close\n", timeout=200)
     assert child.returncode == 0
     paths = [Path(line) for line in said.splitlines()]
     assert len(paths) == 2

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from edge_agent.seal import leaf
@@ -39,7 +38,6 @@ def record_and_kill(home: Path, facility: Any, boot: int, words: int) -> list[li
     return said
 
 
-@pytest.mark.timeout(110)
 def test_kill_9_at_random_moments_loses_nothing_that_was_said_to_be_durable(facility: Any, kit: Any, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     chance = random.Random(seed)

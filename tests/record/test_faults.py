@@ -394,5 +394,5 @@ def test_a_full_disk_fills_and_empties_again_and_nothing_is_lost(tmp_path: Path)
     program = Path(__file__).with_name("full_disk_child.py")
     rooted = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     command = ["unshare", *rooted, "--mount", sys.executable, str(program), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=Path.cwd())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=Path.cwd())
     assert done.stdout.strip() == "sound", done.stdout + done.stderr

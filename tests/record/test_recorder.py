@@ -27,7 +27,7 @@ Make = Callable[..., Any]
 def read_normally(paths: list[Path], folder: Path) -> dict[str, np.ndarray[Any, Any]]:
     """In a process of its own, because the recorder's must not register filters."""
     program = Path(__file__).with_name("read_normally.py")
-    subprocess.run([sys.executable, str(program), str(folder / "read.npz"), *map(str, paths)], check=True, timeout=60)
+    subprocess.run([sys.executable, str(program), str(folder / "read.npz"), *map(str, paths)], check=True, timeout=200)
     return dict(np.load(folder / "read.npz"))
 
 

@@ -45,7 +45,7 @@ def test_an_example_of_the_page_prints_what_stands_under_it(number: int, run_fol
     assert len(code.splitlines()) <= 12
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-I", "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=run_folder, env=env, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=run_folder, env=env, timeout=200, check=False)
     assert done.stdout == expected, done.stderr
 
 
@@ -122,7 +122,7 @@ def test_the_judge_of_the_demo_reads_tags_as_the_page_says(run_folder: Path) -> 
         "found = judge.read_space(pathlib.Path('.'))\n"
         "print(found['plc/TC01'].values, found['plc/TC02'].values, found['plc/TC02'].times[0], len(found['plc/TC02'].gaps))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=run_folder, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=run_folder, timeout=200, check=False)
     assert done.stdout == "[7.0] [20.0, 20.5, 21.0] 1795000000000000000 1\n", done.stderr
 
 

@@ -111,7 +111,7 @@ def test_a_master_shows_all_segments_of_a_stream_as_one(forge: Any, tmp_path: Pa
         "    print(f['entry/instrument/balance/weight/value'].shape, int(f['entry/data/data'][7].sum() > 0))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "000123.nxs")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
     numbers = [10, 11, 12, 15, 16, 17, 20, 21, 22, 25, 26, 27]
     assert done.stdout == f"(12, 12, 16) {numbers} data\n(20,) 1\n"
     assert verify_segment(tmp_path / "000123.nxs", None).reason.endswith(": a virtual dataset")

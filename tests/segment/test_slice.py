@@ -74,7 +74,7 @@ def both(facility: Any, root_file: Path) -> Callable[..., SliceReport]:
     def judge(path: Path, dataset: str, text: str) -> SliceReport:
         ours = with_run(verify_slice(path, dataset, parse_bounds(text), facility.root), facility.root)
         command = [sys.executable, str(TOOL), str(path), "--dataset", dataset, "--slice", text, "--root", str(root_file), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
         assert done.returncode in (0, 1), done.stderr
         (theirs,) = json.loads(done.stdout)["items"]
         assert (ours.level, ours.level and ours.chunks) == (theirs["level"], theirs["level"] and theirs["chunks"]), (ours, theirs)

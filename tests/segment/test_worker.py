@@ -34,7 +34,7 @@ def root_file(facility: Any, tmp_path: Path) -> Path:
 
 def worker(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [PYTHON, "-m", "edge_agent.segment.worker", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=200, check=False)
 
 
 def test_the_worker_prints_one_object_with_all_that_a_landing_needs(frames_file: Path, facility: Any, root_file: Path) -> None:

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from edge_agent.spool import Spool
 
 CHILD = Path(__file__).with_name("kill_child.py")
@@ -56,7 +54,6 @@ def check(folder: Path, said: list[str]) -> None:
     spool.close()
 
 
-@pytest.mark.timeout(110)
 def test_kill_9_at_random_moments_loses_nothing_and_proves_nothing_twice(tmp_path: Path) -> None:
     chance = random.Random(20261124)
     said: list[str] = []
