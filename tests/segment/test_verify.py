@@ -355,7 +355,7 @@ LIES: dict[str, tuple[Callable[[Leaves], Iterable[Any]], str]] = {
         "leaf 3: a leaf of type 64 does not belong",
     ),
     "a vendor file": (inserted(3, lambda _: leaf.FileLeaf("a", 1, bytes(32), bytes(32), 0)), "leaf 3: a leaf of type 10 does not belong"),
-    "a leaf of a reserved type": (inserted(3, lambda _: Raw(b"HSC1\x05\xa0")), "leaf 3: leaf: type 5 is unknown"),
+    "a leaf of an unknown type": (inserted(3, lambda _: Raw(b"HSC1\x0c\xa0")), "leaf 3: leaf: type 12 is unknown"),
     "an empty leaf": (inserted(3, lambda _: Raw(b"")), "leaf 3: leaf: does not begin with HSC1"),
     "a chunk before its dataset": (dropped(first(leaf.Dataset)), "leaf "),
     "a dataset that is introduced twice": (inserted(3, first(leaf.Dataset)), f"leaf 3: introduces {DATA} a second time"),
