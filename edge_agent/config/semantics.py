@@ -23,6 +23,8 @@ from edge_agent.config.secret import Secret
 from edge_agent.errors import ConfigError
 from edge_agent.words import t
 
+TAKEN = "name"
+"""What stands beside the instruments in a file: ``/entry/instrument/name`` is the site (NXinstrument)."""
 _SECRET = re.compile(r"(.*[_-])?(password|passwd|passphrase|secret|token|api_?key)", re.IGNORECASE)
 
 
@@ -61,6 +63,9 @@ def by_file(data: Mapping[str, Any]) -> Iterator[Remark]:
                 if isinstance(target, str) and target not in targets:
                     message = t("there is no [target.{target}]", target=target)
                     yield Remark(("instrument", name, key, index), message, "CFG_UNKNOWN_TARGET", nearest(target, targets))
+    if TAKEN in instruments:
+        message = t('an instrument cannot be called "{name}": in the files this is the name of the place', name=TAKEN)
+        yield Remark(("instrument", TAKEN), message, "CFG_VALUE")
     yield from _same_names("instrument", instruments)
     yield from _same_names("target", targets)
     yield from _same_ports(instruments)

@@ -290,3 +290,9 @@ def test_a_calibration_that_ended_is_a_warning(examined: Callable[..., Examinati
     found = examined(text, machine=True)
     assert [problem.message for problem in found.warnings] == ["the calibration ended on 2020-01-31; runs are recorded all the same"]
     assert found.config is not None
+
+
+def test_an_instrument_is_not_called_as_the_place_is_in_the_files(complaints: Complaints) -> None:
+    assert complaints(HEAD + INSTRUMENT.replace("furnace", "name") + TARGET) == [
+        'lab.toml:2:1: instrument.name: an instrument cannot be called "name": in the files this is the name of the place'
+    ]
