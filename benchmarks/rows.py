@@ -175,9 +175,22 @@ def main() -> None:
     if options.json:
         cases = {str(r.tags): asdict(r) | {"cost_us": r.cost, "samples_per_s": r.rate} for r in scaled}
         machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-        print(json.dumps({"samples_per_s": fast.rate, "growth": growth, "fast": asdict(fast), "tags": cases, "machine": machine}, indent=1))
+        print(
+            json.dumps(
+                {
+                    "samples_per_s": fast.rate,
+                    "samples_per_cpu_s": 1e6 / fast.cost,
+                    "growth": growth,
+                    "fast": asdict(fast),
+                    "tags": cases,
+                    "machine": machine,
+                },
+                indent=1,
+            )
+        )
         return
     print(f"{fast.rate:10,.0f} samples/s durable and signed: {STREAMS} streams, blocks of {BLOCK}, as fast as they are taken")
+    print(f"{1e6 / fast.cost:10,.0f} samples/s of processor time, all threads: what a core gives when nothing else runs on it")
     print(f"{fast.p99_ms:10.0f} ms from put to durable (p99); {fast.closing:.1f} s to close; {fast.peak / 2**20:.0f} MiB at most")
     print(f"\nat {RATE:,} samples/s, blocks of {BLOCK}:\n      tags  us/sample  close s  MiB more  stored B/sample")
     for r in scaled:
