@@ -72,9 +72,9 @@ def flip_all(segment: Path, root: Path, offsets: Sequence[int]) -> list[tuple[in
 @pytest.mark.parametrize(
     ("which", "step"),
     [
-        ("frames", 97),
-        ("rows", 593),
-        pytest.param("frames", 7, marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
+        ("frames", 127),
+        ("rows", 647),
+        pytest.param("frames", 9, marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
         pytest.param("rows", 13, marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
     ],
 )
