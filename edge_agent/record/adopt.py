@@ -39,8 +39,15 @@ class ChangedWhileReading(OSError):
     """The vendor still writes the file; it is tried again later."""
 
 
-def adopt(folder: Path, item: FileItem, storage: Storage) -> Adopted:
+def adopt(folder: Path, item: FileItem, storage: Storage, taken: set[str] | None = None) -> Adopted:
     """Copy ``item`` below ``folder`` and hash it on the way; durable with its name when this returns.
+
+    Args:
+        folder: the instrument's folder in the run.
+        item: the file as it is now.
+        storage: the file system.
+        taken: names below ``folder`` that the run has recorded; gets the new one. A file of another name was left by a crash between its
+            copy and its leaf: nobody was told of it, and it is replaced. None: every file that is there keeps its name.
 
     Raises:
         ChangedWhileReading: size or time changed meanwhile.
@@ -53,19 +60,24 @@ def adopt(folder: Path, item: FileItem, storage: Storage) -> Adopted:
         raise ValueError(f"file name {item.name!r}: must stay below its folder")
     partial = folder / UNFINISHED / os.urandom(8).hex()
     durable.make_folder(storage, partial.parent)
-    place = partial
+    place, named = partial, ""
     try:
         digest, root = _copy(item, partial, storage)
         durable.make_folder(storage, (folder / name).parent)
         with _naming:
-            free = _free_name(folder, item.name, storage)
+            free = _free_name(folder, item.name, storage, taken)
             storage.rename(partial, folder / free)
+            if taken is not None:
+                taken.add(free)
+                named = free
         place = folder / free
         storage.sync_folder(place.parent)
     except BaseException:
         # Its caller tries again: what is left here would stand beside the next copy for ever.
         with contextlib.suppress(DiskError):
             storage.unlink(place)
+        if taken is not None:
+            taken.discard(named)
         raise
     return Adopted(free, digest, root)
 
@@ -97,10 +109,10 @@ def _copy(item: FileItem, partial: Path, storage: Storage) -> tuple[bytes, bytes
     return digest.digest(), pieces.root()
 
 
-def _free_name(folder: Path, name: str, storage: Storage) -> str:
+def _free_name(folder: Path, name: str, storage: Storage, taken: set[str] | None) -> str:
     """``name``, or ``name~2`` and so on when an earlier version of the file is already there."""
     free, version = name, 1
-    while storage.exists(folder / free):
+    while storage.exists(folder / free) if taken is None else free in taken:
         version += 1
         free = f"{name}~{version}"
     return free

@@ -203,6 +203,7 @@ class Recording:
         self._files: FileSeries | None = None
         self._frames: dict[str, FrameSeries] = {}
         self._channels: dict[str, FrameChannel] = {}
+        self._names: dict[str, set[str]] = {}
         self._lock = threading.Lock()
         self._gate = Gate()
         discard_unfinished(state.folder / "files")
@@ -245,7 +246,13 @@ class Recording:
             DiskError: the disk refused the copy.
             ValueError: its name leads out of the folder.
         """
-        adopted = adopt(self.state.folder / "files" / stream.instrument, item, self.state.storage)
+        with self._lock:
+            taken = self._names.get(stream.instrument)
+            if taken is None:
+                prefix = f"files/{stream.instrument}/"
+                taken = {path.removeprefix(prefix) for path in self.state.files if path.startswith(prefix)}
+                self._names[stream.instrument] = taken
+        adopted = adopt(self.state.folder / "files" / stream.instrument, item, self.state.storage, taken)
         path = f"files/{stream.instrument}/{adopted.name}"
         record = AdoptedItem(stream.key, item, path, adopted.digest, adopted.root, lambda: durable(path))
         series = self._file_series()

@@ -82,6 +82,8 @@ class RunState:
     last_time: dict[str, int] = field(default_factory=dict)
     tags: tuple[Tag, ...] = ()
     """The list of tags that the run has so far."""
+    files: set[str] = field(default_factory=set)
+    """Paths in the run of the vendor files that it has recorded."""
     interrupted_since: int | None = None
     """Start of the run, UTC ns, when a crash interrupted it: of streams that have nothing durable in it, all since then may be lost."""
 

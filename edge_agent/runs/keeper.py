@@ -42,7 +42,8 @@ from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError, dumps, loads
 from edge_agent.seal.clock import Clock
 from edge_agent.seal.keys import KeyChain, key_chain, parse_session
-from edge_agent.seal.leaf import RunOpen
+from edge_agent.seal.leaf import FileLeaf, RunOpen
+from edge_agent.seal.leaf import parse as parse_leaf
 from edge_agent.seal.log_leaf import Quarantine
 from edge_agent.seal.policy import policy_digest
 from edge_agent.segment import peek
@@ -163,6 +164,7 @@ class Keeper:
             state.previous[closed.series] = (closed.segment_id, closed.head)
             state.last_seq.update(closed.last_seq)
             state.last_time.update(closed.last_time)
+            state.files |= _files_in(closed)
             state.tags = self._tags_of(closed) or state.tags
         recording = Recording(
             self.recorder, state, frame_limits=self.frame_limits, row_limits=self.row_limits, preallocate=self.preallocate,
@@ -412,6 +414,12 @@ def _check_room(folder: Path, name: str) -> None:
             f"There is no room to recover {name}.", why=f"it needs {size_text(needed)}, the disk has {size_text(free)}",
             try_="free space on the spool's disk; nothing that was durable is lost", code="DISK_FULL",
         )  # fmt: skip
+
+
+def _files_in(closed: Closed) -> set[str]:
+    """Paths of the vendor files that a tree has leaves of."""
+    leaves = (parse_leaf(payload) for payload in closed.leaves)
+    return {leaf.path for leaf in leaves if isinstance(leaf, FileLeaf)}
 
 
 def _chain_of(journal_path: Path) -> KeyChain | None:

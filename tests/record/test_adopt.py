@@ -107,3 +107,29 @@ def test_copies_that_a_crash_left_half_made_are_discarded_when_the_run_goes_on(k
     (tmp_path / "files" / "scope" / ".unfinished" / "abc").write_bytes(b"half")
     discard_unfinished(tmp_path / "files")
     assert left_in(tmp_path / "files") == ["scope/a.dat"]
+
+
+def test_a_copy_that_a_crash_left_without_a_leaf_gives_its_name_to_the_next_one(kit: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    taken = {"recorded.dat"}
+    for name, data in (("recorded.dat", b"signed"), ("left.dat", b"left by a crash")):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    for name, expected in (("recorded.dat", "recorded.dat~2"), ("left.dat", "left.dat"), ("left.dat", "left.dat~2")):
+        adopted = adopt(folder, kit.vendor_file(tmp_path / "vendor", name, b"new"), kit.DISK, taken)
+        assert adopted.name == expected
+    assert (folder / "recorded.dat").read_bytes() == b"signed"
+    assert (folder / "left.dat").read_bytes() == b"new"
+    assert taken == {"recorded.dat", "recorded.dat~2", "left.dat", "left.dat~2"}
+
+
+@pytest.mark.parametrize(("kind", "at"), [("rename", 1), ("sync_folder", 3)])
+def test_a_name_that_the_disk_did_not_take_is_free_again(kit: Any, tmp_path: Path, kind: str, at: int) -> None:
+    taken: set[str] = set()
+    item = kit.vendor_file(tmp_path / "vendor", "a.dat", b"1")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    with pytest.raises(DiskError):
+        adopt(folder, item, kit.Faulty(kind, at), taken)
+    assert taken == set()
+    assert adopt(folder, item, kit.DISK, taken).name == "a.dat"
