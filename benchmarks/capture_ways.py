@@ -12,7 +12,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,9 @@ def agent(data: frames.Frames, seconds: float, folder: Path, streams: int) -> di
     return asyncio.run(_agent(data, seconds, folder, streams))
 
 
-async def _agent(data: frames.Frames, seconds: float, folder: Path, streams: int) -> dict[str, float]:
+@asynccontextmanager
+async def _daemon(data: frames.Frames, folder: Path, streams: int) -> AsyncIterator[tuple[Any, list[Any]]]:
+    """A daemon with one session open, and an inlet for each stream."""
     from edge_agent.agent.agent import Agent
     from edge_agent.agent.sink import AgentSink
     from edge_agent.config.loading import load
@@ -164,29 +167,45 @@ async def _agent(data: frames.Frames, seconds: float, folder: Path, streams: int
             stream = Stream(name, "image", Kind.FRAMES, data.dtype.str, data.shape[1:], counted=True)
             inlets.append(AgentSink(state, group, daemon.keeper, None).open(stream))
         daemon.desk.start("bench", project="bench")
-        assert group.foreground is not None
-        recording = group.foreground.recording
+        yield daemon, inlets
+    finally:
+        await daemon.stop()
+
+
+async def _agent(data: frames.Frames, seconds: float, folder: Path, streams: int) -> dict[str, float]:
+    async with _daemon(data, folder, streams) as (daemon, inlets):
+        recording = daemon.desk.groups["bench"].foreground.recording
         watch = Watch()
-        offered, missed = await asyncio.to_thread(_feed, daemon.recorder.room, inlets, data, seconds)
+        offered, missed = await asyncio.to_thread(_feed, daemon.recorder.room, inlets, data, lambda _: watch() < seconds)
         latencies = sorted(daemon.recorder.latencies)
         await asyncio.wrap_future(recording.close("complete"))
         stored = sum(path.stat().st_size for path in daemon.keeper.folder(recording.state.run).iterdir())
         found = watch.figures(offered - missed, data, stored)
-        await daemon.desk.stop("bench")
-    finally:
-        await daemon.stop()
-    p99 = 1000 * latencies[int(len(latencies) * 0.99)]
-    return found | {"missed": missed, "durable_p99_ms": p99}
+    return found | {"missed": missed, "durable_p99_ms": 1000 * latencies[int(len(latencies) * 0.99)]}
 
 
-def _feed(room: Any, inlets: Any, data: frames.Frames, seconds: float) -> tuple[int, int]:
+async def record(data: frames.Frames, mb: float, folder: Path) -> tuple[Path, int]:
+    """Record one segment of about ``mb`` MB; where it is, and its chunks of frames."""
+    async with _daemon(data, folder, 1) as (daemon, inlets):
+        live = daemon.desk.groups["bench"].foreground
+
+        def small(_: int) -> bool:
+            segment = next((series.segment for series in live.recording.series()), None)
+            return segment is None or segment.stored_bytes < mb * 1e6
+
+        offered, missed = await asyncio.to_thread(_feed, daemon.recorder.room, inlets, data, small)
+        run = await daemon.desk.stop("bench")
+        (segment,) = daemon.keeper.folder(run).glob("*.nxs")
+        return segment, offered - missed
+
+
+def _feed(room: Any, inlets: Any, data: frames.Frames, going: Callable[[int], bool]) -> tuple[int, int]:
     """A source that can wait: it offers the next frame when there is room. How many it offered, and how many were refused."""
     from edge_agent.model import Frame
 
     size = 2 * data[0].nbytes
     offered = missed = 0
-    watch = Watch()
-    while watch() < seconds:
+    while going(offered):
         if room.used + size > room.limit:
             time.sleep(0.004)
             continue

@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, cast
 
@@ -25,6 +26,11 @@ from edge_agent.seal.leaf import Chunk
 from edge_agent.segment import types
 
 Leaves = dict[tuple[int, ...], Chunk]
+Stored = dict[tuple[int, ...], tuple[int, int]]
+"""Stored size and filter mask by coordinate."""
+THREADS = 2
+WORTH_THREADS = 64
+"""Fewer chunks are checked before a thread has begun."""
 
 
 def check_properties(dataset: h5d.DatasetID, dsd: Dsd) -> None:
@@ -90,7 +96,7 @@ def check_chunks(dataset: h5d.DatasetID, dsd: Dsd, leaves: Leaves, shape: tuple[
     real = tuple(int(n) for n in dataset.shape)
     if real != shape:
         raise SealError(f"{dsd.path}: shape {real}, and {shape} was signed")
-    stored: dict[tuple[int, ...], tuple[int, int]] = {}
+    stored: Stored = {}
 
     def note(info: Any) -> None:
         offset = tuple(int(n) for n in info.chunk_offset)
@@ -103,18 +109,47 @@ def check_chunks(dataset: h5d.DatasetID, dsd: Dsd, leaves: Leaves, shape: tuple[
     for offset in stored:
         if offset not in leaves:
             raise SealError(f"{dsd.path} at {offset[: len(shape)]}: a chunk that was not signed")
-    for offset, chunk in leaves.items():
-        where = f"{dsd.path} at {offset}"
-        if offset not in stored:
-            raise SealError(f"{where}: a signed chunk is missing")
-        if any(o >= n for o, n in zip(offset, shape, strict=True)):
-            raise SealError(f"{where}: outside of the shape {shape}")
-        if stored[offset] != (chunk.size, chunk.filter_mask):
-            raise SealError(f"{where}: size and filter mask are {stored[offset]}, and {(chunk.size, chunk.filter_mask)} was signed")
-        mask, data = dataset.read_direct_chunk(offset)
-        if mask != chunk.filter_mask or hashlib.sha256(data).digest() != chunk.digest:
-            raise SealError(f"{where}: the stored bytes are not those that were signed")
+    _check_stored(dataset, dsd, list(leaves.items()), stored)
     grid = [range(0, n, c) for n, c in zip(shape, dsd.chunk, strict=True)]
     if len(leaves) != math.prod(map(len, grid)):
         hole = next(offset for offset in itertools.product(*grid) if offset not in leaves)
         raise SealError(f"{dsd.path} at {hole}: no chunk was signed, and readers would see something there")
+
+
+def _check_stored(dataset: h5d.DatasetID, dsd: Dsd, leaves: list[tuple[tuple[int, ...], Chunk]], stored: Stored) -> None:
+    """That every signed chunk is stored as it was signed: chunks in turn by threads that each read and hash into a buffer of their own.
+
+    Raises:
+        SealError: the first one that is not.
+    """
+    shape = tuple(int(n) for n in dataset.shape)
+
+    def check(first: int, step: int) -> tuple[int, SealError] | None:
+        sizes = (chunk.size for offset, chunk in leaves[first::step] if stored.get(offset) == (chunk.size, chunk.filter_mask))
+        buffer = memoryview(bytearray(max(sizes, default=0)))
+        for number in range(first, len(leaves), step):
+            try:
+                _check_one(dataset, f"{dsd.path} at {leaves[number][0]}", *leaves[number], stored, shape, buffer)
+            except SealError as error:
+                return number, error
+        return None
+
+    threads = THREADS if len(leaves) >= WORTH_THREADS else 1
+    with ThreadPoolExecutor(threads) as pool:
+        found = [failure for failure in pool.map(check, range(threads), [threads] * threads) if failure is not None]
+    if found:
+        raise min(found, key=lambda failure: failure[0])[1]
+
+
+def _check_one(
+    dataset: h5d.DatasetID, where: str, offset: tuple[int, ...], chunk: Chunk, stored: Stored, shape: tuple[int, ...], buffer: memoryview
+) -> None:
+    if offset not in stored:
+        raise SealError(f"{where}: a signed chunk is missing")
+    if any(o >= n for o, n in zip(offset, shape, strict=True)):
+        raise SealError(f"{where}: outside of the shape {shape}")
+    if stored[offset] != (chunk.size, chunk.filter_mask):
+        raise SealError(f"{where}: size and filter mask are {stored[offset]}, and {(chunk.size, chunk.filter_mask)} was signed")
+    mask, data = dataset.read_direct_chunk(offset, out=buffer[: chunk.size])
+    if mask != chunk.filter_mask or hashlib.sha256(data).digest() != chunk.digest:
+        raise SealError(f"{where}: the stored bytes are not those that were signed")

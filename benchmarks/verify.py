@@ -1,0 +1,94 @@
+"""Verifying a segment beside hashing the same file with openssl (Debian's sha256sum does not use the processor's SHA instructions).
+
+``python -m benchmarks.verify [--data NAME|FRAMES.npy] [--mb N] [--rounds N] [--dir DIR] [--json]`` records one segment with the daemon,
+then runs in turn ``edge-agent verify --level 1`` and ``openssl dgst -sha256`` on it, as a user would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+
+from benchmarks import frames
+from benchmarks.capture_ways import record
+from benchmarks.harness import ROOT, Impossible, machine
+
+COMMANDS = {"verify": [sys.executable, "-m", "edge_agent.cli", "verify", "--level", "1"], "openssl": ["openssl", "dgst", "-sha256"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """MB/s of the file, medians over the rounds; the ratio is the median of the ratios of each round."""
+
+    data: str
+    file_mb: float
+    chunks: int
+    verify: float
+    openssl: float
+    ratio_openssl: float
+    machine: str
+    command: str
+
+
+def measure(data: str, mb: float, rounds: int, folder: str | None) -> Result:
+    """Record, then time both.
+
+    Raises:
+        Impossible: a command failed.
+    """
+    pictures = frames.load(data)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        segment, chunks = asyncio.run(record(pictures, mb, Path(scratch)))
+        size = segment.stat().st_size / 1e6
+        taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
+        for _ in range(rounds):
+            for name, command in COMMANDS.items():
+                started = time.monotonic()
+                done = subprocess.run([*command, str(segment)], cwd=ROOT, capture_output=True, text=True, check=False)
+                taken[name].append(time.monotonic() - started)
+                if done.returncode != 0:
+                    raise Impossible(f"{name} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    ratios = [plain / ours for ours, plain in zip(taken["verify"], taken["openssl"], strict=True)]
+    command = f"python -m benchmarks.verify --data {Path(data).name} --mb {mb:g} --rounds {rounds} --json"
+    speeds = {name: round(size / median(seconds), 1) for name, seconds in taken.items()}
+    return Result(
+        Path(data).name, round(size, 1), chunks, **speeds, ratio_openssl=round(median(ratios), 3), machine=machine(), command=command
+    )  # fmt: skip
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.verify", description=__doc__)
+    parser.add_argument("--data", default="eiger", help=f"{', '.join(frames.NAMES)}, or a .npy file of frames")
+    parser.add_argument("--mb", type=float, default=3500.0, help="size of the segment; the largest has 4 GiB")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dir", default=None, help="a folder on the disk to measure on")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    try:
+        result = measure(asked.data, asked.mb, asked.rounds, asked.dir)
+    except Impossible as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    if asked.json:
+        print(json.dumps(asdict(result)))
+    else:
+        Console().print(
+            f"A segment of {result.file_mb:.0f} MB verifies at {result.verify:.0f} MB/s, {result.ratio_openssl:.2f} of what hashing it with"
+            f" openssl takes ({result.openssl:.0f} MB/s)."
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
