@@ -146,7 +146,7 @@ def agent(data: frames.Frames, seconds: float, folder: Path, streams: int) -> di
 
 
 @asynccontextmanager
-async def _daemon(data: frames.Frames, folder: Path, streams: int) -> AsyncIterator[tuple[Any, list[Any]]]:
+async def daemon(data: frames.Frames, folder: Path, streams: int) -> AsyncIterator[tuple[Any, list[Any]]]:
     """A daemon with one session open, and an inlet for each stream."""
     from edge_agent.agent.agent import Agent
     from edge_agent.agent.sink import AgentSink
@@ -157,50 +157,50 @@ async def _daemon(data: frames.Frames, folder: Path, streams: int) -> AsyncItera
     configuration = folder / "agent.toml"
     instruments = "".join(INSTRUMENT.format(n=n, folder=folder / "watched") for n in range(streams))
     configuration.write_text(CONFIG.format(folder=folder / "spool", instruments=instruments))
-    daemon = Agent(load(configuration))
-    await daemon.start()
+    running = Agent(load(configuration))
+    await running.start()
     try:
-        group = daemon.desk.groups["bench"]
-        daemon.desk.graces = {"bench": 0.0}
+        group = running.desk.groups["bench"]
+        running.desk.graces = {"bench": 0.0}
         inlets = []
-        for name, state in daemon.instruments.items():
+        for name, state in running.instruments.items():
             stream = Stream(name, "image", Kind.FRAMES, data.dtype.str, data.shape[1:], counted=True)
-            inlets.append(AgentSink(state, group, daemon.keeper, None).open(stream))
-        daemon.desk.start("bench", project="bench")
-        yield daemon, inlets
+            inlets.append(AgentSink(state, group, running.keeper, None).open(stream))
+        running.desk.start("bench", project="bench")
+        yield running, inlets
     finally:
-        await daemon.stop()
+        await running.stop()
 
 
 async def _agent(data: frames.Frames, seconds: float, folder: Path, streams: int) -> dict[str, float]:
-    async with _daemon(data, folder, streams) as (daemon, inlets):
-        recording = daemon.desk.groups["bench"].foreground.recording
+    async with daemon(data, folder, streams) as (running, inlets):
+        recording = running.desk.groups["bench"].foreground.recording
         watch = Watch()
-        offered, missed = await asyncio.to_thread(_feed, daemon.recorder.room, inlets, data, lambda _: watch() < seconds)
-        latencies = sorted(daemon.recorder.latencies)
+        offered, missed = await asyncio.to_thread(feed, running.recorder.room, inlets, data, lambda _: watch() < seconds)
+        latencies = sorted(running.recorder.latencies)
         await asyncio.wrap_future(recording.close("complete"))
-        stored = sum(path.stat().st_size for path in daemon.keeper.folder(recording.state.run).iterdir())
+        stored = sum(path.stat().st_size for path in running.keeper.folder(recording.state.run).iterdir())
         found = watch.figures(offered - missed, data, stored)
     return found | {"missed": missed, "durable_p99_ms": 1000 * latencies[int(len(latencies) * 0.99)]}
 
 
 async def record(data: frames.Frames, mb: float, folder: Path) -> tuple[Path, int]:
     """Record one segment of about ``mb`` MB; where it is, and its chunks of frames."""
-    async with _daemon(data, folder, 1) as (daemon, inlets):
-        live = daemon.desk.groups["bench"].foreground
+    async with daemon(data, folder, 1) as (running, inlets):
+        live = running.desk.groups["bench"].foreground
 
         def small(_: int) -> bool:
             segment = next((series.segment for series in live.recording.series()), None)
             return segment is None or segment.stored_bytes < mb * 1e6
 
-        offered, missed = await asyncio.to_thread(_feed, daemon.recorder.room, inlets, data, small)
-        run = await daemon.desk.stop("bench")
-        (segment,) = daemon.keeper.folder(run).glob("*.nxs")
+        offered, missed = await asyncio.to_thread(feed, running.recorder.room, inlets, data, small)
+        run = await running.desk.stop("bench")
+        (segment,) = running.keeper.folder(run).glob("*.nxs")
         return segment, offered - missed
 
 
-def _feed(room: Any, inlets: Any, data: frames.Frames, going: Callable[[int], bool]) -> tuple[int, int]:
-    """A source that can wait: it offers the next frame when there is room. How many it offered, and how many were refused."""
+def feed(room: Any, inlets: Any, data: frames.Frames, going: Callable[[int], bool], first: int = 0) -> tuple[int, int]:
+    """A source that can wait: it offers the next frame, from number ``first``, when there is room. How many it offered, and lost."""
     from edge_agent.model import Frame
 
     size = 2 * data[0].nbytes
@@ -210,7 +210,7 @@ def _feed(room: Any, inlets: Any, data: frames.Frames, going: Callable[[int], bo
             time.sleep(0.004)
             continue
         now = time.time_ns()
-        taken = inlets[offered % len(inlets)].offer(Frame(data[offered % len(data)], offered // len(inlets), now, now))
+        taken = inlets[offered % len(inlets)].offer(Frame(data[offered % len(data)], first + offered // len(inlets), now, now))
         offered += 1
         missed += not taken
     return offered, missed

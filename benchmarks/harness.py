@@ -34,11 +34,16 @@ def in_turn(module: str, ways: Mapping[str, Sequence[str]], rounds: int, *, quie
         for turn in range(rounds):
             for way, arguments in ways.items():
                 status.update(f"round {turn + 1} of {rounds}: {way}")
-                found[way].append(_one(module, way, arguments))
+                found[way].append(one(module, way, arguments))
     return found
 
 
-def _one(module: str, way: str, arguments: Sequence[str]) -> dict[str, Any]:
+def one(module: str, way: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Run ``python -m module way arguments...``; what it printed as one JSON line.
+
+    Raises:
+        Impossible: it failed.
+    """
     done = subprocess.run([sys.executable, "-m", module, way, *arguments], cwd=ROOT, text=True, capture_output=True, check=False)
     if done.returncode != 0:
         raise Impossible(f"{way} ended with {done.returncode}:\n{done.stderr}")

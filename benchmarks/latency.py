@@ -1,0 +1,156 @@
+"""Arrival to durable at half of the most that the agent takes, beside the two syncs alone.
+
+``python -m benchmarks.latency [--data NAME|FRAMES.npy] [--seconds N] [--rounds N] [--dir DIR] [--json]`` runs in turn: ``agent`` (finds its
+fastest rate for two seconds, then records at half of it) and ``syncs`` (writes the same bytes a second to two files and syncs both at once,
+as a commit does, 5 ms after the last sync ended).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import frames
+from benchmarks.capture_ways import Watch, daemon, feed
+from benchmarks.harness import Impossible, machine, one
+
+PAUSE = 0.005
+LEAF = 256
+ALLOWED_MS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """99th percentiles in ms, medians over the rounds; ``allowed`` is 20 ms + 2 x the syncs'."""
+
+    data: str
+    frames_per_s: float
+    durable_p99_ms: float
+    syncs_p99_ms: float
+    allowed_ms: float
+    missed: int
+    machine: str
+    command: str
+
+
+def empty(room: Any) -> None:
+    """Wait until everything that was taken is durable."""
+    while room.used:
+        time.sleep(0.01)
+
+
+def p99(values: list[float]) -> float:
+    """99th percentile of seconds, in ms."""
+    return 1000 * sorted(values)[int(len(values) * 0.99)]
+
+
+async def agent(data: frames.Frames, seconds: float, folder: Path) -> dict[str, float]:
+    """Latencies of a daemon at half of its fastest rate."""
+    async with daemon(data, folder, 1) as (running, inlets):
+        watch = Watch()
+        most, _ = await asyncio.to_thread(feed, running.recorder.room, inlets, data, lambda _: watch() < 2.0)
+        rate = most / watch() / 2
+        await asyncio.to_thread(empty, running.recorder.room)
+        running.recorder.latencies = []
+        watch, first = Watch(), most
+
+        def paced(offered: int) -> bool:
+            time.sleep(max(0.0, offered / rate - watch()))
+            return watch() < seconds
+
+        offered, missed = await asyncio.to_thread(feed, running.recorder.room, inlets, data, paced, first)
+        latencies = list(running.recorder.latencies)
+        (segment,) = [series.segment for series in running.desk.groups["bench"].foreground.recording.series()]
+        stored = segment.stored_bytes / (most + offered)
+        await running.desk.stop("bench")
+    return {"frames_per_s": rate, "p99_ms": p99(latencies), "missed": missed, "stored": stored}
+
+
+def syncs(rate: float, stored: float, seconds: float, folder: Path) -> float:
+    """99th percentile of both syncs together, in ms."""
+    files = [os.open(folder / name, os.O_RDWR | os.O_CREAT) for name in ("payload", "journal")]
+    block = os.urandom(1 << 20)
+    taken, watch, done = [], Watch(), 0
+    with ThreadPoolExecutor(2) as pool:
+        while watch() < seconds:
+            due = int(rate * watch()) - done
+            left = int(due * stored)
+            while left > 0:
+                left -= os.write(files[0], block[: min(left, len(block))])
+            os.write(files[1], bytes(LEAF * due))
+            done += due
+            began = time.monotonic()
+            list(pool.map(os.fdatasync, files))
+            taken.append(time.monotonic() - began)
+            time.sleep(PAUSE)
+    for fd in files:
+        os.close(fd)
+    return p99(taken)
+
+
+def measure(data: str, seconds: float, rounds: int, folder: str | None) -> Result:
+    """Both ways ``rounds`` times.
+
+    Raises:
+        Impossible: a way failed.
+    """
+    ours, bare = [], []
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        for _ in range(rounds):
+            ours.append(one("benchmarks.latency", "--way", ["agent", "--data", data, "--seconds", str(seconds), "--dir", scratch]))
+            place = Path(tempfile.mkdtemp(dir=scratch))
+            bare.append(syncs(ours[-1]["frames_per_s"], ours[-1]["stored"], seconds, place))
+            shutil.rmtree(place)
+    alone = median(bare)
+    return Result(
+        Path(data).name, round(median(r["frames_per_s"] for r in ours), 1), round(median(r["p99_ms"] for r in ours), 1), round(alone, 1),
+        round(ALLOWED_MS + 2 * alone, 1), int(sum(r["missed"] for r in ours)), machine(),
+        f"python -m benchmarks.latency --data {Path(data).name} --seconds {seconds:g} --rounds {rounds} --json",
+    )  # fmt: skip
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
+    parser.add_argument("--data", default="eiger", help=f"{', '.join(frames.NAMES)}, or a .npy file of frames")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dir", default=None, help="a folder on the disk to measure on")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.way:
+        place = Path(tempfile.mkdtemp(dir=asked.dir))
+        print(json.dumps(asyncio.run(agent(frames.load(asked.data), asked.seconds, place))))
+        shutil.rmtree(place)
+        return 0
+    try:
+        result = measure(asked.data, asked.seconds, asked.rounds, asked.dir)
+    except Impossible as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    if asked.json:
+        print(json.dumps(asdict(result)))
+    else:
+        Console().print(
+            f"At {result.frames_per_s:.0f} frames/s, half of the most, 99 of 100 frames are durable within {result.durable_p99_ms:.0f} ms;"
+            f" {result.allowed_ms:.0f} ms are allowed (20 ms + 2 x {result.syncs_p99_ms:.0f} ms of the syncs alone)."
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
