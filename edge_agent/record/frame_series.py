@@ -61,8 +61,9 @@ class FrameSeries(Series):
         offset = (table.rows, *(0 for _ in self.stream.shape))
         segment.chunk(data.path, offset, encoded.stored, encoded.mask, encoded.digest, item.t_arrival, table.rows + 1, item.number)
         table.append_row(item.row, item.t_arrival)
-        segment.settle(item, self._mark(), self.continuity.last)
+        # Before a commit can cover it: what is durable belongs to the commit thread.
         item.written()
+        segment.settle(item, self._mark(), self.continuity.last)
 
     def _note(self, item: GapItem | ResetItem) -> None:
         # The segment first: its OPEN says where the counter stood before.

@@ -374,3 +374,22 @@ def test_frames_from_many_threads_are_all_there(rig: Make, kit: Any) -> None:
         assert list(kit.recorded_frames(segments, stream.key)) == list(range(1, 41))
     kit.check_chain(segments)
     kit.check_signed(segments, run.facility)
+
+
+def test_what_waits_for_a_slow_disk_is_raw_up_to_half_of_the_room_and_packed_beyond(rig: Make, kit: Any) -> None:
+    disk = kit.Gated()
+    run = rig(disk, room=20 * (768 + PER_ITEM))
+    frames = run.recording.frames(kit.CAMERA)
+    assert frames.offer(kit.frame(1))
+    run.durable()
+    disk.open.clear()
+    for number in range(2, 21):
+        assert frames.offer(kit.frame(number))
+    run.recorder.call(lambda: None).result(20)
+    assert run.room.kept == 10 * (768 + PER_ITEM)
+    disk.open.set()
+    run.durable()
+    assert (run.room.used, run.room.kept) == (0, 0)
+    pool = run.recorder._encoders._buffers
+    assert pool._held == sum(len(idle) * size for size, idle in pool._idle.items()), "every buffer came back"
+    assert list(kit.recorded_frames(run.close())) == list(range(1, 21))
