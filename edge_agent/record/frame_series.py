@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from edge_agent.model import Cause, Stream
+from edge_agent.model import NO_TIME, Cause, Stream
 from edge_agent.record.continuity import Continuity
 from edge_agent.record.items import FrameItem, GapItem, Item, ResetItem
 from edge_agent.record.segment_writer import SegmentWriter
@@ -54,6 +54,9 @@ class FrameSeries(Series):
         if item.stream is not self.stream:
             # It waited for its turn while another description came.
             self.describe(item.stream)
+        if self._is_told_again(item):
+            item.drop()
+            return
         encoded = item.result()
         segment, table, data = self._ready()
         self._append(segment, self.continuity.before(item.number, item.t_arrival, self.cause))
@@ -64,6 +67,10 @@ class FrameSeries(Series):
         # Before a commit can cover it: what is durable belongs to the commit thread.
         item.written()
         segment.settle(item, self._mark(), self.continuity.last)
+
+    def _is_told_again(self, item: FrameItem) -> bool:
+        """Whether this is the last frame that was recorded before the crash: a PVA server tells its latest one to whoever connects."""
+        return self.cause is Cause.CRASH and item.number == self.continuity.last and NO_TIME < item.t_source <= self.continuity.last_time
 
     def _note(self, item: GapItem | ResetItem) -> None:
         # The segment first: its OPEN says where the counter stood before.

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from edge_agent.model import NO_SEQ, NO_TIME, Block, FileItem, Frame, Gap, Reset, Stream, Valid
 from edge_agent.record.room import PER_ITEM, Charge
 
+_ROW = struct.Struct("<QqqqBI")
+
 
 @dataclass(slots=True)
 class Encoded:
@@ -49,6 +51,11 @@ class FrameItem:
     def key(self) -> str:
         """The stream's key."""
         return self.stream.key
+
+    @property
+    def t_source(self) -> int:
+        """UTC ns; `NO_TIME` where the source gives none."""
+        return int(_ROW.unpack(self.row)[1])
 
     @property
     def ready(self) -> bool:
@@ -92,9 +99,6 @@ class FrameItem:
     def drop(self) -> None:
         """Not recorded: buffer and room may be used again all the same."""
         self.done()
-
-
-_ROW = struct.Struct("<QqqqBI")
 
 
 def frame_row(frame: Frame) -> bytes:

@@ -148,3 +148,31 @@ async def test_a_new_stream_joins_the_open_segment_of_rows(rig: Make, kit: Any) 
     (closed,) = run.close()
     assert closed.counts == {"balance/mass": 1, "balance/tare": 1}
     kit.check_signed([closed], run.facility)
+
+
+def test_the_frame_that_a_source_tells_again_after_a_crash_is_recorded_once(rig: Make, kit: Any, tmp_path: Any) -> None:
+    first = rig(folder=tmp_path / "000001")
+    frames = first.recording.frames(kit.CAMERA)
+    for number in range(1, 6):
+        frames.offer(kit.frame(number))
+    before = first.close()
+    again = rig(folder=tmp_path / "000001", before=before)
+    frames = again.recording.frames(kit.CAMERA)
+    assert frames.offer(replace(kit.frame(5), t_arrival=kit.T0 + 10**9)), "told again at connection: as old as it was"
+    assert frames.offer(kit.frame(6))
+    segments = again.close()
+    kit.check_chain(segments)
+    assert list(kit.recorded_frames(segments)) == [1, 2, 3, 4, 5, 6]
+    assert [closed.gaps for closed in segments] == [{}, {}]
+    assert again.room.used == 0
+
+
+def test_a_counter_that_began_again_at_the_same_number_after_a_crash_is_a_new_frame(rig: Make, kit: Any, tmp_path: Any) -> None:
+    first = rig(folder=tmp_path / "000001")
+    first.recording.frames(kit.CAMERA).offer(kit.frame(1))
+    again = rig(folder=tmp_path / "000001", before=first.close())
+    later = kit.T0 + 10**9
+    assert again.recording.frames(kit.CAMERA).offer(replace(kit.frame(1), t_source=later, t_arrival=later + 5))
+    _, closed = again.close()
+    assert closed.counts == {"camera/image": 1}
+    assert [type(each).__name__ for each in kit.leaves_of(closed)].count("SeqReset") == 1
