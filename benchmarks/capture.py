@@ -9,18 +9,16 @@ fdatasync each 20 ms), ``codec`` (encode + SHA-256 alone) and ``plain`` (the raw
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import frames
-from benchmarks.harness import Impossible, in_turn, machine, middle, ratio
+from benchmarks.harness import answer, in_turn, machine, middle, ratio
 
 WAYS = ("agent", "h5py_bslz4", "h5py_zstd1", "limit", "codec", "plain")
 
@@ -50,8 +48,8 @@ class Result:
     command: str
 
 
-def measure(data: str, seconds: float, rounds: int, streams: int, folder: str | None, *, quiet: bool = False) -> tuple[Result, Any]:
-    """Every way ``rounds`` times; the result, and what each round gave.
+def measure(data: str, seconds: float, rounds: int, streams: int, folder: str | None, *, quiet: bool = False) -> Result:
+    """Every way ``rounds`` times.
 
     Raises:
         Impossible: a way failed.
@@ -64,13 +62,12 @@ def measure(data: str, seconds: float, rounds: int, streams: int, folder: str | 
     ratios = {f"ratio_{name}": round(ratio(results, "agent", way), 3) for name, way in others.items()}
     agents = results["agent"]
     command = f"python -m benchmarks.capture --data {Path(data).name} --seconds {seconds:g} --rounds {rounds} --streams {streams} --json"
-    result = Result(
+    return Result(
         data=Path(data).name, streams=streams, **speed, **ratios,
         file_ratio=round(middle(agents, "raw") / middle(agents, "stored"), 2),
         rss_peak_mb=round(max(r["rss_peak_mb"] for r in agents), 1), missed=sum(r["missed"] for r in agents),
         durable_p99_ms=round(middle(agents, "durable_p99_ms"), 1), machine=machine(), command=command,
     )  # fmt: skip
-    return result, results
 
 
 def show(result: Result) -> None:
@@ -97,16 +94,9 @@ def main() -> int:
     parser.add_argument("--dir", default=None, help="a folder on the disk to measure on")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    try:
-        result, _ = measure(asked.data, asked.seconds, asked.rounds, asked.streams, asked.dir, quiet=asked.json)
-    except Impossible as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    if asked.json:
-        print(json.dumps(asdict(result)))
-    else:
-        show(result)
-    return 0
+    return answer(
+        lambda: measure(asked.data, asked.seconds, asked.rounds, asked.streams, asked.dir, quiet=asked.json), show, as_json=asked.json
+    )
 
 
 if __name__ == "__main__":

@@ -8,13 +8,15 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
+R = TypeVar("R")
 ROOT = Path(__file__).parents[1]
 
 
@@ -49,6 +51,20 @@ def one(module: str, way: str, arguments: Sequence[str]) -> dict[str, Any]:
         raise Impossible(f"{way} ended with {done.returncode}:\n{done.stderr}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
+
+
+def answer(measure: Callable[[], R], show: Callable[[R], None], *, as_json: bool) -> int:
+    """Measure and print, for people or as one JSON object; the exit code."""
+    try:
+        result = measure()
+    except Impossible as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    if as_json:
+        print(json.dumps(asdict(result)))
+    else:
+        show(result)
+    return 0
 
 
 def middle(results: Sequence[Mapping[str, Any]], key: str) -> float:

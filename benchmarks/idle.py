@@ -6,18 +6,17 @@ Starts ``edge-agent run`` with one adapter that watches an empty folder, and rea
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.harness import ROOT, Impossible, machine
+from benchmarks.harness import ROOT, Impossible, answer, machine
 
 CONFIG = """\
 site = "bench"
@@ -73,22 +72,18 @@ def measure(seconds: float) -> Result:
     return Result(round(100 * used, 2), round(resident * 1024 / 1e6, 1), seconds, machine(), repeat)
 
 
+def show(result: Result) -> None:
+    """One sentence."""
+    Console().print(f"An idle agent takes {result.core_percent:.2f} % of a core and {result.rss_mb:.0f} MB.")
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.idle", description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    try:
-        result = measure(asked.seconds)
-    except Impossible as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    if asked.json:
-        print(json.dumps(asdict(result)))
-    else:
-        Console().print(f"An idle agent takes {result.core_percent:.2f} % of a core and {result.rss_mb:.0f} MB.")
-    return 0
+    return answer(lambda: measure(asked.seconds), show, as_json=asked.json)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +25,7 @@ from rich.console import Console
 
 from benchmarks import frames
 from benchmarks.capture_ways import Watch, daemon, feed
-from benchmarks.harness import Impossible, machine, one
+from benchmarks.harness import answer, machine, one
 
 PAUSE = 0.005
 LEAF = 256
@@ -122,6 +122,14 @@ def measure(data: str, seconds: float, rounds: int, folder: str | None) -> Resul
     )  # fmt: skip
 
 
+def show(result: Result) -> None:
+    """One sentence."""
+    Console().print(
+        f"At {result.frames_per_s:.0f} frames/s, half of the most, 99 of 100 frames are durable within {result.durable_p99_ms:.0f} ms;"
+        f" {result.allowed_ms:.0f} ms are allowed (20 ms + 2 x {result.syncs_p99_ms:.0f} ms of the syncs alone)."
+    )
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
@@ -137,19 +145,7 @@ def main() -> int:
         print(json.dumps(asyncio.run(agent(frames.load(asked.data), asked.seconds, place))))
         shutil.rmtree(place)
         return 0
-    try:
-        result = measure(asked.data, asked.seconds, asked.rounds, asked.dir)
-    except Impossible as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    if asked.json:
-        print(json.dumps(asdict(result)))
-    else:
-        Console().print(
-            f"At {result.frames_per_s:.0f} frames/s, half of the most, 99 of 100 frames are durable within {result.durable_p99_ms:.0f} ms;"
-            f" {result.allowed_ms:.0f} ms are allowed (20 ms + 2 x {result.syncs_p99_ms:.0f} ms of the syncs alone)."
-        )
-    return 0
+    return answer(lambda: measure(asked.data, asked.seconds, asked.rounds, asked.dir), show, as_json=asked.json)
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def main() -> int:
     try:
         results = []
         for data, streams in SETS:
-            result, _ = capture.measure(data, asked.seconds, asked.rounds, streams, None)
+            result = capture.measure(data, asked.seconds, asked.rounds, streams, None)
             capture.show(result)
             results.append(result)
         others = [

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -21,7 +20,7 @@ from rich.console import Console
 
 from benchmarks import frames
 from benchmarks.capture_ways import record
-from benchmarks.harness import ROOT, Impossible, machine
+from benchmarks.harness import ROOT, Impossible, answer, machine
 
 COMMANDS = {"verify": [sys.executable, "-m", "edge_agent.cli", "verify", "--level", "1"], "openssl": ["openssl", "dgst", "-sha256"]}
 
@@ -66,6 +65,14 @@ def measure(data: str, mb: float, rounds: int, folder: str | None) -> Result:
     )  # fmt: skip
 
 
+def show(result: Result) -> None:
+    """One sentence."""
+    Console().print(
+        f"A segment of {result.file_mb:.0f} MB verifies at {result.verify:.0f} MB/s, {result.ratio_openssl:.2f} of what hashing it with"
+        f" openssl takes ({result.openssl:.0f} MB/s)."
+    )
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verify", description=__doc__)
@@ -75,19 +82,7 @@ def main() -> int:
     parser.add_argument("--dir", default=None, help="a folder on the disk to measure on")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    try:
-        result = measure(asked.data, asked.mb, asked.rounds, asked.dir)
-    except Impossible as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    if asked.json:
-        print(json.dumps(asdict(result)))
-    else:
-        Console().print(
-            f"A segment of {result.file_mb:.0f} MB verifies at {result.verify:.0f} MB/s, {result.ratio_openssl:.2f} of what hashing it with"
-            f" openssl takes ({result.openssl:.0f} MB/s)."
-        )
-    return 0
+    return answer(lambda: measure(asked.data, asked.mb, asked.rounds, asked.dir), show, as_json=asked.json)
 
 
 if __name__ == "__main__":
