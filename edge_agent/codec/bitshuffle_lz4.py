@@ -47,6 +47,7 @@ class BitshuffleLz4:
     """Bitshuffle and LZ4 in one C call that releases the interpreter lock; see `contract.Encoder`."""
 
     name = "bitshuffle-lz4"
+    skipped = _SKIPPED
 
     def __init__(self, library: BitshuffleLibrary) -> None:
         """Use the functions of `library`."""

@@ -57,6 +57,11 @@ class Encoder(Protocol):
         """The name in the configuration."""
         ...
 
+    @property
+    def skipped(self) -> int:
+        """The filter mask of a chunk that is stored as it is."""
+        ...
+
     def filters(self, dtype: np.dtype[Any], chunk: tuple[int, ...]) -> tuple[Filter, ...]:
         """Return the pipeline that HDF5 must hold for a dataset of `dtype` in chunks of `chunk` elements.
 

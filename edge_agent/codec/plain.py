@@ -23,6 +23,7 @@ class Plain:
     """The empty pipeline; see `contract.Encoder`."""
 
     name = "none"
+    skipped = 0
 
     def filters(self, dtype: np.dtype[Any], chunk: tuple[int, ...]) -> tuple[Filter, ...]:
         """Return no filter; refuse types and chunks that HDF5 cannot store."""

@@ -57,6 +57,7 @@ class ShuffleZstd:
     """Byte shuffle, then Zstandard at a fixed level; see `contract.Encoder`."""
 
     name = "shuffle-zstd"
+    skipped = _ALL_SKIPPED
 
     def __init__(self) -> None:
         """Prepare the state that each encoding thread gets of its own."""

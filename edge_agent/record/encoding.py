@@ -1,6 +1,7 @@
 """Encoder threads: a raw frame becomes stored bytes and their SHA-256, in parallel, in buffers that are used again.
 
-Frames are taken in order, each together with its buffer: a later frame never holds the buffer that an earlier one waits for.
+Frames are taken in order, each together with its buffer: a later frame never holds the buffer that an earlier one waits for. Frames of a
+stream that does not shrink are stored from where they are, without a buffer and without being tried, but for one now and then.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +20,11 @@ import numpy.typing as npt
 from edge_agent.codec import Buffers, Lease, encoder
 from edge_agent.codec.buffers import rounded
 from edge_agent.record.items import Encoded, FrameItem
+
+HOPELESS = 8
+"""So many frames in a row that did not shrink: the next ones are not tried."""
+PROBE = 16
+"""One in so many is tried all the same: what a detector sees changes."""
 
 
 class _Raw(NamedTuple):
@@ -35,6 +42,8 @@ class Encoders:
         self._advance = advance
         self._raw: queue.SimpleQueue[_Raw | None] = queue.SimpleQueue()
         self._taking = threading.Lock()
+        self._in_vain: Counter[str] = Counter()
+        """Per stream: frames in a row that did not shrink, those that were not tried included."""
         self._threads = [threading.Thread(target=self._loop, name=f"encode_{n}", daemon=True) for n in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -65,17 +74,26 @@ class Encoders:
             if raw is None:
                 return False
             try:
-                lease = self._lease(_bound(raw.codec, raw.data))
+                lease = None if self._is_hopeless(raw) else self._lease(_bound(raw.codec, raw.data))
             except Exception as error:
                 raw.item.failed = error
                 return True
         try:
             raw.item.again = partial(_alone, raw.codec, raw.data)
-            raw.item.encoded = _encode(raw.codec, raw.data, lease)
+            raw.item.encoded = _as_it_is(raw.codec, raw.data) if lease is None else _encode(raw.codec, raw.data, lease)
+            self._remember(raw, len(raw.item.encoded.stored))
         except Exception as error:
-            lease.release()
+            if lease is not None:
+                lease.release()
             raw.item.failed = error
         return True
+
+    def _is_hopeless(self, raw: _Raw) -> bool:
+        in_vain = self._in_vain[raw.item.key]
+        return in_vain >= HOPELESS and in_vain % PROBE != 0
+
+    def _remember(self, raw: _Raw, stored: int) -> None:
+        self._in_vain[raw.item.key] = self._in_vain[raw.item.key] + 1 if stored == raw.data.nbytes else 0
 
     def _lease(self, nbytes: int) -> Lease:
         """A buffer; an item larger than the pool passes the room alone and gets its own."""
@@ -91,6 +109,11 @@ def _encode(codec: str, data: npt.NDArray[Any], lease: Lease) -> Encoded:
     size, mask = encoder(codec).encode(np.ascontiguousarray(data), lease.view, data.dtype.itemsize)
     stored = lease.view[:size]
     return Encoded(stored, mask, hashlib.sha256(stored).digest(), lease.release)
+
+
+def _as_it_is(codec: str, data: npt.NDArray[Any]) -> Encoded:
+    stored = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+    return Encoded(stored, encoder(codec).skipped, hashlib.sha256(stored).digest(), lambda: None)
 
 
 def _alone(codec: str, data: npt.NDArray[Any]) -> Encoded:

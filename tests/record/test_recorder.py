@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent.model import Block, Cause, Frame, Gap, Kind, Reset, Stream, Valid
+from edge_agent.model import NO_SEQ, Block, Cause, Frame, Gap, Kind, Reset, Stream, Valid
 from edge_agent.record.recorder import Room
 from edge_agent.record.room import PER_ITEM
 from edge_agent.seal import leaf
@@ -393,3 +393,25 @@ def test_what_waits_for_a_slow_disk_is_raw_up_to_half_of_the_room_and_packed_bey
     pool = run.recorder._encoders._buffers
     assert pool._held == sum(len(idle) * size for size, idle in pool._idle.items()), "every buffer came back"
     assert list(kit.recorded_frames(run.close())) == list(range(1, 21))
+
+
+@pytest.mark.parametrize("codec", [None, "shuffle-zstd", "none"])
+def test_frames_that_do_not_shrink_are_stored_as_they_are_until_they_shrink_again(rig: Make, kit: Any, codec: str | None) -> None:
+    run = rig()
+    stream = replace(kit.CAMERA, codec=codec)
+    frames = run.recording.frames(stream)
+    random = np.random.default_rng(5)
+    sent = {}
+    for number in range(1, 101):
+        plain = number > 50
+        sent[number] = np.full((16, 24), number, "<u2") if plain else random.integers(0, 1 << 16, (16, 24), np.uint16)
+        assert frames.offer(replace(kit.frame(number), data=sent[number]))
+    segments = run.close()
+    kit.check_signed(segments, run.facility)
+    found = kit.recorded_frames(segments)
+    assert list(found) == list(sent)
+    assert all(np.array_equal(found[number], sent[number]) for number in sent)
+    sizes = [each.size for each in kit.leaves_of(segments[0]) if isinstance(each, leaf.Chunk) and each.seq_first != NO_SEQ]
+    assert sizes[:50] == [768] * 50
+    assert (min(sizes[50:]) < 768) == (codec != "none")
+    assert run.room.used == 0
