@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -143,7 +144,7 @@ def main() -> int:
         return 1
     first = results[0]
     sentence = (
-        f"On two cores the agent turns {first.agent:.0f} MB/s of raw detector frames into signed, durable HDF5, {first.ratio_limit:.2f} of what"
+        f"On {os.cpu_count()} cores the agent turns {first.agent:.0f} MB/s of raw detector frames into signed, durable HDF5, {first.ratio_limit:.2f} of what"
         f" encoding, hashing and writing the same bytes plainly takes, and {first.ratio_h5py:.1f} times what h5py with Bitshuffle does."
     )
     plot(results)
