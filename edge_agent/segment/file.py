@@ -13,9 +13,10 @@ from pathlib import Path
 import h5py
 
 from edge_agent.errors import DiskError, IntegrityError
+from edge_agent.seal.cbor import SealError
 from edge_agent.seal.dsd import Dsd
-from edge_agent.seal.meta import MetaObject
-from edge_agent.segment import hdf5, integrity
+from edge_agent.seal.meta import MetaObject, encode_meta
+from edge_agent.segment import hdf5, integrity, reader
 from edge_agent.storage import DISK, Storage
 from edge_agent.storage.file_object import FileObject
 
@@ -37,6 +38,7 @@ class SegmentFile:
         self.chunks: dict[str, int] = {}
         self._offsets: dict[str, dict[tuple[int, ...], tuple[int, int, int]]] = {}
         self._grown: dict[str, int] = {}
+        self._storage = storage
         self._source = storage.hdf5(path, create=True)
         self._file = hdf5.create(self._source)
         self._datasets: dict[str, h5py.Dataset] = {}
@@ -92,10 +94,11 @@ class SegmentFile:
         return position
 
     def finish(self, tables: integrity.Tables) -> None:
-        """Write the tables and close, after one pass that HDF5's own chunk index equals what was written.
+        """Write the tables and close, after one pass that HDF5's own chunk index equals what was written, and read all of it back.
 
         Raises:
             IntegrityError: it does not; the file must not be used.
+            DiskError: what is read back is something else.
         """
         for path, dataset in self._datasets.items():
             if self._grown[path] != self.shapes[path][0]:
@@ -108,7 +111,21 @@ class SegmentFile:
                     code="HDF5_INDEX",
                 )
         integrity.write(self._file, tables)
+        self._file.flush()
         self._close()
+        self._read_back(tables)
+
+    def _read_back(self, tables: integrity.Tables) -> None:
+        """HDF5 tells nobody when the disk refuses what it still had in its caches as an object is closed; chunks were told one by one."""
+        try:
+            with hdf5.opened(self.path, self._storage) as file:
+                found = reader.walk(file)
+                offsets = {path: hdf5.chunk_offsets(h5py.Dataset(dataset)) for path, dataset in found.chunked.items()}
+                same = integrity.read(found.integrity) == tables and encode_meta(found.objects) == encode_meta(self.objects)
+        except (SealError, OSError, RuntimeError, LookupError, ValueError) as error:
+            raise _not_there(self.path, str(error)) from error
+        if not same or offsets != self._offsets:
+            raise _not_there(self.path, "what is read back is not what was written")
 
     def abandon(self) -> None:
         """Close without tables, as far as HDF5 still can; the file is rebuilt from its journal or dropped."""
@@ -124,3 +141,8 @@ class SegmentFile:
         finally:
             if isinstance(self._source, FileObject):
                 self._source.close()
+
+
+def _not_there(path: Path, why: str) -> DiskError:
+    what = f"The disk did not keep all of {path.name}"
+    return DiskError(what, why=why, try_="look at the kernel log for disk errors", code="DISK_FAILED")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -20,7 +21,7 @@ from edge_agent.model import Cause, Gap, Reset
 from edge_agent.record.segment_writer import SegmentWriter
 from edge_agent.record.series import Limits
 from edge_agent.seal import leaf
-from edge_agent.segment import layout
+from edge_agent.segment import integrity, layout
 from edge_agent.segment.file import SegmentFile
 
 Make = Callable[..., Any]
@@ -396,3 +397,28 @@ def test_a_full_disk_fills_and_empties_again_and_nothing_is_lost(tmp_path: Path)
     command = ["unshare", *rooted, "--mount", sys.executable, str(program), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, cwd=Path.cwd())
     assert done.stdout.strip() == "sound", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("table", ["leaves", "events", "heads", "descriptors"])
+def test_tables_that_the_disk_lost_without_hdf5_saying_so_cost_a_segment_and_no_frame(
+    rig: Make, kit: Any, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    real, broken = integrity.write, []
+
+    def write(file: h5py.File, tables: integrity.Tables) -> None:
+        real(file, tables)
+        if not broken:
+            broken.append(table)
+            dataset = file[f"{integrity.PATH}/{table}"]
+            dataset[...] = np.zeros(dataset.shape, np.uint8)
+
+    monkeypatch.setattr(integrity, "write", write)
+    run = rig()
+    frames = run.recording.frames(kit.CAMERA)
+    for number in range(1, 6):
+        assert frames.offer(kit.frame(number))
+    segments = run.close()
+    assert broken == [table]
+    kit.check_signed(segments, run.facility)
+    kit.check_chain(segments)
+    assert list(kit.recorded_frames(segments)) == [1, 2, 3, 4, 5]
