@@ -115,6 +115,11 @@ class RecordingInlet:
         self._sink.record(Image(self.stream, frame, accepted))
         return accepted
 
+    async def put_frame(self, frame: Frame) -> None:
+        """Keep the frame; waits while `RecordingSink.gate` is closed."""
+        await self._sink.gate.wait()
+        self._sink.record(Image(self.stream, frame, accepted=True))
+
     def gap(self, gap: Gap) -> None:
         """Keep the gap."""
         self._sink.record(Missing(self.stream, gap))

@@ -40,6 +40,10 @@ class Inlet(Protocol):
         """Deliver one frame; never blocks. False: refused, and the recorder already declared the Gap."""
         ...
 
+    async def put_frame(self, frame: Frame) -> None:
+        """Deliver one frame of a source that can wait (a file, a read-out on request): waits while the recorder or the disk is full."""
+        ...
+
     def gap(self, gap: Gap) -> None:
         """Declare that something of this stream is missing."""
         ...

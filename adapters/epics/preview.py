@@ -23,6 +23,9 @@ class _NoInlet:
         """Forget a frame."""
         return True
 
+    async def put_frame(self, frame: Frame) -> None:
+        """Forget a frame."""
+
     def gap(self, gap: Gap) -> None:
         """Forget a gap."""
 

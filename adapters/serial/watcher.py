@@ -75,6 +75,9 @@ class _WatchedInlet:
     def offer(self, frame: Frame) -> bool:
         return True
 
+    async def put_frame(self, frame: Frame) -> None:
+        pass
+
     def gap(self, gap: Gap) -> None:
         pass
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from edge_agent.adapter import Inlet
 from edge_agent.model import Block, FileItem, Frame, Gap, Priority, Reset, Stream
+from edge_agent.record.recording import frame_size
 from edge_agent.runs.group import Group
 from edge_agent.runs.intake import FULL
 from edge_agent.runs.keeper import Keeper
@@ -20,6 +21,8 @@ from edge_agent.spool.disk import DiskState
 log = logging.getLogger(__name__)
 
 DISK_POLL = 1.0
+AGAIN = 0.1
+"""Seconds after which a frame that can wait tries again: the disk is full, or older frames of its stream still wait."""
 
 
 @dataclass(slots=True)
@@ -69,6 +72,18 @@ class RoutedInlet:
     def offer(self, frame: Frame) -> bool:
         """See `Inlet`."""
         return self._group.offer(self.stream, frame)
+
+    async def put_frame(self, frame: Frame) -> None:
+        """See `Inlet`. The room that it waited for is given back only when the recorder has taken it: nobody slips in between."""
+        size = frame_size(frame)
+        while True:
+            await self._room.enter(size)
+            try:
+                if self._group.offer(self.stream, frame, waited=True):
+                    return
+            finally:
+                self._room.leave(size)
+            await asyncio.sleep(AGAIN)
 
     def gap(self, gap: Gap) -> None:
         """See `Inlet`."""

@@ -60,6 +60,10 @@ class WatchInlet:
         self._take(1, frame.data.nbytes, text, (frame.t_source, frame.t_server, frame.t_arrival))
         return True
 
+    async def put_frame(self, frame: Frame) -> None:
+        """Count one frame."""
+        self.offer(frame)
+
     def gap(self, gap: Gap) -> None:
         """Count what the adapter says to be missing."""
         with self._lock:

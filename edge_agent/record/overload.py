@@ -1,7 +1,7 @@
 """What gives way when sources outrun the machine, one after the other.
 
 1. room half full for a second: frames that are packed by the slow codec are packed by the fast one; a new segment says so;
-2. sources that can wait do: their rows enter when there is room, and being small they find it where a frame does not;
+2. sources that can wait do: their rows and frames enter when there is room (`Inlet.put`, `Inlet.put_frame`);
 3. room four fifths full: of streams with priority "low", one frame in ten is taken;
 4. no room: frames are refused.
 

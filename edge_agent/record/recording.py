@@ -46,8 +46,12 @@ class FrameChannel:
         self._yielding = Yielding(stream)
         self._lock = threading.Lock()
 
-    def offer(self, frame: Frame) -> bool:
+    def offer(self, frame: Frame, *, waited: bool = False) -> bool:
         """Take a frame if there is room; never blocks. A refused one becomes a Gap(overload).
+
+        Args:
+            frame: the next of its stream.
+            waited: its source waited until there was room for it, and holds that much until this returns.
 
         Raises:
             ValueError: not what the stream says, or a number or time that no counter or clock has.
@@ -61,17 +65,19 @@ class FrameChannel:
             return False
         try:
             with self._lock:
-                return self._take(frame, row)
+                return self._take(frame, row, waited)
         finally:
             self._gate.leave()
 
-    def _take(self, frame: Frame, row: bytes) -> bool:
-        size = frame.data.nbytes + PER_ITEM
+    def _take(self, frame: Frame, row: bytes, waited: bool) -> bool:
+        size = frame_size(frame)
         room = self.recorder.room
-        if self._yielding.skips(room.full):
+        if waited:
+            room.force(size)
+        elif self._yielding.skips(room.full):
             self._refuse(frame, "thinned out")
             return False
-        if not room.try_enter(size):
+        elif not room.try_enter(size):
             self._refuse(frame, "no room")
             return False
         stream = self._yielding.described(room.full)
@@ -123,6 +129,11 @@ class FrameChannel:
         if refused is not None:
             item = GapItem(self.stream, refused, refused=True)
             self.recorder.submit(lambda: self.series.write(item))
+
+
+def frame_size(frame: Frame) -> int:
+    """Bytes that a frame takes of the room when it comes."""
+    return int(frame.data.nbytes) + PER_ITEM
 
 
 def _row_size(block: Block) -> int:

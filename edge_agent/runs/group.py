@@ -111,8 +111,8 @@ class Group:
         with self.lock:
             self._shut = True
 
-    def offer(self, stream: Stream, frame: Frame) -> bool:
-        """Route one frame; never blocks. False: refused, and declared.
+    def offer(self, stream: Stream, frame: Frame, *, waited: bool = False) -> bool:
+        """Route one frame; never blocks. False: refused, and declared; or, where its source ``waited`` for room, not now.
 
         Raises:
             ValueError: it is not what the stream says.
@@ -123,14 +123,10 @@ class Group:
         with self.lock:
             if self._shut:
                 return False
-            self._seen(stream, 1, frame.t_arrival)
-            for live in self._runs():
-                if live.holds(frame.t_source, frame.t_arrival):
-                    return live.intake.frame(stream, frame)
-            if self._waits(stream):
-                self._waiting.add(stream, frame)
-                return True
-            return self._idle_frame(stream, frame)
+            taken = self._route(stream, frame, waited)
+            if taken or not waited:
+                self._seen(stream, 1, frame.t_arrival)
+            return taken
 
     def take(self, stream: Stream, block: Block) -> None:
         """Route rows and hand them over; the caller waited for room.
@@ -269,6 +265,15 @@ class Group:
         else:
             self._last.pop(stream.key, None)
 
+    def _route(self, stream: Stream, frame: Frame, waited: bool) -> bool:
+        for live in self._runs():
+            if live.holds(frame.t_source, frame.t_arrival):
+                return live.intake.frame(stream, frame, waited=waited)
+        if self._waits(stream):
+            self._waiting.add(stream, frame)
+            return True
+        return self._idle_frame(stream, frame, waited=waited)
+
     def _rule(self, stream: Stream) -> Rule:
         return self.rules.get(stream.instrument, Rule(Idle.IGNORE if stream.kind is Kind.FRAMES else Idle.KEEP))
 
@@ -279,9 +284,9 @@ class Group:
     def _waits(self, stream: Stream) -> bool:
         return self.look_back > 0 or self._rule(stream).idle is Idle.RING
 
-    def _idle_frame(self, stream: Stream, frame: Frame) -> bool:
+    def _idle_frame(self, stream: Stream, frame: Frame, *, waited: bool = False) -> bool:
         if self._rule(stream).idle is Idle.KEEP:
-            return self._background().intake.frame(stream, frame)
+            return self._background().intake.frame(stream, frame, waited=waited)
         self._ignore(stream, 1)
         return True
 

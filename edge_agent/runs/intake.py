@@ -47,18 +47,22 @@ class Intake:
         """Whether frames still wait for room."""
         return bool(self._queue)
 
-    def frame(self, stream: Stream, frame: Frame) -> bool:
-        """Take one frame; never blocks. False: refused, and it is or will be declared.
+    def frame(self, stream: Stream, frame: Frame, *, waited: bool = False) -> bool:
+        """Take one frame; never blocks. False: refused, and it is or will be declared; or, where its source ``waited`` for room, not now.
 
         Raises:
             ValueError: it is not what the stream says.
         """
         if self._disk() in FULL:
-            self._refuse(stream, _one(Cause.DISK, frame, "the disk is full"))
+            if not waited:
+                self._refuse(stream, _one(Cause.DISK, frame, "the disk is full"))
             return False
         self._declare(stream.key)
         if not self._queued[stream.key]:
-            return self._frames(stream).offer(frame)
+            return self._frames(stream).offer(frame, waited=waited)
+        if waited:
+            # What came before it still waits: it must not overtake, and its source can hold it.
+            return False
         if self._queued_bytes + frame.data.nbytes > QUEUE_BYTES:
             self._later(stream, _one(Cause.OVERLOAD, frame, "no room"))
             return False
