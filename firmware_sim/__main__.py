@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -23,14 +24,110 @@ app = typer.Typer(
     "and quit on stdin; the end of stdin or SIGTERM ends it.",
 )
 
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same values.")]
-Rate = Annotated[float, typer.Option(min=0.001, max=10_000, help="Ticks per second.")]
-Count = Annotated[int, typer.Option(min=0, help="Stop producing after this many items; 0: go on.")]
-TruthFile = Annotated[Path | None, typer.Option("--truth", help="Write here what was sent, as JSON lines.")]
-Hold = Annotated[bool, typer.Option("--hold", help="Produce only after the line `go` on stdin.")]
-Faults = Annotated[list[str] | None, typer.Option("--fault", help="KIND@SECONDS[:ARG] after production began; repeatable.")]
-Prefix = Annotated[str, typer.Option(help="Before every PV name, without the colon.")]
+Make = Callable[[Options], Instrument]
+Tcp = Annotated[bool, typer.Option("--tcp", help="Serve on a TCP port instead of a pty.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Loopback TCP port; 0: any free one.")]
+Prefix = Annotated[str, typer.Option(help="Before every PV name, without the colon.")]
+
+
+def _common(
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same values.")] = 1,
+    rate: Annotated[float, typer.Option(min=0.001, max=10_000, help="Ticks per second.")] = 10.0,
+    count: Annotated[int, typer.Option(min=0, help="Stop producing after this many items; 0: go on.")] = 0,
+    truth: Annotated[Path | None, typer.Option("--truth", help="Write here what was sent, as JSON lines.")] = None,
+    hold: Annotated[bool, typer.Option("--hold", help="Produce only after the line `go` on stdin.")] = False,
+    fault: Annotated[list[str] | None, typer.Option("--fault", help="KIND@SECONDS[:ARG] after production began; repeatable.")] = None,
+    random_faults: Annotated[
+        float, typer.Option("--random-faults", min=0, help="Faults at random, one in so many seconds on average; 0: none.")
+    ] = 0.0,
+) -> None:
+    """What all instruments can be told."""
+
+
+def instrument(kind: Callable[[], type[Instrument]], **defaults: Any) -> Callable[[Callable[..., Make]], Callable[..., None]]:
+    """Make a command of a function that takes an instrument's own options and gives its maker; the common options come first.
+
+    Args:
+        kind: imports the instrument's class; only the one that is started is imported.
+        defaults: defaults of common options that differ.
+    """
+
+    def add(own: Callable[..., Make]) -> Callable[..., None]:
+        common = [p.replace(default=defaults.get(p.name, p.default)) for p in _parameters(_common)]
+        names = {parameter.name for parameter in common}
+        # An option without a default must come before those with one.
+        parameters = sorted([*common, *_parameters(own)], key=lambda p: p.default is not inspect.Parameter.empty)
+
+        def command(**given: Any) -> None:
+            shared = {name: given.pop(name) for name in names}
+            _run(kind(), own(**given), **shared)
+
+        command.__name__, command.__doc__ = own.__name__, own.__doc__
+        command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return app.command()(command)
+
+    return add
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+
+
+def _balance() -> type[Instrument]:
+    from firmware_sim.balance import Balance
+
+    return Balance
+
+
+def _thermostat() -> type[Instrument]:
+    from firmware_sim.thermostat import Thermostat
+
+    return Thermostat
+
+
+def _spectrometer() -> type[Instrument]:
+    from firmware_sim.spectrometer import Spectrometer
+
+    return Spectrometer
+
+
+def _pump() -> type[Instrument]:
+    from firmware_sim.pump import Pump
+
+    return Pump
+
+
+def _furnace() -> type[Instrument]:
+    from firmware_sim.furnace import Furnace
+
+    return Furnace
+
+
+def _ioc() -> type[Instrument]:
+    from firmware_sim.ioc import Ioc
+
+    return Ioc
+
+
+def _camera() -> type[Instrument]:
+    from firmware_sim.camera import Camera
+
+    return Camera
+
+
+def _vendor() -> type[Instrument]:
+    from firmware_sim.vendor import Vendor
+
+    return Vendor
+
+
+KINDS: dict[str, Callable[[], type[Instrument]]] = {
+    "balance": _balance, "thermostat": _thermostat, "spectrometer": _spectrometer, "pump": _pump,
+    "furnace": _furnace, "ioc": _ioc, "camera": _camera, "vendor": _vendor,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -38,109 +135,108 @@ def main() -> None:
     app()
 
 
-@app.command()
-def balance(
-    seed: Seed = 1,
-    rate: Rate = 10.0,
-    count: Count = 0,
-    truth: TruthFile = None,
-    hold: Hold = False,
-    fault: Faults = None,
-    tcp: Annotated[bool, typer.Option("--tcp", help="Serve on a TCP port instead of a pty.")] = False,
-    port: Port = 0,
-) -> None:
-    """Balance speaking Mettler SICS on a pty. Faults: garbage, partial, hang, nan, disconnect."""
+@instrument(_balance)
+def balance(tcp: Tcp = False, port: Port = 0) -> Make:
+    """Balance that speaks Mettler SICS on a pty or TCP."""
     from firmware_sim.balance import Balance
 
-    _run(Balance, lambda options: Balance(options, tcp=tcp, port=port), seed, rate, count, truth, hold, fault)
+    return lambda options: Balance(options, tcp=tcp, port=port)
 
 
-@app.command()
-def furnace(
-    seed: Seed = 1,
-    rate: Rate = 10.0,
-    count: Count = 0,
-    truth: TruthFile = None,
-    hold: Hold = False,
-    fault: Faults = None,
+@instrument(_thermostat)
+def thermostat(tcp: Tcp = False, port: Port = 0) -> Make:
+    """Temperature controller that speaks SCPI on a pty or TCP."""
+    from firmware_sim.thermostat import Thermostat
+
+    return lambda options: Thermostat(options, tcp=tcp, port=port)
+
+
+@instrument(_spectrometer)
+def spectrometer(
+    tcp: Tcp = False,
     port: Port = 0,
-) -> None:
-    """Furnace behind an OPC-UA server. Faults: nan, hang, typechange."""
+    pixels: Annotated[int, typer.Option(min=2, max=1 << 20, help="Pixels of a spectrum, 2 bytes each.")] = 2048,
+    crc: Annotated[Literal["crc32", "crc16", "none"], typer.Option(help="Checksum at the end of each block.")] = "crc32",
+) -> Make:
+    """Spectrometer: binary blocks (IEEE 488.2) with a CRC, on a pty or TCP."""
+    from firmware_sim.spectrometer import Spectrometer
+
+    return lambda options: Spectrometer(options, pixels=pixels, crc=crc, tcp=tcp, port=port)
+
+
+@instrument(_pump)
+def pump(tcp: Tcp = False, port: Port = 0) -> Make:
+    """Turbomolecular pump: telegrams with a checksum, on a pty or TCP."""
+    from firmware_sim.pump import Pump
+
+    return lambda options: Pump(options, tcp=tcp, port=port)
+
+
+@instrument(_furnace)
+def furnace(port: Port = 0) -> Make:
+    """Furnace behind an OPC-UA server."""
     from firmware_sim.furnace import Furnace
 
-    _run(Furnace, lambda options: Furnace(options, port=port), seed, rate, count, truth, hold, fault)
+    return lambda options: Furnace(options, port=port)
 
 
-@app.command()
-def ioc(
-    seed: Seed = 1,
-    rate: Rate = 10.0,
-    count: Count = 0,
-    truth: TruthFile = None,
-    hold: Hold = False,
-    fault: Faults = None,
-    prefix: Prefix = "SIM",
-    port: Port = 0,
-) -> None:
-    """Soft IOC over Channel Access; also obeys `shutter open|close` and `set NAME VALUE`. Faults: nan."""
+@instrument(_ioc)
+def ioc(prefix: Prefix = "SIM", port: Port = 0) -> Make:
+    """Soft IOC over Channel Access; also obeys `shutter open|close` and `set NAME VALUE`."""
     from firmware_sim.ioc import Ioc
 
-    _run(Ioc, lambda options: Ioc(options, prefix=prefix, port=port), seed, rate, count, truth, hold, fault)
+    return lambda options: Ioc(options, prefix=prefix, port=port)
 
 
-@app.command()
+@instrument(_camera, rate=20.0)
 def camera(
-    seed: Seed = 1,
-    rate: Rate = 20.0,
-    count: Count = 0,
-    truth: TruthFile = None,
-    hold: Hold = False,
-    fault: Faults = None,
     prefix: Prefix = "SIM",
     port: Port = 0,
     rows: Annotated[int, typer.Option(min=2, max=8192, help="Height of a frame in pixels.")] = 512,
     columns: Annotated[int, typer.Option(min=2, max=8192, help="Width of a frame in pixels.")] = 512,
-) -> None:
-    """Area detector over PV Access (NTNDArray). Faults: drop, reset, empty."""
+) -> Make:
+    """Area detector over PV Access (NTNDArray)."""
     from firmware_sim.camera import Camera
 
-    make = lambda options: Camera(options, prefix=prefix, shape=(rows, columns), port=port)  # noqa: E731
-    _run(Camera, make, seed, rate, count, truth, hold, fault)
+    return lambda options: Camera(options, prefix=prefix, shape=(rows, columns), port=port)
+
+
+@instrument(_vendor, rate=1.0)
+def vendor(folder: Annotated[Path, typer.Option(help="Where the files go; made if missing.")]) -> Make:
+    """Vendor program dropping files in a folder."""
+    from firmware_sim.vendor import Vendor
+
+    return lambda options: Vendor(options, folder=folder)
 
 
 @app.command()
-def vendor(
-    folder: Annotated[Path, typer.Option(help="Where the files go; made if missing.")],
-    seed: Seed = 1,
-    rate: Rate = 1.0,
-    count: Count = 0,
-    truth: TruthFile = None,
-    hold: Hold = False,
-    fault: Faults = None,
-) -> None:
-    """Vendor program dropping files in a folder. Faults: zero, abandon."""
-    from firmware_sim.vendor import Vendor
-
-    _run(Vendor, lambda options: Vendor(options, folder=folder), seed, rate, count, truth, hold, fault)
+def faults() -> None:
+    """Which instrument knows which fault, and what it does there."""
+    for name, kind in KINDS.items():
+        print(name)
+        for fault, what in kind().faults.items():
+            print(f"  {fault:<12} {what}")
 
 
 def _run(
     kind: type[Instrument],
-    make: Callable[[Options], Instrument],
+    make: Make,
+    *,
     seed: int,
     rate: float,
     count: int,
     truth: Path | None,
     hold: bool,
     fault: list[str] | None,
+    random_faults: float,
 ) -> None:
     """Run one instrument; a start that fails is one line on stderr and exit code 2 (options) or 1."""
     try:
-        faults = tuple(parse_fault(text, kind.faults) for text in fault or ())
+        listed = tuple(parse_fault(text, kind.faults) for text in fault or ())
     except FaultError as e:
         print(f"Error: {e}", file=sys.stderr)
         raise typer.Exit(2) from e
-    options = Options(seed=seed, rate=rate, count=count, truth=truth, hold=hold, faults=faults)
+    options = Options(seed, rate, count, truth, hold, listed, random_faults)
     try:
         # The console comes first: whatever a library prints while it starts must not reach the parent's pipe.
         console = Console()
@@ -150,7 +246,7 @@ def _run(
         raise typer.Exit(1) from e
 
 
-async def _serve(make: Callable[[Options], Instrument], options: Options, console: Console) -> None:
+async def _serve(make: Make, options: Options, console: Console) -> None:
     await serve(make(options), console)
 
 

@@ -39,6 +39,8 @@ class Options:
     truth: Path | None = None
     hold: bool = False
     faults: tuple[Fault, ...] = ()
+    random_faults: float = 0.0
+    """Mean seconds between faults at random; 0: none."""
 
 
 @dataclass(slots=True)
@@ -93,6 +95,7 @@ class Instrument(ABC):
     units: ClassVar[Mapping[str, str]]
     rate: ClassVar[float] = 10.0
     faults: ClassVar[Mapping[str, str]] = {}
+    """The kinds it knows, each with what it does; ARG is the fault's argument, with its default in brackets."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -104,6 +107,15 @@ class Instrument(ABC):
     def full(self) -> bool:
         """True when `count` items of the main stream were sent."""
         return 0 < self.options.count <= self.truth.sent.get(self.main_stream, 0)
+
+    @property
+    def random_kinds(self) -> tuple[str, ...]:
+        """The kinds that may happen at random: all, unless the way in which the instrument is served leaves some out."""
+        return tuple(self.faults)
+
+    def step_clock(self, fault: Fault) -> None:
+        """Set the instrument's clock by the seconds of the fault `clockstep`, back for those that begin with `-`."""
+        self.truth.clock_offset_ns += round(fault.signed(3600) * 1e9) // 1000 * 1000
 
     @abstractmethod
     async def open(self) -> Mapping[str, Any]:

@@ -67,14 +67,12 @@ class PtyLink:
         return {"path": os.ttyname(self._slave)}
 
     def send(self, line: bytes) -> bool:
-        """Write what fits; the rest of a line that was cut goes out before the next one."""
-        if self._unsent and not self._flush():
+        """Write what fits; the rest goes out as soon as somebody reads, up to 64 KiB of it."""
+        if len(self._unsent) > MAX_UNSENT:
             return False
-        self._unsent = line
-        before = len(self._unsent)
-        if not self._flush() and len(self._unsent) == before:
-            self._unsent = b""
-            return False
+        self._unsent += line
+        if not self._flush():
+            asyncio.get_running_loop().add_writer(self._master, self._flush)
         return True
 
     def drop(self) -> None:
@@ -84,6 +82,7 @@ class PtyLink:
         """Close both ends."""
         if self._master >= 0:
             asyncio.get_running_loop().remove_reader(self._master)
+            asyncio.get_running_loop().remove_writer(self._master)
             os.close(self._master)
             os.close(self._slave)
             self._master = self._slave = -1
@@ -94,6 +93,8 @@ class PtyLink:
         except BlockingIOError:
             written = 0
         self._unsent = self._unsent[written:]
+        if not self._unsent:
+            asyncio.get_running_loop().remove_writer(self._master)
         return not self._unsent
 
     def _read(self, splitter: _Splitter) -> None:

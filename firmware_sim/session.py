@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from firmware_sim.console import Console
-from firmware_sim.faults import Timetable
+from firmware_sim.faults import Timetable, random_faults
 from firmware_sim.instrument import CommandError, Instrument
 
 
@@ -91,7 +91,9 @@ class _Session:
         instrument = self._instrument
         clock = asyncio.get_running_loop().time
         period = 1.0 / instrument.options.rate
-        timetable = Timetable(instrument.options.faults)
+        options = instrument.options
+        endless = random_faults(options.seed, instrument.random_kinds, options.random_faults) if options.random_faults else ()
+        timetable = Timetable(options.faults, endless)
         start = due = clock()
         while not instrument.full:
             for fault in timetable.due(clock() - start):

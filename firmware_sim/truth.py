@@ -1,7 +1,8 @@
 """The truth file: what a simulated instrument really sent, one JSON object per line, flushed line by line.
 
 Invariants: a line is written before the thing it describes can be seen by a client; per stream the counted items
-are numbered 1, 2, 3 ... without a hole; timestamps of one process strictly increase; a file without its end line
+are numbered 1, 2, 3 ... without a hole; timestamps of one process strictly increase, but for the faults
+`clockstep` and `reorder`; a file without its end line
 belongs to an instrument that was killed. Lines, in this order::
 
     {"truth": 1, "device": "balance", "protocol": "serial", "seed": 7, "units": {"mass": "g"}, "started_ns": T}
@@ -21,7 +22,9 @@ the source timestamp that a client of the protocol sees (serial lines carry none
 - `sha256` of an image: over its raw C-order little-endian bytes; `shape` is (rows, columns).
 - `"dropped": true`: the instrument counted the item (its own counter moved) and never put it on the wire. Such items
   are in `dropped`, not in `sent`; a client that watches the counter declares exactly these as lost.
-- A fault line says what went wrong, when (seconds since production began and `t`), and what else is known of it.
+- An item that a fault sends twice is two items. Items are in the order in which they were sent.
+- A fault line says what went wrong, when (seconds since production began; `t` is never of a clock that is wrong), and
+  what else is known of it.
 
 Invariant of a comparison, per stream: sent + dropped = landed + lost.
 """
@@ -152,6 +155,8 @@ class TruthWriter:
     sent: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     ended: bool = False
+    clock_offset_ns: int = 0
+    """By how much the instrument's clock is wrong: the fault `clockstep` sets it."""
     _file: TextIO | None = None
     _last_ns: int = 0
     _numbers: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -164,9 +169,9 @@ class TruthWriter:
         self._write(header | {"units": dict(self.units), "started_ns": self.now()})
 
     def now(self) -> int:
-        """Return UTC ns as a multiple of 1000, later than every time returned before (the wall clock may step back)."""
+        """Return the instrument's clock: UTC ns as a multiple of 1000, later than every time before unless a fault set the clock."""
         self._last_ns = max(self._last_ns + 1000, time.time_ns() // 1000 * 1000)
-        return self._last_ns
+        return self._last_ns + self.clock_offset_ns
 
     def initial(self, stream: str, t: int, v: Scalar) -> None:
         """Note a value that a client can read before production starts."""
@@ -183,7 +188,7 @@ class TruthWriter:
 
     def fault(self, kind: str, at: float, arg: str | None, **details: Any) -> None:
         """Note an injected fault."""
-        self._write({"fault": kind, "at": at, "arg": arg, "t": self.now(), **details})
+        self._write({"fault": kind, "at": at, "arg": arg, "t": self.now() - self.clock_offset_ns, **details})
 
     def end(self) -> None:
         """Write the last line once and close the file; nothing can be sent after it."""

@@ -58,7 +58,7 @@ def test_stop_before_go_ends_with_nothing_sent(device: StartDevice) -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("balance", "--fault", "explode@1"), "it knows: garbage, partial, hang, nan, disconnect"),
+        (("balance", "--fault", "explode@1"), "it knows: garbage, partial, hang, disconnect, duplicate, drip, reset, nan, typechange"),
         (("balance", "--fault", "hang"), r"KIND@SECONDS\[:ARG\]"),
         (("balance", "--fault", "disconnect@1"), "give --tcp"),
         (("balance", "--rate", "0"), "0.001"),
