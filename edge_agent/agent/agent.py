@@ -127,7 +127,7 @@ class Agent:
             own_streams=config.own_streams, known_rows=self._known_rows, clock=self.timekeeper,
         )  # fmt: skip
         self.sessions = Sessions(self.credentials, self.keeper)
-        targets = build_targets(config, self.credentials, lambda: self.keeper.session)
+        targets = build_targets(config, self.credentials, lambda: self.keeper.session, self.spool.state)
         gate, plans = PolicyGate(config.targets), self._plans()
         self.engine = Engine(self.spool.outbox, list(targets.values()), gate, proved=self._proved, refused=self._refused)
         papers = Papers(self.keeper, self.describer.record, self.describer.crate, self.describer.preview)

@@ -11,7 +11,7 @@ from edge_agent.agent.identity import Credentials
 from edge_agent.config import targets as tables
 from edge_agent.config.models import Config
 from edge_agent.deliver.landing_keys import LandingKeys
-from edge_agent.deliver.target import Target, Witnesses
+from edge_agent.deliver.target import Memo, Target, Witnesses
 from edge_agent.errors import ConfigError
 from edge_agent.provenance.policy import ObjectKind, PolicyGate
 from edge_agent.record.session import Session
@@ -20,13 +20,13 @@ from edge_agent.runs.keeper import Routes
 from edge_agent.wire.broker import Broker
 
 
-def build_targets(config: Config, credentials: Credentials, session: Callable[[], Session]) -> dict[str, Target]:
-    """One target a table, by name. ``session`` gives the session of now.
+def build_targets(config: Config, credentials: Credentials, session: Callable[[], Session], memo: Memo) -> dict[str, Target]:
+    """One target a table, by name. ``session`` gives the session of now; in ``memo`` targets keep what they need after a restart.
 
     Raises:
         ConfigError: a landing target, and this agent was never enrolled.
     """
-    return {name: _build(name, table, config, credentials, session) for name, table in config.targets.items()}
+    return {name: _build(name, table, config, credentials, session, memo) for name, table in config.targets.items()}
 
 
 def witnesses(
@@ -52,11 +52,15 @@ def witnesses(
     return {name: target for name, target in targets.items() if name in seen and isinstance(target, Witnesses)}
 
 
-def _build(name: str, table: tables.Target, config: Config, credentials: Credentials, session: Callable[[], Session]) -> Target:
+def _build(
+    name: str, table: tables.Target, config: Config, credentials: Credentials, session: Callable[[], Session], memo: Memo
+) -> Target:
     if isinstance(table, tables.FolderTarget):
         from edge_agent.deliver.folder import FolderTarget
 
         return FolderTarget(name, Path(table.folder))
+    if isinstance(table, tables.S3Target):
+        return _s3(name, table, memo)
     folder = config.keys_dir
     if credentials.enrolment is None:
         raise ConfigError(
@@ -79,6 +83,20 @@ def _build(name: str, table: tables.Target, config: Config, credentials: Credent
         return Speaker(now.key, now.chain)
 
     return MqttTarget(name, broker, credentials.agent_id, speaker, lambda: keys.trust(name), prefix=table.topic, message=table.piece)
+
+
+def _s3(name: str, table: tables.S3Target, memo: Memo) -> Target:
+    try:
+        from edge_agent.deliver.s3 import Lock, S3Target
+        from edge_agent.deliver.s3_store import Place
+    except ImportError as error:
+        raise ConfigError(
+            f"target.{name}: what speaks to S3 stores is not installed", why=str(error),
+            try_='pip install "edge-agent-daq[s3]"', code="S3_NOT_INSTALLED",
+        ) from error  # fmt: skip
+    place = Place(table.s3, table.bucket, table.region, table.prefix, table.path_style, None if table.ca is None else str(table.ca))
+    lock = None if table.lock is None else Lock(table.lock.mode.upper(), table.lock.days)
+    return S3Target(name, place, lambda: (table.access_key.reveal(), table.secret_key.reveal()), memo, part=table.part, lock=lock)
 
 
 def _password(table: tables.MqttTarget) -> str | None:

@@ -1,8 +1,8 @@
-"""The ``[target.NAME]`` tables: exactly one of the keys ``landing``, ``mqtt`` and ``folder`` says of which kind a target is."""
+"""The ``[target.NAME]`` tables: exactly one of the keys ``landing``, ``mqtt``, ``s3`` and ``folder`` says of which kind a target is."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, WrapValidator
@@ -39,6 +39,7 @@ def _url(value: str, schemes: dict[str, bool], example: str) -> str:
 
 LandingUrl = Annotated[str, AfterValidator(lambda value: _url(value, {"https": True, "http": False}, "https://landing.example.ac.jp"))]
 MqttUrl = Annotated[str, AfterValidator(lambda value: _url(value, {"mqtts": True, "mqtt": False}, "mqtts://broker.example.ac.jp:8883"))]
+S3Url = Annotated[str, AfterValidator(lambda value: _url(value, {"https": True, "http": False}, "https://s3.example.ac.jp"))]
 TsaUrl = Annotated[str, AfterValidator(lambda value: _url(value, {"https": True, "http": False}, "https://tsa.example.ac.jp"))]
 
 
@@ -78,6 +79,38 @@ class MqttTarget(Networked):
     """Largest message, "1 KiB" to "1 MiB". Default "1 MB"."""
 
 
+class LockTable(Table):
+    """Objects are locked as they arrive; the bucket must allow it."""
+
+    mode: Literal["governance", "compliance"]
+    """ "governance": people with a special right can still remove them; "compliance": nobody can."""
+    days: int = Field(ge=1, le=36500)
+    """For how many days."""
+
+
+class S3Target(Networked):
+    """A bucket of an S3 store."""
+
+    s3: S3Url
+    """Address of the store, as "https://s3.example.ac.jp"."""
+    bucket: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+    """The bucket; it must exist."""
+    access_key: Secret
+    """Access key, by reference: {file = "..."}."""
+    secret_key: Secret
+    """Secret key, by reference: {file = "..."}."""
+    region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]+$")
+    """Region. Default "us-east-1", which most stores outside of Amazon take."""
+    prefix: str = Field(default="", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*/)*$", max_length=200)
+    """Beginning of all names, as "bl05/". Default: none."""
+    path_style: StrictBool = True
+    """Whether the bucket stands in the path of the address and not in its host name. Default true."""
+    part: Size = Field(default=16 << 20, ge=5 << 20, le=1 << 30)
+    """Larger items are sent in parts of this size, "5 MiB" to "1 GiB". Default "16 MiB"."""
+    lock: LockTable | None = None
+    """Lock objects as they arrive. Default: not."""
+
+
 class FolderTarget(TargetTable):
     """A folder on this machine or on a mounted share: the weakest proof, files are read back and compared."""
 
@@ -85,9 +118,9 @@ class FolderTarget(TargetTable):
     """The folder that holds the project spaces."""
 
 
-Target = LandingTarget | MqttTarget | FolderTarget
+Target = LandingTarget | MqttTarget | S3Target | FolderTarget
 
-KINDS: dict[str, type[TargetTable]] = {"landing": LandingTarget, "mqtt": MqttTarget, "folder": FolderTarget}
+KINDS: dict[str, type[TargetTable]] = {"landing": LandingTarget, "mqtt": MqttTarget, "s3": S3Target, "folder": FolderTarget}
 
 
 def _pick(value: Any, handler: Any, info: ValidationInfo) -> Any:
@@ -102,14 +135,14 @@ def _pick(value: Any, handler: Any, info: ValidationInfo) -> Any:
         message = (
             t("has {found}: keep exactly one of them", found=found)
             if kinds
-            else t('needs one of landing = "https://...", mqtt = "mqtts://..." or folder = "/path"')
+            else t('needs one of landing = "https://...", mqtt = "mqtts://...", s3 = "https://..." or folder = "/path"')
         )
         raise PydanticCustomError("cfg_target_kind", "{message}", {"message": message})
     return KINDS[kinds[0]].model_validate(value, context=info.context)
 
 
 AnyTarget = Annotated[Target, WrapValidator(_pick)]
-"""One of the three kinds, chosen by the key that is there."""
+"""One of the four kinds, chosen by the key that is there."""
 
 
 def _bad(message: str) -> PydanticCustomError:

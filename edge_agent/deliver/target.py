@@ -27,6 +27,22 @@ class Capabilities:
     detail: str
 
 
+class Memo(Protocol):
+    """Where a target keeps what it has to know after a restart; durable."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set the value under a key."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Forget a key; no error when it is unknown."""
+        ...
+
+    def under(self, prefix: str) -> dict[str, bytes]:
+        """All pairs whose key begins with ``prefix``."""
+        ...
+
+
 @runtime_checkable
 class Target(Protocol):
     """One destination. ``name`` is its name in the configuration, in labels and in receipts."""
