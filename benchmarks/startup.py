@@ -1,8 +1,9 @@
-"""Start-up on a full spool: ``python -m benchmarks.startup [--segments N] [--runs N] [--json]``.
+"""Start-up on a full spool: ``python -m benchmarks.startup [--segments N] [--runs N] [--cold] [--json]``.
 
 Makes a spool as an agent leaves it whose target was away for long: so many signed runs, each with its closed segments in the outbox, the
 book, its mirror and the agent log. Then starts the daemon on it, in a process of its own, and says how long that took, beside the time
 that the bare reading of the agent log and of the names in the run folders takes. The segments are tiny: a start must not look into them.
+With ``--cold`` once more after the page cache of the whole machine was dropped, as after a reboot (needs root).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.harness import peak_mb
+from benchmarks.harness import Impossible, answer, machine, peak_mb
 from edge_agent.agent.agent import Agent
 from edge_agent.config.loading import load
 from edge_agent.model import ItemKind, Label, OutboxItem, RunContext
@@ -34,6 +35,7 @@ from edge_agent.spool import Spool
 from edge_agent.spool.ledger import Counts
 from edge_agent.storage import Disk
 
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 T0 = 1_795_000_000_000_000_000
 CONFIG = """\
 site = "BENCH"
@@ -60,13 +62,16 @@ class Careless(Disk):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Times in s; ``reading`` is that of the bare bytes of the agent log and of the names in the run folders."""
+    """Times in s; ``reading``: the bare bytes of the agent log and the names in the run folders; ``cold``: with an empty page cache."""
 
     segments: int
     runs: int
     startup: float
     reading: float
     peak_mb: float
+    cold: float | None = None
+    machine: str = ""
+    command: str = ""
 
 
 def configure(folder: Path) -> Path:
@@ -144,29 +149,70 @@ async def measure(config: Path) -> Result:
     return Result(names, len(list((folder / "runs").iterdir())), startup, reading, peak_mb())
 
 
-def main() -> None:
+def start(config: Path) -> Result:
+    """One start in a process of its own.
+
+    Raises:
+        Impossible: it failed.
+    """
+    command = [sys.executable, "-m", "benchmarks.startup", "--start", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Impossible(f"the start ended with {done.returncode}:\n{done.stderr}")
+    return Result(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def drop_caches() -> None:
+    """Forget all files that are in memory.
+
+    Raises:
+        Impossible: the system does not allow it.
+    """
+    os.sync()
+    try:
+        DROP_CACHES.write_text("3\n")
+    except OSError as error:
+        raise Impossible(f"--cold needs root and Linux: {error}") from error
+
+
+def compare(segments: int, runs: int, *, cold: bool) -> Result:
+    """Make the spool, start on it.
+
+    Raises:
+        Impossible: a start failed, or the page cache cannot be dropped.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        config = configure(Path(place))
+        fill(config, segments, runs)
+        result = start(config)
+        if cold:
+            drop_caches()
+            result = replace(result, cold=start(config).startup)
+    command = f"python -m benchmarks.startup --segments {segments} --runs {runs}{' --cold' if cold else ''} --json"
+    return replace(result, machine=machine(), command=command)
+
+
+def show(result: Result) -> None:
+    """Two sentences."""
+    cold = "" if result.cold is None else f", {result.cold:.2f} s with nothing in the page cache"
+    print(f"{result.segments} segments of {result.runs} runs: {result.startup:.2f} s to start{cold}, {result.peak_mb:.0f} MB")
+    print(f"reading the agent log and the names of the files alone: {result.reading:.2f} s")
+
+
+def main() -> int:
     """Make, start, say."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--segments", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=1_000)
+    parser.add_argument("--cold", action="store_true", help="once more after dropping the page cache of the machine (root)")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.start is not None:
         print(json.dumps(asdict(asyncio.run(measure(options.start)))))
-        return
-    with tempfile.TemporaryDirectory() as place:
-        config = configure(Path(place))
-        fill(config, options.segments, options.runs)
-        command = [sys.executable, "-m", "benchmarks.startup", "--start", str(config)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    result = Result(**json.loads(done.stdout.splitlines()[-1]))
-    if options.json:
-        print(json.dumps(asdict(result)))
-    else:
-        print(f"{result.segments} segments of {result.runs} runs: {result.startup:.2f} s to start, {result.peak_mb:.0f} MB")
-        print(f"reading the agent log and the names of the files alone: {result.reading:.2f} s")
+        return 0
+    return answer(lambda: compare(options.segments, options.runs, cold=options.cold), show, as_json=options.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

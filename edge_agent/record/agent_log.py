@@ -22,19 +22,19 @@ from edge_agent.record.journal import Frame, LeafFrame, Opening
 from edge_agent.record.session import Session
 from edge_agent.record.tree import SignedHead, Tree, signed_head
 from edge_agent.seal import cose
+from edge_agent.seal.cbor import loads_own
 from edge_agent.seal.clock import Clock
 from edge_agent.seal.head import State
 from edge_agent.seal.leaf import Boot, Leaf, SegmentClose
 from edge_agent.seal.leaf import parse as parse_leaf
 from edge_agent.seal.log_leaf import ConfigChange, KeyAdd, KeyCompromised, KeyRetire, LogRestart, SegmentOpen
+from edge_agent.seal.nodes import Nodes
 from edge_agent.seal.receipt import Inclusion
-from edge_agent.seal.tree import consistency_proof, inclusion_proof, leaf_hash
+from edge_agent.seal.tree import leaf_hash
 from edge_agent.storage import Storage, durable
 
 L = TypeVar("L", Boot, ConfigChange)
-_REMEMBERED = frozenset(
-    kind.TYPE for kind in (SegmentClose, SegmentOpen, KeyAdd, KeyRetire, KeyCompromised, Boot, ConfigChange)
-)  # fmt: skip
+_REMEMBERED = frozenset(kind.TYPE for kind in (KeyAdd, KeyRetire, KeyCompromised, Boot, ConfigChange))
 
 
 class AgentLog:
@@ -76,7 +76,7 @@ class AgentLog:
             )  # fmt: skip
         self.log_id = hashlib.sha256(b"HSC1-log\0" + session.agent_id + opening.context).digest()[:16]
         self._tree = Tree(self.log_id, session, self._now_ns, self._clock)
-        self._hashes: list[bytes] = []
+        self._nodes = Nodes()
         self._closes: dict[tuple[bytes, bytes], int] = {}
         self._opened: set[bytes] = set()
         self._keys: dict[tuple[bytes, ...], list[int]] = {}
@@ -92,7 +92,7 @@ class AgentLog:
     @property
     def size(self) -> int:
         """Number of leaves."""
-        return len(self._hashes)
+        return len(self._nodes)
 
     def append(self, leaf: Leaf) -> int:
         """Add a leaf; durable when it returns; its index.
@@ -125,12 +125,12 @@ class AgentLog:
     def consistency(self, first: int, size: int) -> list[bytes]:
         """Proof that the log of ``first`` leaves is a prefix of the log of ``size``; empty for ``first`` 0."""
         with self._lock:
-            return consistency_proof(self._hashes[:size], first) if 0 < first < size else []
+            return self._nodes.consistency(first, size) if 0 < first < size else []
 
     def inclusion(self, index: int, size: int) -> Inclusion:
         """Proof that leaf ``index`` is in the log of ``size`` leaves."""
         with self._lock:
-            proof = inclusion_proof(self._hashes[:size], index)
+            proof = self._nodes.inclusion(index, size)
             return Inclusion(self.log_id, size, index, self._tree.payloads[index], tuple(proof))
 
     def segment_close(self, segment_id: bytes, head: bytes) -> int | None:
@@ -179,7 +179,7 @@ class AgentLog:
             DiskError: the disk refused; the log is as it was.
         """
         with self._lock:
-            session, size = self._tree.session, len(self._hashes)
+            session, size = self._tree.session, len(self._nodes)
             kept = self._path.with_name(f"agent-{self.log_id.hex()}.log")
             durable.replace_file(self._storage, kept, self._storage.read_file(self._path)[: self._size])
             leaf = LogRestart(self.log_id, size, self._now_ns())
@@ -209,18 +209,21 @@ class AgentLog:
             self._tree.head_seq = self._tree.anchors[0].head.head_seq + 1
 
     def _add(self, payload: bytes) -> int:
-        self._hashes.append(leaf_hash(payload))
-        index = self._tree.append(payload)
-        if payload[4] in _REMEMBERED:
+        digest, kind = leaf_hash(payload), payload[4]
+        self._nodes.append(digest)
+        index = self._tree.append(payload, digest)
+        # Of segments there are many: what a start does for each of them decides how long it takes.
+        if kind == SegmentClose.TYPE:
+            body = loads_own(payload[5:])
+            self._closes[body[1], body[2]] = index
+        elif kind == SegmentOpen.TYPE:
+            self._opened.add(loads_own(payload[5:])[1])
+        elif kind in _REMEMBERED:
             self._remember(parse_leaf(payload), index)
         return index
 
     def _remember(self, leaf: Leaf, index: int) -> None:
-        if isinstance(leaf, SegmentClose):
-            self._closes[leaf.segment_id, leaf.head] = index
-        elif isinstance(leaf, SegmentOpen):
-            self._opened.add(leaf.segment_id)
-        elif isinstance(leaf, KeyAdd | KeyRetire | KeyCompromised):
+        if isinstance(leaf, KeyAdd | KeyRetire | KeyCompromised):
             self._keys.setdefault(leaf.kids, []).append(index)
             if not isinstance(leaf, KeyAdd):
                 self._ended.add(leaf.kids)

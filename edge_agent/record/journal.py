@@ -39,7 +39,8 @@ class Frame(IntEnum):
     TAGS = 9
 
 
-_KINDS = frozenset(Frame)
+_KINDS = frozenset(int(kind) for kind in Frame)
+_LEAF = int(Frame.LEAF)
 
 
 def frame(kind: Frame, *parts: bytes | memoryview) -> bytes:
@@ -163,26 +164,26 @@ def _at(data: bytes, position: int) -> tuple[Entry, int] | None:
     if _CRC.unpack_from(data, end)[0] != google_crc32c.value(data[position + 4 : end]):
         return None
     try:
-        return _decode(Frame(kind), data[position + _HEAD.size : end]), end + _CRC.size
+        return _decode(kind, data[position + _HEAD.size : end]), end + _CRC.size
     except (SealError, LookupError, ValueError, TypeError, struct.error):
         return None
 
 
-def _decode(kind: Frame, body: bytes) -> Entry:
-    if kind is Frame.OPEN:
+def _decode(kind: int, body: bytes) -> Entry:
+    if kind == _LEAF:  # nearly all of them
+        return LeafFrame(_OFFSET.unpack_from(body)[0], body[_OFFSET.size :])
+    if kind == Frame.OPEN:
         value = loads(body, "journal OPEN")
         return Opening(str(value[1]), bytes(value[2]))
-    if kind is Frame.TABLE:
+    if kind == Frame.TABLE:
         value = loads(body, "journal TABLE")
         columns = value[2]
         shapes = tuple(tuple(int(n) for n in c[2]) for c in columns)
         paths, dtypes = tuple(c[0] for c in columns), tuple(c[1] for c in columns)
         return TableFrame(int(value[1]), paths, dtypes, shapes, int(value[3]), value[4], value[5])
-    if kind is Frame.TAGS:
+    if kind == Frame.TAGS:
         return TagsFrame(tuple(Tag(*line) for line in loads(body, "journal TAGS")))
-    if kind is Frame.ROWS:
+    if kind == Frame.ROWS:
         number, first, n = _ROWS.unpack_from(body)
         return RowsFrame(number, first, n, body[_ROWS.size :])
-    if kind is Frame.LEAF:
-        return LeafFrame(_OFFSET.unpack_from(body)[0], body[_OFFSET.size :])
-    return (kind, body)
+    return (Frame(kind), body)

@@ -12,7 +12,7 @@ from edge_agent.seal import cose
 from edge_agent.seal.clock import Clock
 from edge_agent.seal.head import Head, State, head_hash, parse_head
 from edge_agent.seal.keys import KeyChain
-from edge_agent.seal.tree import Frontier
+from edge_agent.seal.tree import Frontier, leaf_hash
 
 ANCHOR_S = 60.0
 HEAD_LEAVES = 256
@@ -51,10 +51,10 @@ class Tree:
     earlier: KeyChain | None = None
     """Key chain of the boot that began this tree, when another one finishes it."""
 
-    def append(self, payload: bytes) -> int:
-        """Add a leaf; returns its index."""
+    def append(self, payload: bytes, digest: bytes | None = None) -> int:
+        """Add a leaf; returns its index. ``digest``: its `leaf_hash`, where that is known."""
         self.payloads.append(payload)
-        return self.frontier.append(payload)
+        return self.frontier.append_hash(digest or leaf_hash(payload))
 
     def read(self) -> Reading:
         """The clocks now."""

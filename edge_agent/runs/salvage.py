@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from edge_agent.seal.leaf import FileLeaf, parse
 log = logging.getLogger(__name__)
 
 VERSION = re.compile(r"~\d+$")
+UNFINISHED = (JOURNAL, REBUILT, f".h5{PART}")
 
 
 @dataclass(slots=True)
@@ -61,7 +64,9 @@ class Salvage:
         if self.keeper.spool.fresh:
             self._rebuild()
         known = {entry.run.name: entry for entry in self.keeper.book.entries()}
-        for journal_path in sorted((self.keeper.spool.folder / "runs").glob(f"*/*{JOURNAL}")):
+        left = self._left()
+        journals = [path for path in left if path.name.endswith(JOURNAL)]
+        for journal_path in journals:
             folder, name = journal_path.parent, journal_path.name.removesuffix(JOURNAL)
             entry = known.get(folder.name) or self._entry_from(journal_path)
             if entry is None:
@@ -69,15 +74,24 @@ class Salvage:
                 continue
             known.setdefault(entry.run.name, entry)
             self._one(entry, folder, name, found)
-        self._parts_alone(found)
+        # What was made of a journal, or failed to be, took files away.
+        self._parts_alone(self._left() if journals else left, found)
         return found, [entry for entry in known.values() if not self.keeper.book.is_done(entry)]
 
-    def _parts_alone(self, found: Recovered) -> None:
-        """Data without a journal: a file system that keeps no order of names leaves it, or one that lost the journal."""
+    def _left(self) -> list[Path]:
+        """Files of segments that are not finished, sorted. A full spool has a hundred thousand names: each is looked at once."""
+        found: list[Path] = []
         runs = self.keeper.spool.folder / "runs"
-        for rebuilt in runs.glob(f"*/*{REBUILT}"):
+        for run in os.scandir(runs) if runs.is_dir() else ():
+            if run.is_dir():
+                found += [Path(run.path, name) for name in os.listdir(run.path) if name.endswith(UNFINISHED)]
+        return sorted(found)
+
+    def _parts_alone(self, left: Sequence[Path], found: Recovered) -> None:
+        """Data without a journal: a file system that keeps no order of names leaves it, or one that lost the journal."""
+        for rebuilt in [path for path in left if path.name.endswith(REBUILT)]:
             self.keeper.storage.unlink(rebuilt)
-        for part in sorted(runs.glob(f"*/*.h5{PART}")):
+        for part in [path for path in left if path.name.endswith(f".h5{PART}")]:
             folder, name = part.parent, part.name.removesuffix(PART)
             if (folder / name).exists():
                 self.keeper.storage.unlink(part)

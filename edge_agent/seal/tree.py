@@ -1,7 +1,7 @@
 """Merkle trees of RFC 9162 section 2.1 over SHA-256.
 
 `Frontier` is the live tree: appending costs O(1) amortised and keeps O(log n) hashes. The functions over lists of leaf hashes make
-and check proofs.
+and check proofs; `nodes.Nodes` makes those of a tree that grows for years.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def epoch_roots(hashes: Sequence[bytes]) -> list[bytes]:
     return [root_of(hashes[start : start + EPOCH]) for start in range(0, len(hashes), EPOCH)]
 
 
-def _split(n: int) -> int:
+def split(n: int) -> int:
     """Largest power of two smaller than ``n``."""
     return 1 << ((n - 1).bit_length() - 1)
 
@@ -92,7 +92,7 @@ def inclusion_proof(hashes: Sequence[bytes], index: int) -> list[bytes]:
         raise SealError(f"inclusion proof: leaf {index} of {len(hashes)}")
     if len(hashes) == 1:
         return []
-    k = _split(len(hashes))
+    k = split(len(hashes))
     if index < k:
         return [*inclusion_proof(hashes[:k], index), root_of(hashes[k:])]
     return [*inclusion_proof(hashes[k:], index - k), root_of(hashes[:k])]
@@ -116,22 +116,6 @@ def check_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], 
         fn >>= 1
         sn >>= 1
     return sn == 0 and digest == root
-
-
-def consistency_proof(hashes: Sequence[bytes], first: int) -> list[bytes]:
-    """RFC 9162 section 2.1.4.1: that the tree over ``hashes[:first]`` is a prefix of the tree over ``hashes``."""
-    if not 0 < first <= len(hashes):
-        raise SealError(f"consistency proof: {first} of {len(hashes)}")
-
-    def sub(m: int, part: Sequence[bytes], whole: bool) -> list[bytes]:
-        if m == len(part):
-            return [] if whole else [root_of(part)]
-        k = _split(len(part))
-        if m <= k:
-            return [*sub(m, part[:k], whole), root_of(part[k:])]
-        return [*sub(m - k, part[k:], False), root_of(part[:k])]
-
-    return sub(first, hashes, True)
 
 
 def check_consistency(first: int, first_root: bytes, second: int, second_root: bytes, proof: Sequence[bytes]) -> bool:

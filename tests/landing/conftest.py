@@ -28,8 +28,9 @@ from edge_agent.record.session import Session, new_session
 from edge_agent.seal import cose
 from edge_agent.seal.clock import Clock
 from edge_agent.seal.head import Head, State
+from edge_agent.seal.nodes import Nodes
 from edge_agent.seal.policy import policy_digest
-from edge_agent.seal.tree import consistency_proof, leaf_hash, root_of
+from edge_agent.seal.tree import leaf_hash, root_of
 from edge_agent.wire.broker import Broker
 from firmware_sim.loopback import hold_port
 from landing import authority
@@ -337,7 +338,14 @@ def sha256() -> Callable[[bytes], bytes]:
 @pytest.fixture
 def proof_from() -> Callable[[list[bytes], int], list[bytes]]:
     """RFC 9162 consistency proof of leaf hashes from a size."""
-    return lambda hashes, first: consistency_proof(hashes, first) if first else []
+
+    def proof(hashes: list[bytes], first: int) -> list[bytes]:
+        nodes = Nodes()
+        for digest in hashes:
+            nodes.append(digest)
+        return nodes.consistency(first, len(hashes)) if first else []
+
+    return proof
 
 
 @pytest.fixture

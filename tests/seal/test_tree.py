@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.seal.cbor import SealError
+from edge_agent.seal.nodes import Nodes
 from edge_agent.seal.tree import (
     EMPTY_ROOT,
     Frontier,
     check_consistency,
     check_inclusion,
-    consistency_proof,
     epoch_roots,
     inclusion_proof,
     leaf_hash,
@@ -46,6 +46,12 @@ INCLUSION = {(0, 1): [], (0, 8): [A, B, C], (5, 8): [D, E, ROOTS[3]], (2, 3): [R
 CONSISTENCY = {(1, 1): [], (1, 8): [A, B, C], (6, 8): [F, E, ROOTS[3]], (2, 5): [B, D]}
 
 
+def grown(hashes: list[bytes]) -> Nodes:
+    nodes = Nodes()
+    assert [nodes.append(digest) for digest in hashes] == list(range(len(hashes)))
+    return nodes
+
+
 def hexed(proof: list[bytes]) -> list[str]:
     return [part.hex() for part in proof]
 
@@ -71,13 +77,14 @@ def test_the_published_roots_come_out() -> None:
 @pytest.mark.parametrize(("index", "size"), INCLUSION)
 def test_the_published_inclusion_proofs_come_out_and_hold(index: int, size: int) -> None:
     proof = inclusion_proof(HASHES[:size], index)
+    assert grown(HASHES).inclusion(index, size) == proof
     assert hexed(proof) == INCLUSION[index, size]
     assert check_inclusion(HASHES[index], index, size, proof, bytes.fromhex(ROOTS[size - 1]))
 
 
 @pytest.mark.parametrize(("first", "second"), CONSISTENCY)
 def test_the_published_consistency_proofs_come_out_and_hold(first: int, second: int) -> None:
-    proof = consistency_proof(HASHES[:second], first)
+    proof = grown(HASHES).consistency(first, second)
     assert hexed(proof) == CONSISTENCY[first, second]
     assert check_consistency(first, bytes.fromhex(ROOTS[first - 1]), second, bytes.fromhex(ROOTS[second - 1]), proof)
 
@@ -85,10 +92,12 @@ def test_the_published_consistency_proofs_come_out_and_hold(first: int, second: 
 def test_all_proofs_of_all_small_trees_hold() -> None:
     given = [leaf_hash(bytes((n,))) for n in range(20)]
     roots = [naive_root(given[:n]) for n in range(21)]
+    nodes = grown(given)
     for size in range(1, 21):
         for n in range(size):
-            assert check_inclusion(given[n], n, size, inclusion_proof(given[:size], n), roots[size])
-            assert check_consistency(n + 1, roots[n + 1], size, roots[size], consistency_proof(given[:size], n + 1))
+            assert nodes.inclusion(n, size) == inclusion_proof(given[:size], n)
+            assert check_inclusion(given[n], n, size, nodes.inclusion(n, size), roots[size])
+            assert check_consistency(n + 1, roots[n + 1], size, roots[size], nodes.consistency(n + 1, size))
 
 
 hashes = st.lists(st.binary(max_size=4).map(leaf_hash), max_size=70)
@@ -142,7 +151,7 @@ def test_every_leaf_has_a_proof_that_holds_for_it_alone(given: list[bytes], data
 @given(hashes.filter(bool), st.data())
 def test_every_prefix_has_a_proof_and_no_fork_has_one(given: list[bytes], data: st.DataObject) -> None:
     first = data.draw(st.integers(1, len(given)))
-    proof = consistency_proof(given, first)
+    proof = grown(given).consistency(first, len(given))
     first_root, root = naive_root(given[:first]), naive_root(given)
     assert check_consistency(first, first_root, len(given), root, proof)
     assert not check_consistency(first, bytes(32), len(given), root, proof)
@@ -175,6 +184,23 @@ def test_proofs_of_leaves_that_are_not_there_are_refused() -> None:
     for index in (-1, 3):
         with pytest.raises(SealError, match="inclusion proof: leaf"):
             inclusion_proof(HASHES[:3], index)
-    for first in (0, 4):
+        with pytest.raises(SealError, match="inclusion proof: leaf"):
+            grown(HASHES).inclusion(index, 3)
+    for first, size in ((0, 3), (4, 3), (3, 9)):
         with pytest.raises(SealError, match="consistency proof"):
-            consistency_proof(HASHES[:3], first)
+            grown(HASHES).consistency(first, size)
+
+
+def test_a_proof_over_many_leaves_reads_few_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, size = grown([leaf_hash(n.to_bytes(4)) for n in range(5000)]), 4999
+    made = 0
+
+    def counted(left: bytes, right: bytes) -> bytes:
+        nonlocal made
+        made += 1
+        return node_hash(left, right)
+
+    monkeypatch.setattr("edge_agent.seal.nodes.node_hash", counted)
+    nodes.inclusion(1234, size)
+    nodes.consistency(1234, size)
+    assert made <= 2 * size.bit_length()
