@@ -1,9 +1,10 @@
-"""``python -m landing init | token | grant | approve-restart | serve``: the landing service on the command line."""
+"""``python -m landing init | token | grant | approve-restart | serve | fake-rdm``: the landing service on the command line."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 import sys
 from contextlib import closing
@@ -20,6 +21,8 @@ from edge_agent.wire.words import six_words
 from landing import authority
 from landing.catalogue import Agent, Catalogue
 from landing.enrol import issue_token
+from landing.fake_rdm import Rehearsal
+from landing.fake_rdm import serve as serve_rdm
 from landing.home import Home, Settings
 from landing.room import Limits
 from landing.serve import Options, serve
@@ -113,6 +116,34 @@ def serve_command(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     limits = Limits(keep_free=int(keep_free * GIB), quota=int(quota * GIB) or None)
     asyncio.run(serve(Home(folder), Options(host, port, mqtt, mqtt_ca, mqtt_topic, limits)))
+
+
+@app.command("fake-rdm")
+def fake_rdm(
+    folder: Folder,
+    token: Annotated[str, typer.Option(help="The personal access token that it takes.")],
+    node: Annotated[list[str], typer.Option("--node", help='Id of a project, as "abc12"; may be repeated.')],
+    storage: Annotated[list[str] | None, typer.Option("--storage", help='Storage of each project; default "osfstorage".')] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 0,
+    quota: Annotated[float, typer.Option(help="GiB that it takes in all.")] = 100.0,
+    hashes: Annotated[bool, typer.Option(help="Whether the storage tells digests, as osfstorage does.")] = True,
+) -> None:
+    """A GakuNin RDM to rehearse with: API v2 and WaterButler v1 over a folder; prints one JSON line when ready."""
+    providers = tuple(storage or ["osfstorage"])
+    nodes = {name: f"rehearsal {name}" for name in node}
+    rehearsal = Rehearsal(token, nodes, providers, hashes=hashes, quota=int(quota * GIB))
+    asyncio.run(_rehearse(folder, rehearsal, host, port))
+
+
+async def _rehearse(folder: Path, rehearsal: Rehearsal, host: str, port: int) -> None:
+    runner, at = await serve_rdm(folder, rehearsal, host, port)
+    try:
+        base = f"http://{host}:{at}"
+        print(json.dumps({"files": base, "api": f"{base}/v2", "nodes": sorted(rehearsal.nodes)}), flush=True)
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
 
 
 def main() -> None:

@@ -61,6 +61,8 @@ def _build(
         return FolderTarget(name, Path(table.folder))
     if isinstance(table, tables.S3Target):
         return _s3(name, table, memo)
+    if isinstance(table, tables.GrdmTarget):
+        return _grdm(name, table)
     folder = config.keys_dir
     if credentials.enrolment is None:
         raise ConfigError(
@@ -97,6 +99,14 @@ def _s3(name: str, table: tables.S3Target, memo: Memo) -> Target:
     place = Place(table.s3, table.bucket, table.region, table.prefix, table.path_style, None if table.ca is None else str(table.ca))
     lock = None if table.lock is None else Lock(table.lock.mode.upper(), table.lock.days)
     return S3Target(name, place, lambda: (table.access_key.reveal(), table.secret_key.reveal()), memo, part=table.part, lock=lock)
+
+
+def _grdm(name: str, table: tables.GrdmTarget) -> Target:
+    from edge_agent.deliver.grdm import GrdmTarget
+    from edge_agent.deliver.grdm_talk import Talk
+
+    talk = Talk(name, table.api, table.grdm, table.token.reveal, None if table.ca is None else str(table.ca))
+    return GrdmTarget(name, talk, table.nodes, table.node, table.storage, table.largest)
 
 
 def _password(table: tables.MqttTarget) -> str | None:

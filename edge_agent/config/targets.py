@@ -1,11 +1,11 @@
-"""The ``[target.NAME]`` tables: exactly one of the keys ``landing``, ``mqtt``, ``s3`` and ``folder`` says of which kind a target is."""
+"""The ``[target.NAME]`` tables: exactly one of the keys in `KINDS` says of which kind a target is."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, WrapValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationInfo, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from edge_agent.config.secret import Secret
@@ -40,6 +40,7 @@ def _url(value: str, schemes: dict[str, bool], example: str) -> str:
 LandingUrl = Annotated[str, AfterValidator(lambda value: _url(value, {"https": True, "http": False}, "https://landing.example.ac.jp"))]
 MqttUrl = Annotated[str, AfterValidator(lambda value: _url(value, {"mqtts": True, "mqtt": False}, "mqtts://broker.example.ac.jp:8883"))]
 S3Url = Annotated[str, AfterValidator(lambda value: _url(value, {"https": True, "http": False}, "https://s3.example.ac.jp"))]
+GrdmUrl = Annotated[str, AfterValidator(lambda value: _url(value, {"https": True, "http": False}, "https://files.rdm.nii.ac.jp"))]
 TsaUrl = Annotated[str, AfterValidator(lambda value: _url(value, {"https": True, "http": False}, "https://tsa.example.ac.jp"))]
 
 
@@ -111,6 +112,34 @@ class S3Target(Networked):
     """Lock objects as they arrive. Default: not."""
 
 
+Node = Annotated[str, Field(pattern=r"^[a-z0-9]{5,10}$")]
+
+
+class GrdmTarget(Networked):
+    """A project of GakuNin RDM."""
+
+    grdm: GrdmUrl
+    """Address of its files (WaterButler), as "https://files.rdm.nii.ac.jp"."""
+    api: GrdmUrl = "https://api.rdm.nii.ac.jp/v2"
+    """Address of its API v2. Default "https://api.rdm.nii.ac.jp/v2"."""
+    token: Secret
+    """Personal access token, by reference: {file = "..."}."""
+    node: Node | None = None
+    """Id of the project for all that is not in nodes, as "abc12"."""
+    nodes: dict[str, Node] = Field(default_factory=dict)
+    """Id of the project for each project of ours, as {lysozyme = "abc12"}."""
+    storage: str | None = Field(default=None, pattern=r"^[a-z0-9]+$")
+    """Storage of the project. Default: the only one, else "osfstorage"."""
+    largest: Size = Field(default=50 << 30, ge=1 << 20)
+    """Largest file that the site takes. Default "50 GiB"."""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> GrdmTarget:
+        if self.node is None and not self.nodes:
+            raise _bad(t('needs node = "abc12", or nodes = {{project = "abc12"}}'))
+        return self
+
+
 class FolderTarget(TargetTable):
     """A folder on this machine or on a mounted share: the weakest proof, files are read back and compared."""
 
@@ -118,9 +147,11 @@ class FolderTarget(TargetTable):
     """The folder that holds the project spaces."""
 
 
-Target = LandingTarget | MqttTarget | S3Target | FolderTarget
+Target = LandingTarget | MqttTarget | S3Target | GrdmTarget | FolderTarget
 
-KINDS: dict[str, type[TargetTable]] = {"landing": LandingTarget, "mqtt": MqttTarget, "s3": S3Target, "folder": FolderTarget}
+KINDS: dict[str, type[TargetTable]] = {
+    "landing": LandingTarget, "mqtt": MqttTarget, "s3": S3Target, "grdm": GrdmTarget, "folder": FolderTarget,
+}  # fmt: skip
 
 
 def _pick(value: Any, handler: Any, info: ValidationInfo) -> Any:
@@ -135,14 +166,16 @@ def _pick(value: Any, handler: Any, info: ValidationInfo) -> Any:
         message = (
             t("has {found}: keep exactly one of them", found=found)
             if kinds
-            else t('needs one of landing = "https://...", mqtt = "mqtts://...", s3 = "https://..." or folder = "/path"')
+            else t(
+                'needs one of landing = "https://...", mqtt = "mqtts://...", s3 = "https://...", grdm = "https://..." or folder = "/path"'
+            )
         )
         raise PydanticCustomError("cfg_target_kind", "{message}", {"message": message})
     return KINDS[kinds[0]].model_validate(value, context=info.context)
 
 
 AnyTarget = Annotated[Target, WrapValidator(_pick)]
-"""One of the four kinds, chosen by the key that is there."""
+"""One of the kinds, chosen by the key that is there."""
 
 
 def _bad(message: str) -> PydanticCustomError:

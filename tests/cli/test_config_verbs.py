@@ -52,7 +52,7 @@ def test_check_prints_each_mistake_and_then_one_sentence(lab: Path, run: Run) ->
     done = run("check", "lab.toml")
     assert done.code == 3
     assert done.out == (
-        'lab.toml:6:1: target.b: needs one of landing = "https://...", mqtt = "mqtts://...", s3 = "https://..." or folder = "/path"\n'
+        'lab.toml:6:1: target.b: needs one of landing = "https://...", mqtt = "mqtts://...", s3 = "https://...", grdm = "https://..." or folder = "/path"\n'
         "lab.toml has one mistake; an agent would not start with it.\n"
     )
     (lab / "lab.toml").write_text(GOOD.replace("site", "stie") + 'requird = "yes"\n')

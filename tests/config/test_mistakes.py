@@ -151,7 +151,7 @@ def test_a_time_zone_is_never_a_path(complaints: Complaints, name: str) -> None:
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ("required = true\n", 'needs one of landing = "https://...", mqtt = "mqtts://...", s3 = "https://..." or folder = "/path"'),
+        ("required = true\n", 'needs one of landing = "https://...", mqtt = "mqtts://...", s3 = "https://...", grdm = "https://..." or folder = "/path"'),
         ('folder = "/a"\nmqtt = "mqtts://b"\n', "has mqtt + folder: keep exactly one of them"),
     ],
 )
