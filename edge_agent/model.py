@@ -78,7 +78,8 @@ class Stream:
     """One channel of one instrument, as the adapter discovered it.
 
     ``shape`` and ``dtype`` are of one item: a frame ``(h, w)`` ``<u2``, a scalar ``()`` ``<f8``, a text ``()`` ``|S64``.
-    ``counted`` says that every item carries the source's own counter, which rises by ``step``.
+    ``counted`` says that every item carries the source's own counter, which rises by ``step``. ``packed`` says that the frames come
+    compressed in ``codec`` (`Packed`), which the configuration then does not change.
     """
 
     instrument: str
@@ -92,6 +93,7 @@ class Stream:
     counted: bool = False
     step: int = 1
     codec: str | None = None
+    packed: bool = False
     priority: Priority = Priority.NORMAL
     transport: str = "unauthenticated"
     attributes: Mapping[str, str | int | float] = field(default_factory=dict)
@@ -141,10 +143,27 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """One image (or spectrum): C-contiguous ``data`` of the stream's shape and dtype, with the source's ``number``."""
+class Packed:
+    """An image that its source compressed: the bytes that HDF5 stores for it under the filter of the stream's ``codec``.
 
-    data: npt.NDArray[Any]
+    ``stored`` has the filter's own framing; ``shape`` and ``dtype`` are those of the pixels that a reader gets.
+    """
+
+    stored: npt.NDArray[np.uint8]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes, packed."""
+        return self.stored.nbytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One image (or spectrum) of the stream's shape and dtype, C-contiguous or as its source packed it, with the source's ``number``."""
+
+    data: npt.NDArray[Any] | Packed
     number: int
     t_source: int
     t_arrival: int

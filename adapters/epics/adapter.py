@@ -48,12 +48,13 @@ class EpicsAdapter:
             client = self._pva_client()
             if client is not None:
                 last.push_async_callback(asyncio.to_thread, client.close)
+                tasks.create_task(client.widen())
             for pv, unit in self._config.rows():
                 stream = RowStream(sink, self._rows(pv), unit)
                 if pv.scheme == "ca":
                     tasks.create_task(ca.follow(pv.name, pump.emit(stream), self._addresses))
                 elif client is not None:
-                    client.monitor(pv.name, scalar_callback(pv.uri, pump.emit(stream)))
+                    client.monitor(pv.name, scalar_callback(pv.uri, pump.emit(stream)), self._config.queue)
                     tasks.create_task(self._complain(sink, pv, stream.was_seen))
             image = self._config.image_pv()
             if image is not None and client is not None:
@@ -77,7 +78,7 @@ class EpicsAdapter:
     def _pva_client(self) -> PvaClient | None:
         if self._config.image_pv() is None and all(pv.scheme == "ca" for pv, _ in self._config.rows()):
             return None
-        return PvaClient(self.instrument, self._addresses, self._config.queue)
+        return PvaClient(self.instrument, self._addresses)
 
     def _follow_image(self, sink: Sink, client: PvaClient, pv: Pv, tasks: asyncio.TaskGroup) -> ImageStream:
         async def describe() -> None:
@@ -90,7 +91,7 @@ class EpicsAdapter:
             tasks.create_task(describe())
 
         frames = ImageStream(sink, self._frames(pv), asyncio.get_running_loop(), joined)
-        client.monitor(pv.name, frames.update)
+        client.monitor(pv.name, frames.update, self._config.queue)
         tasks.create_task(self._complain(sink, pv, frames.was_seen))
         return frames
 

@@ -86,19 +86,20 @@ channel_access = ChannelAccess()
 """libca keeps its state per process, and so do we."""
 
 
-def pva_configuration(addresses: Iterable[Address]) -> dict[str, str] | None:
-    """Configuration of a PV Access client for these addresses; None when there are none and the environment decides.
+def pva_configurations(addresses: Iterable[Address]) -> tuple[dict[str, str], dict[str, str]] | None:
+    """Two configurations of a PV Access client for these addresses; None when there are none and the environment decides.
 
-    Every address is asked by UDP search and as a TCP name server, so that both a host and the port of one server will do.
+    The first searches by UDP, at the port that is given and at the one where servers listen for searches by default. The second asks the
+    port as a TCP name server, which servers on pvxs are. It comes second, and only for PVs that UDP did not find: servers on pvAccessCPP
+    (areaDetector's) answer such a search and then leave the channel that is asked for on the same connection unanswered for ever.
     """
     wanted = [address for address in addresses if address.scheme in (None, "pva")]
     if not wanted:
         return None
-    return {
-        "EPICS_PVA_ADDR_LIST": " ".join(f"{a.host}:{a.port or PVA_SEARCH_PORT}" for a in wanted),
-        "EPICS_PVA_NAME_SERVERS": " ".join(f"{a.host}:{a.port or PVA_PORT}" for a in wanted),
-        "EPICS_PVA_AUTO_ADDR_LIST": "NO",
-    }
+    searched = dict.fromkeys(f"{a.host}:{port}" for a in wanted for port in (a.port or PVA_SEARCH_PORT, PVA_SEARCH_PORT))
+    by_name = " ".join(f"{a.host}:{a.port or PVA_PORT}" for a in wanted)
+    alone = {"EPICS_PVA_AUTO_ADDR_LIST": "NO"}
+    return {"EPICS_PVA_ADDR_LIST": " ".join(searched), **alone}, {"EPICS_PVA_ADDR_LIST": "", "EPICS_PVA_NAME_SERVERS": by_name, **alone}
 
 
 def where(addresses: Iterable[Address], scheme: Scheme) -> str:

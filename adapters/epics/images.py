@@ -36,6 +36,8 @@ class ImageStream:
         self._sink = sink
         self._loop = loop
         self._on_join = on_join
+        self._codec = stream.codec
+        self._form: tuple[tuple[int, ...], str, str] | None = None
         self._inlet: Inlet | None = None
         self._joined = False
         self._seen = False
@@ -87,8 +89,7 @@ class ImageStream:
     def _deliver(self, image: Image, arrival: int) -> None:
         if self._last == (image.number, image.t_source):
             return  # the same exposure once more: servers repeat their last update to whoever connects
-        form = (image.data.shape, image.data.dtype.str)
-        if self._inlet is None or form != (self.stream.shape, self.stream.dtype):
+        if self._inlet is None or (image.data.shape, image.data.dtype.str, image.wire) != self._form:
             self._on_loop(self._open, image)
         if self._broken(image.number):
             self._on_loop(self._bridge, image.number, arrival)
@@ -116,9 +117,16 @@ class ImageStream:
 
     def _open(self, image: Image) -> None:
         if self._inlet is not None:
-            log.info("%s: images are now %s %s", self.stream.key, image.data.shape, image.data.dtype)
-        attributes: dict[str, str | int | float] = {"wire_codec": image.codec or "none"}
-        self.stream = replace(self.stream, shape=image.data.shape, dtype=image.data.dtype.str, attributes=attributes)
+            log.info("%s: images are now %s %s, codec %s", self.stream.key, image.data.shape, image.data.dtype, image.wire or "none")
+        self._form = (image.data.shape, image.data.dtype.str, image.wire)
+        self.stream = replace(
+            self.stream,
+            shape=image.data.shape,
+            dtype=image.data.dtype.str,
+            codec=image.codec or self._codec,
+            packed=image.codec is not None,
+            attributes={"wire_codec": image.wire or "none"},
+        )
         self._inlet = self._sink.open(self.stream)
         if self._unopened is not None:
             self._inlet.gap(self._unopened)

@@ -6,10 +6,12 @@ servers down); a callback never raises, since p4p would close its subscription f
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from p4p.client.thread import Context, Disconnected, logLevelOff
 from p4p.util import ThreadedWorkQueue
 
 from adapters.epics.config import Address
-from adapters.epics.environment import pva_configuration
+from adapters.epics.environment import pva_configurations
 from adapters.epics.events import TEXT, Description, Emit, Joined, Lost, Sample, Spoiled, sample
 from edge_agent.model import utc_now_ns
 
@@ -30,37 +32,110 @@ _TYPES = {
 
 _DISPLAY = ("limitLow", "limitHigh", "description", "format", "precision")
 
+QUEUE = 100
+"""Updates that wait in the client while we are busy, unless something else is configured."""
+
+SEARCH_SECONDS = 1.5
+"""How long a PV is looked for by UDP alone."""
+
 log = logging.getLogger(__name__)
 
 
 class PvaClient:
     """A PV Access client with one thread that runs all its callbacks, so that they keep their order."""
 
-    def __init__(self, instrument: str, addresses: list[Address], queue: int) -> None:
+    def __init__(self, instrument: str, addresses: list[Address]) -> None:
         if "PVXS_LOG" not in os.environ:
             # It prints past Python's logging, every ten seconds while a server is away; we report that once.
             set_debug("pvxs.tcp.*", logLevelOff)
-        conf = pva_configuration(addresses)
-        self.context = Context("pva", conf=conf, useenv=conf is None, nt=False)
+        found = pva_configurations(addresses)
+        conf = found[0] if found else None
+        self._fallback = found[1] if found else None
+        self._contexts = [Context("pva", conf=conf, useenv=conf is None, nt=False)]
         self._work = ThreadedWorkQueue(name=f"{instrument} pva", maxsize=0, daemon=True).start()
-        self._request = f"record[queueSize={queue}]"
-        self._subscriptions: list[Any] = []
+        self._monitors: list[_Monitor] = []
 
-    def monitor(self, pv: str, callback: Callable[[Any], None]) -> None:
+    def monitor(self, pv: str, callback: Callable[[Any], None], queue: int = QUEUE, *, pipeline: bool = False) -> None:
         """Call back with each p4p Value, and with an exception (`Disconnected` and others) when the PV goes."""
-        subscription = self.context.monitor(pv, callback, request=self._request, notify_disconnect=True, queue=self._work)
-        self._subscriptions.append(subscription)
+        request = f"record[queueSize={queue}{',pipeline=true' if pipeline else ''}]"
+        monitor = _Monitor(pv, callback, request, self._work)
+        self._monitors.append(monitor)
+        for context in self._contexts:
+            monitor.ask(context)
+
+    async def widen(self) -> None:
+        """After `SEARCH_SECONDS`: ask for what UDP did not find by TCP, where addresses were given."""
+        await asyncio.sleep(SEARCH_SECONDS)
+        if self._fallback is None or all(monitor.found for monitor in self._monitors):
+            return
+        context = Context("pva", conf=self._fallback, useenv=False, nt=False)
+        self._contexts.append(context)
+        for monitor in self._monitors:
+            if not monitor.found:
+                monitor.ask(context)
 
     def read(self, pvs: list[str], timeout: float) -> list[Any]:
-        """Values of several PVs, an exception for each that does not answer; blocks up to ``timeout`` seconds."""
-        return list(self.context.get(pvs, timeout=timeout, throw=False))
+        """Values of several PVs, an exception for each that does not answer; blocks up to ``timeout`` s, twice where TCP is asked."""
+        values: list[Any] = [TimeoutError()] * len(pvs)
+        for context in list(self._contexts):
+            missing = [n for n, value in enumerate(values) if isinstance(value, Exception)]
+            for n, value in zip(missing, context.get([pvs[n] for n in missing], timeout=timeout, throw=False), strict=True):
+                values[n] = value
+            if not any(isinstance(value, Exception) for value in values):
+                break
+        return values
 
     def close(self) -> None:
         """Stop all callbacks and disconnect; blocks until a running callback has returned."""
-        for subscription in self._subscriptions:
-            subscription.close()
+        for monitor in self._monitors:
+            monitor.close()
         self._work.stop()
-        self.context.close()
+        for context in self._contexts:
+            context.close()
+
+
+class _Monitor:
+    """One PV, asked for in one or two ways; the way that brings the first value stays, the other is ended."""
+
+    def __init__(self, pv: str, callback: Callable[[Any], None], request: str, work: ThreadedWorkQueue) -> None:
+        self._pv = pv
+        self._callback = callback
+        self._request = request
+        self._work = work
+        self._asked: list[Any] = []
+        self._chosen: int | None = None
+
+    @property
+    def found(self) -> bool:
+        """Whether a value came."""
+        return self._chosen is not None
+
+    def ask(self, context: Context) -> None:
+        """Ask by this way, too."""
+        way = len(self._asked)
+        update = partial(self._take, way) if way else self._first
+        self._asked.append(context.monitor(self._pv, update, request=self._request, notify_disconnect=True, queue=self._work))
+
+    def close(self) -> None:
+        """End it."""
+        for subscription in self._asked:
+            subscription.close()
+
+    def _first(self, value: Any) -> None:
+        # The way of nearly every update: as short as can be.
+        if self._chosen == 0:
+            self._callback(value)
+        else:
+            self._take(0, value)
+
+    def _take(self, way: int, value: Any) -> None:
+        if self._chosen is None and not isinstance(value, Disconnected):
+            self._chosen = way
+            for n, subscription in enumerate(self._asked):
+                if n != way:
+                    subscription.close()
+        if self._chosen in (None, way):
+            self._callback(value)
 
 
 def scalar_callback(uri: str, emit: Emit) -> Callable[[Any], None]:

@@ -39,9 +39,11 @@ async def watch(uri: str, *, addresses: Sequence[str] = (), default: Scheme = "c
             stack.callback(following.cancel)
             following.add_done_callback(lambda done: emit(Lost("the watch ended", 0)) if not done.cancelled() else None)
         else:
-            client = PvaClient(pv, where, queue=100)
+            client = PvaClient(pv, where)
             stack.push_async_callback(asyncio.to_thread, client.close)
             client.monitor(pv, scalar_callback(uri, emit))
+            widening = asyncio.ensure_future(client.widen())
+            stack.callback(widening.cancel)
         while True:
             event = await events.get()
             if scheme == "ca" and following.done():

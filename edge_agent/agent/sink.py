@@ -109,7 +109,8 @@ class AgentSink:
 
     def open(self, stream: Stream) -> Inlet:
         """See `Sink`."""
-        described = replace(stream, codec=self._codec or stream.codec, priority=self._priority)
+        codec = stream.codec if stream.packed else self._codec or stream.codec
+        described = replace(stream, codec=codec, priority=self._priority)
         self._state.streams[described.key] = described
         return RoutedInlet(described, self._group, self._keeper)
 

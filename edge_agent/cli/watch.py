@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.model import NO_TIME, Block, FileItem, Frame, Gap, Kind, Reset, Stream
+from edge_agent.model import NO_TIME, Block, FileItem, Frame, Gap, Kind, Packed, Reset, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ class WatchInlet:
 
     def offer(self, frame: Frame) -> bool:
         """Count one frame; always taken."""
-        text = f"{'×'.join(str(n) for n in frame.data.shape)}  {_range(frame.data)}"
+        seen = self.stream.codec if isinstance(frame.data, Packed) else _range(frame.data)
+        text = f"{'×'.join(str(n) for n in frame.data.shape)}  {seen}"
         self._take(1, frame.data.nbytes, text, (frame.t_source, frame.t_server, frame.t_arrival))
         return True
 

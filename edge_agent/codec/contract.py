@@ -49,17 +49,12 @@ class Filter:
     """Client data values, unsigned 32-bit."""
 
 
-class Encoder(Protocol):
-    """A filter pipeline, outside HDF5."""
+class Decoder(Protocol):
+    """A filter pipeline of HDF5, read outside HDF5."""
 
     @property
     def name(self) -> str:
-        """The name in the configuration."""
-        ...
-
-    @property
-    def skipped(self) -> int:
-        """The filter mask of a chunk that is stored as it is."""
+        """The name in a stream's description."""
         ...
 
     def filters(self, dtype: np.dtype[Any], chunk: tuple[int, ...]) -> tuple[Filter, ...]:
@@ -68,6 +63,25 @@ class Encoder(Protocol):
         Raises:
             ValueError: the type has no fixed size, or the chunk is empty or 4 GiB and larger.
         """
+        ...
+
+    def decode(self, stored: Readable, filter_mask: int, nbytes: int, itemsize: int) -> bytes:
+        """Return the `nbytes` raw bytes of a stored chunk.
+
+        Memory stays below about three times `nbytes`, whatever the stored bytes declare.
+
+        Raises:
+            CodecError: the stored bytes are cut, damaged, or do not hold exactly `nbytes`.
+        """
+        ...
+
+
+class Encoder(Decoder, Protocol):
+    """A filter pipeline, outside HDF5, both ways."""
+
+    @property
+    def skipped(self) -> int:
+        """The filter mask of a chunk that is stored as it is."""
         ...
 
     def bound(self, nbytes: int, itemsize: int) -> int:
@@ -88,16 +102,6 @@ class Encoder(Protocol):
         Raises:
             ValueError: a buffer is not contiguous, not whole elements, or `out` is too small.
             CodecError: the C library refuses the chunk.
-        """
-        ...
-
-    def decode(self, stored: Readable, filter_mask: int, nbytes: int, itemsize: int) -> bytes:
-        """Return the `nbytes` raw bytes of a stored chunk.
-
-        Memory stays below about three times `nbytes`, whatever the stored bytes declare.
-
-        Raises:
-            CodecError: the stored bytes are cut, damaged, or do not hold exactly `nbytes`.
         """
         ...
 

@@ -1,7 +1,8 @@
 """Encoder threads: a raw frame becomes stored bytes and their SHA-256, in parallel, in buffers that are used again.
 
-Frames are taken in order, each together with its buffer: a later frame never holds the buffer that an earlier one waits for. Frames of a
-stream that does not shrink are stored from where they are, without a buffer and without being tried, but for one now and then.
+A frame that its source packed is hashed and stored as it came. Frames are taken in order, each together with its buffer: a later frame
+never holds the buffer that an earlier one waits for. Frames of a stream that does not shrink are stored from where they are, without a
+buffer and without being tried, but for one now and then.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from edge_agent.codec import Buffers, Lease, encoder
 from edge_agent.codec.buffers import rounded
+from edge_agent.model import Packed
 from edge_agent.record.items import Encoded, FrameItem
 
 HOPELESS = 8
@@ -30,7 +32,7 @@ PROBE = 16
 class _Raw(NamedTuple):
     item: FrameItem
     codec: str
-    data: npt.NDArray[Any]
+    data: npt.NDArray[Any] | Packed
 
 
 class Encoders:
@@ -48,7 +50,7 @@ class Encoders:
         for thread in self._threads:
             thread.start()
 
-    def put(self, item: FrameItem, codec: str, data: npt.NDArray[Any]) -> None:
+    def put(self, item: FrameItem, codec: str, data: npt.NDArray[Any] | Packed) -> None:
         """Encode ``data`` for ``item``."""
         self._raw.put(_Raw(item, codec, data))
 
@@ -73,27 +75,32 @@ class Encoders:
             raw = self._raw.get()
             if raw is None:
                 return False
+            item, codec, data = raw
             try:
-                lease = None if self._is_hopeless(raw) else self._lease(_bound(raw.codec, raw.data))
+                lease = None if isinstance(data, Packed) or self._is_hopeless(item.key) else self._lease(_bound(codec, data))
             except Exception as error:
                 raw.item.failed = error
                 return True
         try:
-            raw.item.again = partial(_alone, raw.codec, raw.data)
-            raw.item.encoded = _as_it_is(raw.codec, raw.data) if lease is None else _encode(raw.codec, raw.data, lease)
-            self._remember(raw, len(raw.item.encoded.stored))
+            if isinstance(data, Packed):
+                item.again = partial(_as_it_came, data)
+                item.encoded = item.again()
+            else:
+                item.again = partial(_alone, codec, data)
+                item.encoded = _as_it_is(codec, data) if lease is None else _encode(codec, data, lease)
+                self._remember(item.key, shrank=len(item.encoded.stored) < data.nbytes)
         except Exception as error:
             if lease is not None:
                 lease.release()
             raw.item.failed = error
         return True
 
-    def _is_hopeless(self, raw: _Raw) -> bool:
-        in_vain = self._in_vain[raw.item.key]
+    def _is_hopeless(self, key: str) -> bool:
+        in_vain = self._in_vain[key]
         return in_vain >= HOPELESS and in_vain % PROBE != 0
 
-    def _remember(self, raw: _Raw, stored: int) -> None:
-        self._in_vain[raw.item.key] = self._in_vain[raw.item.key] + 1 if stored == raw.data.nbytes else 0
+    def _remember(self, key: str, *, shrank: bool) -> None:
+        self._in_vain[key] = 0 if shrank else self._in_vain[key] + 1
 
     def _lease(self, nbytes: int) -> Lease:
         """A buffer; an item larger than the pool passes the room alone and gets its own."""
@@ -109,6 +116,11 @@ def _encode(codec: str, data: npt.NDArray[Any], lease: Lease) -> Encoded:
     size, mask = encoder(codec).encode(np.ascontiguousarray(data), lease.view, data.dtype.itemsize)
     stored = lease.view[:size]
     return Encoded(stored, mask, hashlib.sha256(stored).digest(), lease.release)
+
+
+def _as_it_came(data: Packed) -> Encoded:
+    stored = np.ascontiguousarray(data.stored).data
+    return Encoded(stored, 0, hashlib.sha256(stored).digest(), lambda: None)
 
 
 def _as_it_is(codec: str, data: npt.NDArray[Any]) -> Encoded:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 
 from edge_agent.errors import DiskError
+from edge_agent.model import Packed
 from edge_agent.record.encoding import Encoders
 from edge_agent.record.items import FrameItem
 from edge_agent.record.line import Line
@@ -61,7 +62,7 @@ class Recorder:
         self._writer.start()
         self._committer.start()
 
-    def encode(self, item: FrameItem, codec: str, data: npt.NDArray[Any], write: Callable[[FrameItem], None]) -> None:
+    def encode(self, item: FrameItem, codec: str, data: npt.NDArray[Any] | Packed, write: Callable[[FrameItem], None]) -> None:
         """Encode and hash one frame in an encoder thread, then ``write`` it in its turn."""
         self._line.put(partial(write, item), item)
         self._encoders.put(item, codec, data)

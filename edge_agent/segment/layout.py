@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from edge_agent.codec import Encoder, encoder
+from edge_agent.codec import Decoder, decoder
 from edge_agent.model import NO_SEQ, Kind, RunContext, Stream
 from edge_agent.seal.dsd import Counter, Dsd
 from edge_agent.seal.leaf import GapLeaf
@@ -130,7 +130,7 @@ def _frames(stream: Stream, *, default: bool) -> StreamLayout:
         "NXdetector",
         {"NX_class": text("NXdata"), "signal": text("data"), "axes": types.texts(["frame_number"] + ["."] * len(stream.shape))},
     )
-    dsd = _dsd(f"{group}/data", np.dtype(stream.dtype), (1, *stream.shape), encoder(codec), stream.key, Counter.FRAME, stream.step)
+    dsd = _dsd(f"{group}/data", np.dtype(stream.dtype), (1, *stream.shape), decoder(codec), stream.key, Counter.FRAME, stream.step)
     unit = stream.unit or "count"
     objects[f"{group}/data"] = DatasetMeta(dsd.type, {"units": text(unit), "long_name": text(stream.key)})
     table = table_layout(group, (number, *common_columns()), ROW_CODEC, stream.key, objects)
@@ -197,14 +197,14 @@ def table_layout(group: str, columns: tuple[Column, ...], codec: str, source_id:
     # Large items (waveforms) get fewer rows a chunk, so that a chunk stays near a megabyte.
     size = max(np.dtype(c.dtype).itemsize * int(np.prod(c.shape, dtype=np.int64)) for c in columns)
     chunk = max(1, min(ROW_CHUNK, (1 << 20) // max(1, size)))
-    made = encoder(codec)
+    made = decoder(codec)
     dsds = tuple(_dsd(f"{group}/{c.name}", np.dtype(c.dtype), (chunk, *c.shape), made, source_id, Counter.NONE, 1) for c in columns)
     for column, dsd in zip(columns, dsds, strict=True):
         objects[dsd.path] = DatasetMeta(dsd.type, column.attributes or {})
     return TableLayout(group, columns, dsds, codec, chunk)
 
 
-def _dsd(path: str, dtype: np.dtype[np.generic], chunk: tuple[int, ...], codec: Encoder, source: str, counter: Counter, step: int) -> Dsd:
+def _dsd(path: str, dtype: np.dtype[np.generic], chunk: tuple[int, ...], codec: Decoder, source: str, counter: Counter, step: int) -> Dsd:
     kind = types.dtype_grammar(dtype)
     filters = tuple((f.id, f.flags, f.values) for f in codec.filters(dtype, chunk))
     return Dsd(path, kind, chunk, (None, *chunk[1:]), filters, hdf5.zeros(kind), source, counter, step)

@@ -11,12 +11,14 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.codec import encoder
+from edge_agent.codec import decoder
 from edge_agent.segment import hdf5, tags
 from edge_agent.segment.tags import Tag
 from edge_agent.storage import DISK, Storage
 
-CODECS = {(32008,): "bitshuffle-lz4", (2, 32015): "shuffle-zstd", (): "none"}
+CODECS = {
+    (32008,): "bitshuffle-lz4", (2, 32015): "shuffle-zstd", (): "none", (32004,): "lz4", (32001,): "blosc", (1,): "deflate",
+}  # fmt: skip
 
 
 def rows(path: Path, dataset: str, first: int = 0, last: int | None = None) -> npt.NDArray[Any]:
@@ -35,7 +37,7 @@ def rows(path: Path, dataset: str, first: int = 0, last: int | None = None) -> n
         node = file[dataset]
         length, step = node.shape[0], node.chunks[0]
         begin, end, _ = slice(first, last).indices(length)
-        codec = encoder(CODECS[tuple(number for number, _, _ in hdf5.filters_of(node.id))])
+        codec = decoder(CODECS[tuple(number for number, _, _ in hdf5.filters_of(node.id))])
         parts = []
         for start in range(begin - begin % step, end, step):
             mask, stored = node.id.read_direct_chunk((start, *(0 for _ in node.shape[1:])))

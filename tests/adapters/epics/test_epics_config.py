@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from adapters.epics import EpicsConfig
 from adapters.epics.config import Address, Pv, parse_address, stream_name
-from adapters.epics.environment import ChannelAccess, pva_configuration, where
+from adapters.epics.environment import ChannelAccess, pva_configurations, where
 
 EXAMPLES = Path(__file__).parents[3] / "config"
 
@@ -68,13 +68,16 @@ def test_addresses_are_host_and_port_for_one_or_both_protocols(text: str, addres
 
 
 def test_without_addresses_the_environment_decides() -> None:
-    assert pva_configuration([Address("ca", "x", 1)]) is None
+    assert pva_configurations([Address("ca", "x", 1)]) is None
     assert "EPICS_PVA_ADDR_LIST" in where([], "pva")
 
 
-def test_addresses_switch_broadcast_off_and_are_asked_by_search_and_as_name_server() -> None:
-    conf = pva_configuration([Address(None, "a", 7), Address("pva", "b", None), Address("ca", "c", None)])
-    assert conf == {"EPICS_PVA_ADDR_LIST": "a:7 b:5076", "EPICS_PVA_NAME_SERVERS": "a:7 b:5075", "EPICS_PVA_AUTO_ADDR_LIST": "NO"}
+def test_addresses_switch_broadcast_off_and_are_searched_first_and_asked_as_name_server_second() -> None:
+    found = pva_configurations([Address(None, "a", 7), Address("pva", "b", None), Address("ca", "c", None)])
+    assert found == (
+        {"EPICS_PVA_ADDR_LIST": "a:7 a:5076 b:5076", "EPICS_PVA_AUTO_ADDR_LIST": "NO"},
+        {"EPICS_PVA_ADDR_LIST": "", "EPICS_PVA_NAME_SERVERS": "a:7 b:5075", "EPICS_PVA_AUTO_ADDR_LIST": "NO"},
+    )
 
 
 def test_channel_access_merges_addresses_before_its_first_use_and_warns_after(

@@ -94,6 +94,17 @@ async def test_a_foreign_detector_at_200_frames_per_second_arrives_whole(
     assert len({frame.data.tobytes() for frame in frames[:40]}) > 5, "the images differ, as the cache has several"
 
 
+async def test_a_foreign_detector_that_is_there_before_us_is_found_at_once(
+    program: Start, detector_program: Path, recording: Callable[..., Any], pva_port: int
+) -> None:
+    detector(program, detector_program, "-fps", "20")
+    async with recording(image="pva://P:Pva1:Image", addresses=[f"pva://127.0.0.1:{pva_port}"]) as sink:
+        await sink.until(lambda s: s.frames("image"), timeout=60)
+    for _ in range(3):
+        async with recording(image="pva://P:Pva1:Image", addresses=[f"pva://127.0.0.1:{pva_port}"]) as sink:
+            await sink.until(lambda s: len(s.frames("image")) > 1, timeout=5)
+
+
 async def test_a_foreign_detector_killed_and_restarted_is_a_new_count(
     program: Start, detector_program: Path, recording: Callable[..., Any], pva_port: int
 ) -> None:
