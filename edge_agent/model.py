@@ -51,6 +51,8 @@ class Valid(IntEnum):
     GOOD = 1
     INITIAL = 2
     """Good, but not an event: the last known value, read at connect or written at the start of a run."""
+    HISTORY = 3
+    """Good, and fetched later from the source's own history, because it was missed at its time."""
 
 
 class Cause(StrEnum):

@@ -1,6 +1,6 @@
 """The TOML table of an OPC-UA instrument. Pure: no network, no file is opened.
 
-Invariants: a secure policy comes with certificate and key, a user with a file that holds the password, and nothing
+Invariants: certificates come with their keys, a user with a file that holds the password, and nothing
 secret stands in the table itself.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlparse
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, field_validator, model_validator
 
 from edge_agent.adapter import AdapterConfig
@@ -18,6 +19,7 @@ from edge_agent.model import NAME
 
 _UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h)")
+_PIXELS = re.compile(r"(\d{1,6})\s*x\s*(\d{1,6})\s+(u?int8|u?int16|u?int32|float32|float64)")
 _NODE_ID = re.compile(r"(?:nsu=.+?;|ns=\d+;)?[isgb]=.+", re.DOTALL)
 
 Policy = Literal["None", "Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss"]
@@ -62,6 +64,12 @@ class NodeConfig(BaseModel):
     """Name of the stream; made of the identifier when left out."""
     unit: str | None = None
     """Unit, where the server states none or a wrong one."""
+    counts_by: int | None = Field(default=None, ge=1)
+    """For a variable that counts: by how much it rises at each change, so that what is missing gets numbers."""
+    frames: bool | None = None
+    """Whether each value is an image: a matrix, or a ByteString with a PNG, JPEG, BMP, GIF or TIFF. Left out: the data type decides."""
+    pixels: str | None = None
+    """For images of bare pixels in a ByteString: height, width and type, as "480 x 640 uint16"."""
 
     @field_validator("name")
     @classmethod
@@ -69,6 +77,21 @@ class NodeConfig(BaseModel):
         if value is not None and not NAME.fullmatch(value):
             raise ValueError(f"{value!r} is no stream name: 1 to 63 of A-Z a-z 0-9 _ . -, beginning with a letter or digit")
         return value
+
+    @field_validator("pixels")
+    @classmethod
+    def _are_pixels(cls, value: str | None) -> str | None:
+        if value is not None:
+            pixel_form(value)
+        return value
+
+
+def pixel_form(text: str) -> tuple[tuple[int, int], str]:
+    """Shape and little-endian dtype of "480 x 640 uint16"; raises ValueError."""
+    match = _PIXELS.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f'{text!r} does not describe an image; write for example "480 x 640 uint16"')
+    return (int(match[1]), int(match[2])), np.dtype(match[3]).newbyteorder("<").str
 
 
 class OpcUaConfig(AdapterConfig):
@@ -80,30 +103,48 @@ class OpcUaConfig(AdapterConfig):
     """Variables, each a node id or browse path, or a table {id=, name=, unit=}."""
     browse: str | None = None
     """A folder or object (node id or browse path): all variables below it."""
+    pattern: list[str] = Field(default_factory=list)
+    """Of the variables below `browse` (or of all) those whose path of browse names fits, as "Furnace*/**/Temperature"."""
+    lads: str | None = None
+    """A laboratory device (OPC 30500-1) by its name or serial number: its functions, states and results."""
     browse_limit: int = Field(default=500, ge=1, le=20_000)
-    """At most so many variables of `browse`."""
+    """At most so many variables of `browse`, `pattern` or `lads`."""
+    events: list[str] = Field(default_factory=list)
+    """Objects whose events and alarms are recorded as the stream "events"; "i=2253" is the server, which has all."""
+    min_severity: int = Field(default=1, ge=1, le=1000)
+    """Events less severe than this are left out."""
     publish: Seconds = Field(default=0.1, ge=0.01, le=60)
     """How often the server sends what has changed."""
     sampling: Seconds = Field(default=0.0, ge=0, le=3600)
     """How often the server looks at a variable; "0 ms": as often as it can. A warning says when it does not comply."""
     queue: int = Field(default=100, ge=1, le=100_000)
     """Values that the server keeps per variable between two publications."""
+    silence: Seconds = Field(default=30.0, ge=0.2, le=3600)
+    """A variable of which nothing came for so long is read, to see whether its subscription still works."""
+    backfill: bool = True
+    """After an outage, fetch what was missed from the server's history, where it keeps one; such rows are marked."""
     timeout: Seconds = Field(default=4.0, ge=0.2, le=60)
     """How long a request may take; an unresponsive server is given up after about twice that."""
     security: Policy = "None"
     """Security policy."""
     mode: Mode = "SignAndEncrypt"
     """Security mode; without meaning for policy None."""
+    identity: Path = Path("/var/lib/edge-agent/opcua")
+    """Folder of our own certificate, made at the first connection and renewed in time, and of the servers' that are trusted."""
     certificate: Path | None = None
-    """Our certificate (.pem or .der), with our application URI as alternative name."""
+    """Our certificate (.pem or .der) where somebody else makes it, with our application URI as alternative name."""
     private_key: Path | None = None
     """Its key (.pem or .der), readable by the agent only."""
     server_certificate: Path | None = None
-    """The server's certificate; without it, whoever answers at the endpoint is believed."""
+    """The server's certificate; without it the one that `edge-agent trust` has pinned."""
     user: str | None = None
     """User name, where the server wants one."""
     password_file: Path | None = None
     """File that holds the user's password and nothing else."""
+    user_certificate: Path | None = None
+    """Certificate (.pem or .der) that says who we are, where the server wants one instead of a password."""
+    user_key: Path | None = None
+    """Its key (.pem or .der), readable by the agent only."""
 
     @field_validator("endpoint")
     @classmethod
@@ -132,12 +173,20 @@ class OpcUaConfig(AdapterConfig):
 
     @model_validator(mode="after")
     def _is_complete(self) -> OpcUaConfig:
-        if not (self.nodes or self.browse):
-            raise ValueError('nothing to record: give nodes = ["nsu=urn:maker:furnace;s=Temperature"] or browse = "0:Objects/2:Furnace"')
-        if self.security != "None" and (self.certificate is None or self.private_key is None):
-            raise ValueError(f"security = {self.security!r} needs certificate = and private_key =")
+        if not (self.nodes or self.browse or self.pattern or self.lads or self.events):
+            raise ValueError(
+                'nothing to record: give nodes = ["nsu=urn:maker:furnace;s=Temperature"], browse =, pattern =, lads = or events ='
+            )
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("certificate = and private_key = belong together")
         if (self.user is None) != (self.password_file is None):
             raise ValueError("user = and password_file = belong together")
+        if (self.user_certificate is None) != (self.user_key is None):
+            raise ValueError("user_certificate = and user_key = belong together")
+        if self.user is not None and self.user_certificate is not None:
+            raise ValueError("give user = or user_certificate =, not both")
+        if self.user_certificate is not None and self.security == "None":
+            raise ValueError('user_certificate = needs security =, for example "Basic256Sha256"')
         return self
 
     def node_tables(self) -> list[NodeConfig]:
@@ -146,5 +195,8 @@ class OpcUaConfig(AdapterConfig):
 
     def options(self) -> dict[str, Any]:
         """What `watch` of the same server needs besides endpoint and node."""
-        keys = {"timeout", "security", "mode", "certificate", "private_key", "server_certificate", "user", "password_file"}
+        keys = {
+            "timeout", "security", "mode", "identity", "certificate", "private_key", "server_certificate", "user", "password_file",
+            "user_certificate", "user_key",
+        }  # fmt: skip
         return self.model_dump(include=keys, exclude_none=True)

@@ -18,14 +18,11 @@ from asyncua import Client, ua
 
 from adapters.opcua.config import OpcUaConfig
 from adapters.opcua.quiet import quieten
-from adapters.opcua.security import secure
+from adapters.opcua.security import secure, transport
 from edge_agent.errors import EdgeAgentError
 
 SESSION_SECONDS = 60
 """How long the server keeps a session of which nothing is heard; PLCs have few."""
-
-MOST_ELEMENTS = 1 << 26
-"""Largest array that is decoded; the library's own limit is below one camera image."""
 
 PASSING = (OSError, TimeoutError, ua.UaError)
 """What ends a connection and is tried again; the rest is a mistake in the configuration or of ours."""
@@ -38,6 +35,7 @@ class Connection:
     """A connected client. ``lost`` ends with an exception when the connection does."""
 
     client: Any
+    transport: str = "unauthenticated"
     lost: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     async def until_lost(self) -> None:
@@ -72,11 +70,10 @@ async def connected(config: OpcUaConfig) -> AsyncIterator[Connection]:
         ConfigError, PermissionRefused: a certificate, key or password file is wrong.
     """
     quieten()
-    ua.ua_binary.MAX_RESHAPE_ELEMENTS = MOST_ELEMENTS
     client = Client(config.endpoint, timeout=config.timeout, watchdog_intervall=config.timeout, auto_reconnect=False)
     client.name = "edge-agent"
     client.session_timeout = SESSION_SECONDS * 1000
-    connection = Connection(client)
+    connection = Connection(client, transport(config))
 
     async def lost(error: Exception) -> None:
         if not connection.lost.done():

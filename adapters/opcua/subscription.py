@@ -1,8 +1,9 @@
-"""One subscription with its monitored items, from its creation until something is wrong with it.
+"""The subscriptions of one session with their monitored items, from their creation until something is wrong with them.
 
 Invariants: values are handled in the order of the server's messages, a message that was lost is declared for every
-stream; while the recorder is behind, no further message is asked for, so the server's queues fill and say so; the
-server's clock is monitored beside the variables, so silence is noticed whatever keep-alive the server grants.
+stream of its subscription; while the recorder is behind, no further message is asked for, so the server's queues fill
+and say so: nothing is dropped here. The server's clock is monitored beside the variables, so silence is noticed whatever keep-alive the
+server grants. Items that one subscription may not have go into another one of the same session.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from asyncua import ua
 
+from adapters.opcua.binary import Structures, Undecodable
 from adapters.opcua.config import OpcUaConfig
-from adapters.opcua.nodes import BATCH, Variable
-from adapters.opcua.values import Form, Sample, Unusable, read_value
+from adapters.opcua.nodes import Variable
+from adapters.opcua.notifications import Published
+from adapters.opcua.services import BATCH, ask, publish, read
+from adapters.opcua.values import Form, Samples
 from edge_agent.model import Cause, Gap, Stream, utc_now_ns
 
 HEARTBEAT = 1
@@ -27,14 +32,22 @@ HEARTBEAT = 1
 FIRST_HANDLE = 100
 HEARTBEAT_SECONDS = 1.0
 LIFETIME_SECONDS = 60.0
-MESSAGES = 64
+MESSAGES = 256
 """Messages that may wait here before the next one is asked for."""
+GATHER_SECONDS = 0.2
+"""Messages that follow each other faster are handed over together, this often."""
+IN_FLIGHT = 3
+"""Requests for messages that wait at the server, with one more for each further subscription; fewer where it refuses so many."""
+
+_MOST_ITEMS = (24104, 24097)
+"""MaxMonitoredItemsPerSubscription and MaxMonitoredItems of the server's capabilities."""
+_FULL = ("BadTooManyMonitoredItems", "BadOutOfMemory", "BadTooManyOperations")
 
 log = logging.getLogger(__name__)
 
 
 class SubscriptionLost(ConnectionError):
-    """The server ended the subscription, or nothing of it came for too long."""
+    """The server ended a subscription, or nothing of it came for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +61,7 @@ class Granted:
 
 
 class Taker(Protocol):
-    """Where the values of one variable go; see `adapters.opcua.rows.RowStream`."""
+    """Where the values of one variable go; see `adapters.opcua.rows.Outlet`."""
 
     stream: Stream
 
@@ -60,133 +73,320 @@ class Taker(Protocol):
         """Something is missing."""
         ...
 
-    async def take(self, samples: Sequence[Sample]) -> None:
-        """Values, in their order."""
+    async def take(self, path: str, samples: Sequence[Samples]) -> None:
+        """Values of the variable or of one part of it, in their order."""
         ...
 
 
-class Subscription:
+class EventTaker(Protocol):
+    """Where events go; see `adapters.opcua.events.EventStream`."""
+
+    def declare(self, gap: Gap) -> None:
+        """Something is missing."""
+        ...
+
+    async def happened(self, events: Sequence[Sequence[Any]], arrival: int) -> None:
+        """Events, each as its fields (``ua.Variant``), in their order."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One monitored item. ``heard`` (monotonic seconds) and ``heard_ns`` (UTC): when something of it came last."""
+
+    handle: int
+    variable: Variable
+    taker: Taker
+    home: _Subscription
+    number: int = 0
+    heard: float = 0.0
+    heard_ns: int = 0
+    suspect: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Subscription:
+    """One subscription of the server's. ``period``: how often at least something of it comes, seconds."""
+
+    number: int
+    period: float
+    heard: float
+    sequence: int | None = None
+    items: int = 0
+    full: bool = False
+
+
+class Subscriptions:
     """Call `start`, `add` variables with their streams, then `deliver`, which ends only by an exception."""
 
-    def __init__(self, client: Any, config: OpcUaConfig) -> None:
+    def __init__(self, client: Any, config: OpcUaConfig, structures: Structures | None = None, gather: float = GATHER_SECONDS) -> None:
+        self._gather_seconds = gather
         self._client = client
         self._config = config
-        self._id = 0
-        self._messages: asyncio.Queue[Any] = asyncio.Queue(MESSAGES)
-        self._streams: dict[int, Taker] = {}
+        self._structures = structures
+        self._messages: asyncio.Queue[tuple[Published, int]] = asyncio.Queue(MESSAGES)
+        self._subscriptions: dict[int, _Subscription] = {}
+        self._most = 0
+        self._items: dict[int, Item] = {}
+        self._events: dict[int, EventTaker] = {}
         self._next_handle = FIRST_HANDLE
-        self._sequence: int | None = None
-        self._period = 0.0
-        self._heard = time.monotonic()
+        self._in_flight = IN_FLIGHT
+        self.longest_queue = 0
         self.heard_ns = utc_now_ns()
 
     async def start(self) -> dict[str, str | int | float]:
-        """Create the subscription; returns what the server grants, for the record."""
-        publish = self._config.publish
-        keep_alive = max(1, round(HEARTBEAT_SECONDS * 2 / publish))
-        asked = ua.CreateSubscriptionParameters(
-            RequestedPublishingInterval=publish * 1000,
-            RequestedLifetimeCount=max(3 * keep_alive, round(LIFETIME_SECONDS / publish)),
+        """Create the first subscription; returns what the server grants, for the record."""
+        limits = await read(self._client, [(ua.NodeId(number), ua.AttributeIds.Value) for number in _MOST_ITEMS])
+        self._most = next((n for one in limits if (n := _count(one)) > 1), 0)
+        interval, keep_alive = await self._create()
+        facts: dict[str, str | int | float] = {"publish_ms": interval * 1000, "keep_alive_count": keep_alive}
+        return facts | ({"items_per_subscription": self._most} if self._most else {})
+
+    async def add(self, variables: Sequence[Variable], takers: Mapping[str, Taker]) -> list[Granted]:
+        """Monitor variables; their values go to the takers of their names. A refused one is among the results, too."""
+        granted: list[Granted] = []
+        waiting = list(variables)
+        while waiting:
+            home = await self._room()
+            size = min(BATCH, self._most - home.items if self._most else BATCH)
+            batch, waiting = waiting[:size], waiting[size:]
+            items = [self._item(variable, takers[variable.stream.name], home) for variable in batch]
+            requests = [request(one.variable.node_id, one.handle, self._config.sampling, self._config.queue) for one in items]
+            again = []
+            for item, result in zip(items, await self._monitor(home, requests), strict=True):
+                if result.StatusCode.is_bad():
+                    del self._items[item.handle]
+                    if result.StatusCode.name in _FULL and home.items > 1:
+                        home.full = True
+                        again.append(item.variable)
+                    else:
+                        granted.append(Granted(item.variable, 0, 0, result.StatusCode.name))
+                    continue
+                home.items += 1
+                item.number = int(result.MonitoredItemId)
+                one = Granted(item.variable, result.RevisedSamplingInterval / 1000, int(result.RevisedQueueSize))
+                # In the description, so that whoever reads the values knows how closely they were looked at.
+                item.taker.subscribed(described(item.variable.stream, one), item.variable.form)
+                granted.append(one)
+            waiting = again + waiting
+        return granted
+
+    async def add_events(self, node_ids: Sequence[Any], event_filter: Any, taker: EventTaker) -> list[tuple[int, int, str]]:
+        """Monitor the events of objects; for each its subscription, client handle, and why it was refused or nothing."""
+        home = await self._room()
+        found = []
+        for node_id in node_ids:
+            handle = self._handle_number()
+            self._events[handle] = taker
+            (result,) = await self._monitor(home, [event_request(node_id, handle, event_filter, self._config.queue)])
+            home.items += 1
+            found.append((home.number, handle, result.StatusCode.name if result.StatusCode.is_bad() else ""))
+        return found
+
+    async def remove(self, items: Sequence[Item]) -> None:
+        """Monitor these items no longer."""
+        for home in {item.home for item in items}:
+            mine = [item for item in items if item.home is home]
+            numbers = [item.number for item in mine]
+            await self._client.uaclient.delete_monitored_items(
+                ua.DeleteMonitoredItemsParameters(SubscriptionId=home.number, MonitoredItemIds=numbers)
+            )
+            home.items -= len(mine)
+            for item in mine:
+                self._items.pop(item.handle, None)
+
+    def silent(self, seconds: float) -> list[Item]:
+        """The items of which nothing came for so long."""
+        before = time.monotonic() - seconds
+        return [item for item in self._items.values() if item.heard < before]
+
+    async def deliver(self) -> None:
+        """Hand values over until a subscription is lost; raises `SubscriptionLost`, or what a stream raised."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            tasks.create_task(self._receive())
+            handed_over = 0.0
+            while True:
+                messages = [await self._messages.get()]
+                # A first message goes on at once; those that come soon after it wait for each other: a block costs as much as a row.
+                await asyncio.sleep(handed_over + self._gather_seconds - time.monotonic())
+                while not self._messages.empty():
+                    messages.append(self._messages.get_nowait())
+                self.longest_queue = max(self.longest_queue, len(messages))
+                handed_over = time.monotonic()
+                await self._handle(messages)
+
+    async def _receive(self) -> None:
+        """Keep requests at the server and take its answers in their order."""
+        waiting: deque[asyncio.Task[tuple[Published, int]]] = deque()
+        acknowledge: list[tuple[int, int]] = []
+        try:
+            while True:
+                while len(waiting) < max(1, self._in_flight + len(self._subscriptions) - 1):
+                    waiting.append(asyncio.create_task(publish(self._client, acknowledge, self._structures)))
+                    acknowledge = []
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                while waiting and (answered := next((one for one in waiting if one.done()), None)) is not None:
+                    waiting.remove(answered)
+                    message = self._answer(answered)
+                    if message is None:
+                        continue
+                    published, arrival = message
+                    self._alive(published, arrival)
+                    await self._messages.put(message)
+                    self._alive(published, arrival)  # the time that the recorder took is no silence of the server
+                    if not published.empty:
+                        acknowledge.append((published.subscription, published.number))
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    def _answer(self, answered: asyncio.Task[tuple[Published, int]]) -> tuple[Published, int] | None:
+        """What came; None when it is worth another request. What was lost with an unreadable message shows in the numbers."""
+        try:
+            return answered.result()
+        except ua.UaStatusCodeError as e:
+            name = type(e).__name__
+            if name == "BadTooManyPublishRequests" and self._in_flight > 0:
+                self._in_flight -= 1
+            elif name != "BadTimeout":
+                raise
+            return None
+        except asyncio.CancelledError:
+            raise ConnectionError("the connection ended") from None
+        except Undecodable as e:
+            log.warning("%s: a message cannot be read: %s", self._config.endpoint, e)
+            return None
+
+    def _alive(self, message: Published, arrival: int) -> None:
+        self.heard_ns = arrival
+        if (home := self._subscriptions.get(message.subscription)) is not None:
+            home.heard = time.monotonic()
+
+    async def _watch(self) -> None:
+        while True:
+            patience = min(3 * one.period for one in self._subscriptions.values()) + self._config.timeout
+            await asyncio.sleep(patience / 4)
+            for one in self._subscriptions.values():
+                silent = time.monotonic() - one.heard
+                if silent > 3 * one.period + self._config.timeout and self._messages.empty():
+                    raise SubscriptionLost(f"nothing came for {silent:.1f} s, not even the server's own clock")
+
+    async def _handle(self, messages: Sequence[tuple[Published, int]]) -> None:
+        """Hand over what has come by now, the values of each item together."""
+        batches: dict[tuple[Taker, str], list[Samples]] = {}
+        for message, arrival in messages:
+            if message.ended:
+                raise SubscriptionLost(f"the server ended the subscription: {message.ended}")
+            if message.empty:
+                continue  # a keep-alive
+            if self._lost(message):
+                await _hand_over(batches)
+                self._declare_lost(message, arrival)
+            self._gather(message, arrival, batches)
+            await self._hand_over_events(message, arrival)
+        await _hand_over(batches)
+
+    def _gather(self, message: Published, arrival: int, batches: dict[tuple[Taker, str], list[Samples]]) -> None:
+        heard = time.monotonic()
+        for (handle, path), samples in message.changes.items():
+            # The heartbeat has done its work by arriving.
+            if (item := self._items.get(handle)) is not None:
+                item.heard, item.heard_ns, item.suspect = heard, arrival, False
+                batches.setdefault((item.taker, path), []).extend(samples)
+        for handle, why in message.unusable:
+            if (item := self._items.get(handle)) is not None:
+                item.heard = heard
+                log.warning("%s: %s", item.taker.stream.key, why)
+                item.taker.declare(Gap(Cause.GARBAGE, count=1, t_from=arrival, t_to=arrival, detail=why))
+
+    async def _hand_over_events(self, message: Published, arrival: int) -> None:
+        batches: dict[EventTaker, list[Sequence[Any]]] = {}
+        for handle, fields in message.events:
+            if (taker := self._events.get(handle)) is not None:
+                batches.setdefault(taker, []).append(fields)
+        for taker, events in batches.items():
+            await taker.happened(events, arrival)
+
+    def _lost(self, message: Published) -> int:
+        """How many messages are missing before this one: they are numbered one by one (OPC 10000-4, 5.14.1.4), 1 follows 2^32-1."""
+        home = self._subscriptions.get(message.subscription)
+        if home is None:
+            return 0
+        last, home.sequence = home.sequence, message.number
+        return 0 if last is None or (last == 2**32 - 1 and message.number == 1) else max(0, message.number - last - 1)
+
+    def _declare_lost(self, message: Published, arrival: int) -> None:
+        why = "messages of the server did not arrive or could not be decoded"
+        log.warning("%s: %s", self._config.endpoint, why)
+        gap = Gap(Cause.GARBAGE, t_from=self.heard_ns, t_to=arrival, detail=why)
+        for item in self._items.values():
+            if item.home.number == message.subscription:
+                item.taker.declare(gap)
+        for taker in set(self._events.values()):
+            taker.declare(gap)
+
+    async def _create(self) -> tuple[float, int]:
+        """Make one more subscription; publishing interval in seconds and keep-alive count as granted."""
+        wanted = self._config.publish
+        keep_alive = max(1, round(HEARTBEAT_SECONDS * 2 / wanted))
+        asked = ua.CreateSubscriptionRequest()
+        asked.Parameters = ua.CreateSubscriptionParameters(
+            RequestedPublishingInterval=wanted * 1000,
+            RequestedLifetimeCount=max(3 * keep_alive, round(LIFETIME_SECONDS / wanted)),
             RequestedMaxKeepAliveCount=keep_alive,
             MaxNotificationsPerPublish=0,
             PublishingEnabled=True,
         )
-        granted = await self._client.uaclient.create_subscription(asked, callback=self._published)
-        self._id = granted.SubscriptionId
+        data, at = await ask(self._client, asked)
+        granted = ua.ua_binary.struct_from_binary(ua.CreateSubscriptionResult, ua.utils.Buffer(data, at))
         interval = granted.RevisedPublishingInterval / 1000
-        if interval > publish * 1.01:
+        if interval > wanted * 1.01:
             log.warning(
-                "%s: the server publishes every %g ms instead of every %g ms", self._config.endpoint, interval * 1000, publish * 1000
+                "%s: the server publishes every %g ms instead of every %g ms", self._config.endpoint, interval * 1000, wanted * 1000
             )
-        self._period = max(interval * granted.RevisedMaxKeepAliveCount, interval)
+        period = max(interval * granted.RevisedMaxKeepAliveCount, interval)
+        home = _Subscription(int(granted.SubscriptionId), period, time.monotonic())
+        self._subscriptions[home.number] = home
         clock = ua.NodeId(ua.ObjectIds.Server_ServerStatus_CurrentTime)
-        heartbeat = await self._create([_request(clock, HEARTBEAT, HEARTBEAT_SECONDS, 1)])
-        if heartbeat[0].StatusCode.is_good():
-            self._period = max(interval, heartbeat[0].RevisedSamplingInterval / 1000, HEARTBEAT_SECONDS)
+        (heartbeat,) = await self._monitor(home, [request(clock, HEARTBEAT, HEARTBEAT_SECONDS, 1)])
+        if heartbeat.StatusCode.is_good():
+            home.period = max(interval, heartbeat.RevisedSamplingInterval / 1000, HEARTBEAT_SECONDS)
+            home.items = 1
         else:
-            log.warning("%s: its clock cannot be monitored; silence is noticed after %g s only", self._config.endpoint, 3 * self._period)
-        return {"publish_ms": interval * 1000, "keep_alive_count": int(granted.RevisedMaxKeepAliveCount)}
+            log.warning("%s: its clock cannot be monitored; silence is noticed after %g s only", self._config.endpoint, 3 * period)
+        return interval, int(granted.RevisedMaxKeepAliveCount)
 
-    async def add(self, variables: Sequence[Variable], streams: Mapping[str, Taker]) -> list[Granted]:
-        """Monitor variables; their values go to the streams of their names. A refused one is among the results, too."""
-        granted: list[Granted] = []
-        for i in range(0, len(variables), BATCH):
-            batch = variables[i : i + BATCH]
-            handles = range(self._next_handle, self._next_handle + len(batch))
-            self._next_handle += len(batch)
-            for handle, variable in zip(handles, batch, strict=True):
-                self._streams[handle] = streams[variable.stream.name]
-            requests = [_request(v.node_id, h, self._config.sampling, self._config.queue) for h, v in zip(handles, batch, strict=True)]
-            for handle, variable, result in zip(handles, batch, await self._create(requests), strict=True):
-                if result.StatusCode.is_bad():
-                    del self._streams[handle]
-                    granted.append(Granted(variable, 0, 0, result.StatusCode.name))
-                    continue
-                one = Granted(variable, result.RevisedSamplingInterval / 1000, int(result.RevisedQueueSize))
-                # In the description, so that whoever reads the values knows how closely they were looked at.
-                streams[variable.stream.name].subscribed(described(variable.stream, one), variable.form)
-                granted.append(one)
-        return granted
+    async def _room(self) -> _Subscription:
+        """A subscription that takes at least one more item."""
+        for one in self._subscriptions.values():
+            if not one.full and (not self._most or one.items < self._most):
+                return one
+        await self._create()
+        return list(self._subscriptions.values())[-1]
 
-    async def deliver(self) -> None:
-        """Hand values over until the subscription is lost; raises `SubscriptionLost`, or what a stream raised."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch())
-            while True:
-                await self._handle(await self._messages.get())
+    def _handle_number(self) -> int:
+        self._next_handle += 1
+        return self._next_handle - 1
 
-    async def _published(self, result: Any) -> None:
-        self._heard, self.heard_ns = time.monotonic(), utc_now_ns()
-        await self._messages.put((result, self.heard_ns))
-        self._heard = time.monotonic()
+    def _item(self, variable: Variable, taker: Taker, home: _Subscription) -> Item:
+        item = Item(self._handle_number(), variable, taker, home, heard=time.monotonic(), heard_ns=utc_now_ns())
+        self._items[item.handle] = item
+        return item
 
-    async def _watch(self) -> None:
-        patience = 3 * self._period + self._config.timeout
-        while True:
-            await asyncio.sleep(patience / 4)
-            silent = time.monotonic() - self._heard
-            if silent > patience and self._messages.empty():
-                raise SubscriptionLost(f"nothing came for {silent:.1f} s, not even the server's own clock")
-
-    async def _handle(self, message: tuple[Any, int]) -> None:
-        result, arrival = message
-        notifications = result.NotificationMessage.NotificationData or []
-        if not notifications:
-            return  # a keep-alive
-        self._count(int(result.NotificationMessage.SequenceNumber), notifications, arrival)
-        batches: dict[Taker, list[Sample]] = {}
-        for notification in notifications:
-            if isinstance(notification, ua.StatusChangeNotification):
-                raise SubscriptionLost(f"the server ended the subscription: {notification.Status.name}")
-            for item in getattr(notification, "MonitoredItems", ()):
-                # The heartbeat has done its work by arriving.
-                if (stream := self._streams.get(item.ClientHandle)) is not None:
-                    try:
-                        batches.setdefault(stream, []).append(read_value(item.Value, arrival))
-                    except Unusable as e:
-                        log.warning("%s: %s", stream.stream.key, e)
-                        stream.declare(Gap(Cause.GARBAGE, count=1, t_from=arrival, t_to=arrival, detail=str(e)))
-        for stream, samples in batches.items():
-            await stream.take(samples)
-
-    def _count(self, number: int, notifications: Sequence[Any], arrival: int) -> None:
-        """Messages are numbered one by one (OPC 10000-4, 5.14.1.4); 0 is what the library makes up itself."""
-        if any(isinstance(one, ua.StatusChangeNotification) for one in notifications):
-            return
-        lost = 0 if self._sequence is None else number - self._sequence - 1
-        self._sequence = number
-        if lost > 0:
-            why = f"{lost} messages of the server did not arrive or could not be decoded"
-            log.warning("%s: %s", self._config.endpoint, why)
-            for stream in self._streams.values():
-                stream.declare(Gap(Cause.GARBAGE, t_from=self.heard_ns, t_to=arrival, detail=why))
-
-    async def _create(self, requests: list[Any]) -> list[Any]:
+    async def _monitor(self, home: _Subscription, requests: list[Any]) -> list[Any]:
         parameters = ua.CreateMonitoredItemsParameters(
-            SubscriptionId=self._id, TimestampsToReturn=ua.TimestampsToReturn.Both, ItemsToCreate=requests
+            SubscriptionId=home.number, TimestampsToReturn=ua.TimestampsToReturn.Both, ItemsToCreate=requests
         )
         results: list[Any] = await self._client.uaclient.create_monitored_items(parameters)
         return results
+
+
+async def _hand_over(batches: dict[tuple[Taker, str], list[Samples]]) -> None:
+    for (taker, path), samples in batches.items():
+        await taker.take(path, samples)
+    batches.clear()
 
 
 def complaints(granted: Sequence[Granted], config: OpcUaConfig) -> list[str]:
@@ -207,7 +407,8 @@ def described(stream: Stream, granted: Granted) -> Stream:
     return replace(stream, attributes={**stream.attributes, "sampling_ms": granted.sampling * 1000, "server_queue": granted.queue})
 
 
-def _request(node_id: Any, handle: int, sampling: float, queue: int) -> Any:
+def request(node_id: Any, handle: int, sampling: float, queue: int) -> Any:
+    """What asks for the values of one variable."""
     return ua.MonitoredItemCreateRequest(
         ItemToMonitor=ua.ReadValueId(NodeId=node_id, AttributeId=ua.AttributeIds.Value),
         MonitoringMode=ua.MonitoringMode.Reporting,
@@ -215,3 +416,19 @@ def _request(node_id: Any, handle: int, sampling: float, queue: int) -> Any:
             ClientHandle=handle, SamplingInterval=sampling * 1000, QueueSize=queue, DiscardOldest=True
         ),
     )
+
+
+def event_request(node_id: Any, handle: int, event_filter: Any, queue: int) -> Any:
+    """What asks for the events of one object."""
+    return ua.MonitoredItemCreateRequest(
+        ItemToMonitor=ua.ReadValueId(NodeId=node_id, AttributeId=ua.AttributeIds.EventNotifier),
+        MonitoringMode=ua.MonitoringMode.Reporting,
+        RequestedParameters=ua.MonitoringParameters(
+            ClientHandle=handle, SamplingInterval=0, QueueSize=queue, DiscardOldest=True, Filter=event_filter
+        ),
+    )
+
+
+def _count(value: Any) -> int:
+    content = value.Value.Value if value.Value is not None and value.StatusCode is not None and value.StatusCode.is_good() else 0
+    return content if isinstance(content, int) else 0

@@ -1,21 +1,18 @@
-"""From an OPC-UA DataValue to a value of a fixed numpy form. Pure.
+"""What a variable delivers: rows of one form, with their times and codes. Pure.
 
-Source: OPC 10000-4 (DataValue, StatusCode), 10000-6 (built-in types). Invariants: times are UTC ns, exact to the
-microsecond that the library keeps of the 100 ns on the wire; a value that is bad has a place-holder and says so.
+Source: OPC 10000-4 (DataValue, StatusCode), 10000-6 (built-in types). Invariants: times are UTC ns, exact to what is on
+the wire (100 ns, or the 10 ps that few servers add); a value that is bad has a place-holder and says so.
 """
 
 from __future__ import annotations
 
-import math
-import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-from asyncua import ua
+import numpy.typing as npt
 
-from edge_agent.model import NO_TIME
+from edge_agent.model import NO_TIME, Int64Array
 
 TEXT_BYTES = 256
 TEXT = f"|S{TEXT_BYTES}"
@@ -40,18 +37,27 @@ DTYPES: dict[str, str] = {
     "XmlElement": TEXT,
     "Guid": TEXT,
     "NodeId": TEXT,
+    "ExpandedNodeId": TEXT,
     "ByteString": "|u1",
 }
 """numpy type of one element per built-in type. DateTime is UTC ns (`NO_TIME` for none); a ByteString is an array of bytes."""
 
-_BAD = 0x8000_0000
+KINDS = {
+    1: "Boolean", 2: "SByte", 3: "Byte", 4: "Int16", 5: "UInt16", 6: "Int32", 7: "UInt32", 8: "Int64", 9: "UInt64", 10: "Float",
+    11: "Double", 12: "String", 13: "DateTime", 14: "Guid", 15: "ByteString", 16: "XmlElement",
+    17: "NodeId", 18: "ExpandedNodeId", 19: "StatusCode",
+    20: "QualifiedName", 21: "LocalizedText", 22: "ExtensionObject", 23: "DataValue", 24: "Variant", 25: "DiagnosticInfo",
+}  # fmt: skip
+"""Built-in types by number (OPC 10000-6, table 1)."""
+
+BAD = 0x8000_0000
 _OVERFLOW = 0x0480
 """InfoType DataValue and the Overflow bit (OPC 10000-4, StatusCode)."""
 
-_EPOCH = datetime.fromtimestamp(0, UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_EARLIEST = datetime.fromtimestamp(1, UTC)
-_LATEST = datetime(2262, 1, 1, tzinfo=UTC)
+_EPOCH_TICKS = 116_444_736_000_000_000
+"""1970 in ticks of 100 ns since 1601."""
+_LAST_TICKS = _EPOCH_TICKS + 92_233_720_368_547_758
+"""The last tick that fits into int64 ns, in 2262."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,114 +73,72 @@ DEFAULT_FORM = Form("Double", "<f8")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """One value. ``form`` None: the server sent none (its status says why), the last form holds."""
+class Samples:
+    """``n`` successive values of one form. ``form`` None: the server sent none (``status`` says why), the last form holds.
 
-    value: Any
+    ``values`` is ``(n, *form.shape)``; ``t_source`` and ``t_server`` are int64 UTC ns, ``status`` uint32, all of length ``n``.
+    ``cut`` says that a text among them was longer than `TEXT_BYTES`.
+    """
+
     form: Form | None
-    t_source: int
-    t_server: int
+    values: npt.NDArray[Any] | None
+    t_source: Int64Array
+    t_server: Int64Array
+    status: npt.NDArray[np.uint32]
     t_arrival: int
-    status: int
-    bad: bool
-    overflow: bool
     cut: bool = False
+
+    def __len__(self) -> int:
+        """Number of values."""
+        return len(self.status)
+
+    @property
+    def bad(self) -> npt.NDArray[np.bool_]:
+        """Which values must not be used: status bad, no value, or not a number."""
+        bad: npt.NDArray[np.bool_] = (self.status & BAD) != 0
+        if self.values is None:
+            return np.ones(len(self), bool)
+        if self.values.dtype.kind == "f" and self.values.size:
+            bad = bad | np.isnan(self.values).reshape(len(self), -1).all(axis=1)
+        return bad
+
+    @property
+    def overflow(self) -> npt.NDArray[np.bool_]:
+        """Before which values the server's queue lost some."""
+        lost: npt.NDArray[np.bool_] = (self.status & _OVERFLOW) == _OVERFLOW
+        return lost
+
+    def rows(self, which: slice) -> Samples:
+        """Some of the values."""
+        values = None if self.values is None else self.values[which]
+        return Samples(self.form, values, self.t_source[which], self.t_server[which], self.status[which], self.t_arrival, self.cut)
 
 
 class Unusable(ValueError):
     """A value that no dataset can hold; the message says which type."""
 
 
-def time_ns(moment: datetime | None) -> int:
-    """UTC ns; `NO_TIME` for none and for what servers send instead (1601, 9999)."""
-    if moment is None:
-        return NO_TIME
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    if not _EARLIEST <= aware <= _LATEST:
-        return NO_TIME
-    return (aware - _EPOCH) // _MICROSECOND * 1000
+def ticks_ns(ticks: npt.NDArray[np.int64]) -> Int64Array:
+    """UTC ns of ticks (100 ns since 1601); `NO_TIME` for 0 and for what servers send instead (before 1970, 9999)."""
+    known = (ticks > _EPOCH_TICKS) & (ticks <= _LAST_TICKS)
+    times: Int64Array = np.where(known, (np.where(known, ticks, _EPOCH_TICKS) - _EPOCH_TICKS) * 100, NO_TIME)
+    return times
 
 
-def read_value(data: Any, t_arrival: int) -> Sample:
-    """Convert a ``ua.DataValue``; raises `Unusable` on a structure and on arrays of odd shape."""
-    status = int(data.StatusCode.value) if data.StatusCode is not None else 0
-    variant = data.Value
-    empty = variant is None or variant.Value is None or variant.VariantType == ua.VariantType.Null
-    form: Form | None = None
-    value: Any = None
-    cut = False
-    if not empty:
-        form, value, cut = convert(variant)
-    bad = bool(status & _BAD) or empty or _not_a_number(value)
-    return Sample(
-        value,
-        form,
-        time_ns(data.SourceTimestamp),
-        time_ns(data.ServerTimestamp),
-        t_arrival,
-        status,
-        bad,
-        overflow=status & _OVERFLOW == _OVERFLOW,
-        cut=cut,
-    )
+def tick_ns(ticks: int) -> int:
+    """`ticks_ns` of one."""
+    return (ticks - _EPOCH_TICKS) * 100 if _EPOCH_TICKS < ticks <= _LAST_TICKS else NO_TIME
 
 
-def convert(variant: Any) -> tuple[Form, Any, bool]:
-    """Form and value of a ``ua.Variant``, and whether a text was cut; raises `Unusable`."""
-    kind = getattr(variant.VariantType, "name", str(variant.VariantType))
-    dtype = DTYPES.get(kind)
-    if dtype is None:
-        raise Unusable(f"values of type {kind} cannot be recorded; record the variables below it")
-    plain = variant.Value
-    if kind == "ByteString" and isinstance(plain, bytes):
-        pixels = np.frombuffer(plain, np.uint8)
-        return Form(kind, dtype, pixels.shape), pixels, False
-    if not isinstance(plain, list):
-        value, cut = _element(kind, plain)
-        return Form(kind, dtype), value, cut
-    if kind == "ByteString":
-        raise Unusable("arrays of ByteString cannot be recorded; record the elements")
-    if dtype == TEXT or kind in ("DateTime", "StatusCode"):
-        coded = [_element(kind, one) for one in plain]
-        array = np.array([value for value, _ in coded], dtype)
-        return Form(kind, dtype, array.shape), array, any(cut for _, cut in coded)
-    try:
-        array = np.array(plain, dtype)
-    except (TypeError, ValueError) as e:
-        raise Unusable(f"an array of {kind} with holes or odd dimensions {variant.Dimensions} cannot be recorded") from e
-    return Form(kind, dtype, array.shape), array, False
-
-
-def _element(kind: str, plain: Any) -> tuple[Any, bool]:
-    if kind == "DateTime":
-        return time_ns(plain), False
-    if kind == "StatusCode":
-        return int(plain.value), False
-    if DTYPES[kind] != TEXT:
-        return plain, False
-    if kind == "NodeId":
-        text = str(plain.to_string())
-    elif kind == "LocalizedText":
-        text = str(plain.Text or "")
-    elif kind == "QualifiedName":
-        text = str(plain.Name or "")
-    else:
-        text = str(plain) if isinstance(plain, (str, uuid.UUID)) else ""
+def text_cell(text: str) -> tuple[bytes, bool]:
+    """UTF-8 of at most `TEXT_BYTES`, cut between characters, and whether it was cut."""
     data = text.encode("utf-8", "replace")
     if len(data) <= TEXT_BYTES:
         return data, False
     return data[:TEXT_BYTES].decode("utf-8", "ignore").encode(), True
 
 
-def placeholder(form: Form) -> Any:
-    """What stands where a server sent no value: NaN, 0 or an empty text."""
+def placeholder(form: Form, n: int) -> npt.NDArray[Any]:
+    """What stands where a server sent no value, ``n`` times: NaN, 0 or an empty text."""
     kind = np.dtype(form.dtype).kind
-    return np.full(form.shape, np.nan if kind == "f" else b"" if kind == "S" else 0, form.dtype)
-
-
-def _not_a_number(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isnan(value)
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size:
-        return bool(np.isnan(value).all())
-    return False
+    return np.full((n, *form.shape), np.nan if kind == "f" else b"" if kind == "S" else 0, form.dtype)

@@ -7,14 +7,15 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import numpy as np
 from asyncua import ua
 
 from adapters.opcua.config import NodeConfig, OpcUaConfig
 from adapters.opcua.connection import PASSING, connected, library_faults, root_cause
 from adapters.opcua.explain import explain
 from adapters.opcua.nodes import Directory
-from adapters.opcua.subscription import Subscription
-from adapters.opcua.values import Form, Sample
+from adapters.opcua.subscription import Subscriptions
+from adapters.opcua.values import Form, Samples
 from edge_agent.errors import ConfigError
 from edge_agent.model import NO_TIME, Gap, Stream
 
@@ -70,6 +71,7 @@ class _Values:
     def __init__(self, stream: Stream, changes: asyncio.Queue[_Change]) -> None:
         self.stream = stream
         self._changes = changes
+        self._part: str | None = None
 
     def subscribed(self, stream: Stream, form: Form | None) -> None:
         """Nothing depends on the type."""
@@ -78,12 +80,15 @@ class _Values:
     def declare(self, gap: Gap) -> None:
         """A trigger has no gaps; it starts from the present value again."""
 
-    async def take(self, samples: Sequence[Sample]) -> None:
-        """Hand on what is good."""
-        for sample in samples:
-            value = None if sample.bad else _plain(sample)
-            if value is not None:
-                self._changes.put_nowait((value, sample.t_source if sample.t_source != NO_TIME else sample.t_arrival))
+    async def take(self, path: str, samples: Sequence[Samples]) -> None:
+        """Hand on what is good, of a structure the part that comes first."""
+        self._part = path if self._part is None else self._part
+        for one in samples if path == self._part else ():
+            for i in np.flatnonzero(~one.bad).tolist():
+                value = _plain(one, i)
+                if value is not None:
+                    t = int(one.t_source[i])
+                    self._changes.put_nowait((value, t if t != NO_TIME else one.t_arrival))
 
 
 async def _follow(config: OpcUaConfig, changes: asyncio.Queue[_Change]) -> None:
@@ -106,11 +111,12 @@ async def _connect(config: OpcUaConfig, changes: asyncio.Queue[_Change]) -> None
     """One connection; ends by an exception."""
     async with connected(config) as connection:
         with library_faults():
-            directory = Directory(connection.client, "watch", config, await connection.client.get_namespace_array())
+            namespaces = await connection.client.get_namespace_array()
+            directory = Directory(connection.client, "watch", config, namespaces, connection.transport)
             variables, missing = await directory.find([NodeConfig(id=table.id, name="value") for table in config.node_tables()])
             if missing:
                 raise ua.UaError(missing[0].why)
-            subscription = Subscription(connection.client, config)
+            subscription = Subscriptions(connection.client, config, directory.types, gather=0.0)
             await subscription.start()
             values = {"value": _Values(variables[0].stream, changes)}
             refused = [one.refused for one in await subscription.add(variables, values) if one.refused]
@@ -121,10 +127,12 @@ async def _connect(config: OpcUaConfig, changes: asyncio.Queue[_Change]) -> None
             tasks.create_task(connection.until_lost())
 
 
-def _plain(sample: Sample) -> float | str | None:
-    value = sample.value
-    if sample.form is not None and sample.form.shape:
-        if not len(value):
+def _plain(samples: Samples, i: int) -> float | str | None:
+    if samples.values is None:
+        return None
+    value: Any = samples.values[i]
+    if np.ndim(value):
+        if not np.size(value):
             return None
-        value = value[0]
+        value = value.flat[0]
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else float(value)

@@ -1,14 +1,16 @@
 // A small server of node-opcua: counters that step together, an array, a text, a value that turns bad.
-// argv[2] is JSON: {port, pki, every, secure}. Prints one JSON line when ready; ends when stdin does.
+// With load = {items, every}: so many counters more, Double, all of them set each `every` ms, for measurements.
+// argv[2] is JSON: {port, pki, every, secure, load}. Prints one JSON line when ready; ends when stdin does.
 const path = require("path");
 const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSecurityMode, SecurityPolicy,
-    OPCUACertificateManager, DataValue, makeEUInformation } = require("node-opcua");
+    OPCUACertificateManager, DataValue, MonitoredItem, makeEUInformation } = require("node-opcua");
 
 (async () => {
     const options = JSON.parse(process.argv[2]);
     const certificates = new OPCUACertificateManager({ automaticallyAcceptUnknownCertificate: options.trust !== false,
         rootFolder: path.join(options.pki, "server") });
     await certificates.initialize();
+    if (options.load) MonitoredItem.minimumSamplingInterval = 1;
     const server = new OPCUAServer({ port: options.port, host: "127.0.0.1", hostname: "127.0.0.1",
         serverCertificateManager: certificates, allowAnonymous: !options.user,
         userManager: { isValidUser: (user, password) => user === options.user && password === options.password },
@@ -35,6 +37,16 @@ const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSe
         timestamped_get: () => new DataValue({ statusCode: StatusCodes.BadSensorFailure, sourceTimestamp: new Date() }) } });
     const started = own.addVariable({ componentOf: folder, nodeId: "i=5001", browseName: "Started at", dataType: "DateTime" });
     started.setValueFromSource({ dataType: DataType.DateTime, value: new Date(Date.UTC(2026, 0, 2, 3, 4, 5, 678)) });
+    const loaded = [];
+    for (let n = 0; n < (options.load ? options.load.items : 0); n += 1) {
+        const name = `Load${String(n).padStart(4, "0")}`;
+        loaded.push(own.addVariable({ componentOf: folder, nodeId: `s=${name}`, browseName: name, dataType: "Double" }));
+    }
+    let steps = 0;
+    const step = () => { // once a tick, never two at a time: a server that samples would see only the second
+        steps += 1;
+        for (const node of loaded) node.setValueFromSource({ dataType: DataType.Double, value: steps }, StatusCodes.Good, new Date());
+    };
     const tick = () => {
         count += 1;
         for (const [node, dataType] of counters) {
@@ -46,6 +58,7 @@ const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSe
     tick();
     await server.start();
     const timer = setInterval(tick, options.every || 100);
+    const loading = options.load ? setInterval(step, options.load.every) : null;
     console.log(JSON.stringify({ ready: true, namespace: own.namespaceUri, certificate: path.join(options.pki, "server", "own", "certs") }));
-    process.stdin.on("end", () => { clearInterval(timer); server.shutdown(0).then(() => process.exit(0)); }).resume();
+    process.stdin.on("end", () => { clearInterval(timer); clearInterval(loading); server.shutdown(0).then(() => process.exit(0)); }).resume();
 })().catch((error) => { console.log(JSON.stringify({ error: String(error && error.stack) })); process.exit(1); });
