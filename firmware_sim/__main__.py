@@ -27,6 +27,7 @@ app = typer.Typer(
 Make = Callable[[Options], Instrument]
 Tcp = Annotated[bool, typer.Option("--tcp", help="Serve on a TCP port instead of a pty.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Loopback TCP port; 0: any free one.")]
+Secure = Annotated[bool, typer.Option("--secure", help="Signed and encrypted connections only, with a certificate of its own.")]
 Prefix = Annotated[str, typer.Option(help="Before every PV name, without the colon.")]
 
 
@@ -106,6 +107,12 @@ def _furnace() -> type[Instrument]:
     return Furnace
 
 
+def _lads() -> type[Instrument]:
+    from firmware_sim.lads import Incubator
+
+    return Incubator
+
+
 def _ioc() -> type[Instrument]:
     from firmware_sim.ioc import Ioc
 
@@ -126,7 +133,7 @@ def _vendor() -> type[Instrument]:
 
 KINDS: dict[str, Callable[[], type[Instrument]]] = {
     "balance": _balance, "thermostat": _thermostat, "spectrometer": _spectrometer, "pump": _pump,
-    "furnace": _furnace, "ioc": _ioc, "camera": _camera, "vendor": _vendor,
+    "furnace": _furnace, "lads": _lads, "ioc": _ioc, "camera": _camera, "vendor": _vendor,
 }  # fmt: skip
 
 
@@ -156,12 +163,13 @@ def spectrometer(
     tcp: Tcp = False,
     port: Port = 0,
     pixels: Annotated[int, typer.Option(min=2, max=1 << 20, help="Pixels of a spectrum, 2 bytes each.")] = 2048,
+    form: Annotated[Literal["numbered", "bare", "frame"], typer.Option(help="What a block holds: see the documentation.")] = "numbered",
     crc: Annotated[Literal["crc32", "crc16", "none"], typer.Option(help="Checksum at the end of each block.")] = "crc32",
 ) -> Make:
     """Spectrometer: binary blocks (IEEE 488.2) with a CRC, on a pty or TCP."""
     from firmware_sim.spectrometer import Spectrometer
 
-    return lambda options: Spectrometer(options, pixels=pixels, crc=crc, tcp=tcp, port=port)
+    return lambda options: Spectrometer(options, form=form, pixels=pixels, crc=crc, tcp=tcp, port=port)
 
 
 @instrument(_pump)
@@ -173,11 +181,19 @@ def pump(tcp: Tcp = False, port: Port = 0) -> Make:
 
 
 @instrument(_furnace)
-def furnace(port: Port = 0) -> Make:
+def furnace(port: Port = 0, secure: Secure = False) -> Make:
     """Furnace behind an OPC-UA server."""
     from firmware_sim.furnace import Furnace
 
-    return lambda options: Furnace(options, port=port)
+    return lambda options: Furnace(options, port=port, secure=secure)
+
+
+@instrument(_lads)
+def lads(port: Port = 0, secure: Secure = False) -> Make:
+    """Incubator behind an OPC-UA server with a LADS address space (OPC 30500-1)."""
+    from firmware_sim.lads import Incubator
+
+    return lambda options: Incubator(options, port=port, secure=secure)
 
 
 @instrument(_ioc)

@@ -1,7 +1,9 @@
 """A spectrometer that sends spectra as definite-length blocks (IEEE 488.2, 8.7.9), each with a number and a checksum.
 
 A block is `#`, the number of digits, the length in bytes, the payload and a line feed. The payload, little-endian: number of the
-spectrum (uint32, from 1), exposure time in microseconds (uint32), counts (uint16 each), and the CRC of all before it.
+spectrum (uint32, from 1), exposure time in microseconds (uint32), counts (uint16 each), and the CRC of all before it. Two other forms:
+`bare` blocks hold the counts alone, and `frame` is the payload without its CRC behind the bytes AA 55 and its length in bytes
+(uint32), and then the CRC of length and payload.
 Invariants: each spectrum counts once in the stream `spectrum`, whose truth has the SHA-256 of its counts and its number;
 `READ?` gives one spectrum, `INITiate:CONTinuous ON` one each tick.
 """
@@ -30,6 +32,7 @@ CRCS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     # CRC-32/ISO-HDLC, as of zlib and Ethernet.
     "crc32": lambda data: struct.pack("<I", zlib.crc32(data)),
 }
+FRAME_START: Final = b"\xaa\x55"
 LINES: Final = ((0.21, 900.0), (0.34, 250.0), (0.35, 400.0), (0.62, 1800.0), (0.83, 120.0))
 """Emission lines: where in the spectrum (0 to 1), and counts at the top."""
 
@@ -50,8 +53,11 @@ class Spectrometer(LineInstrument):
         "corrupt": "one bit of the next spectrum is turned over, its CRC as it was; not counted",
     }
 
-    def __init__(self, options: Options, *, pixels: int = 2048, crc: str = "crc32", tcp: bool = False, port: int = 0) -> None:
+    def __init__(
+        self, options: Options, *, form: str = "numbered", pixels: int = 2048, crc: str = "crc32", tcp: bool = False, port: int = 0
+    ) -> None:
         super().__init__(options, tcp=tcp, port=port)
+        self._form = form
         self._pixels = pixels
         self._crc = crc
         self._number = 0
@@ -114,10 +120,18 @@ class Spectrometer(LineInstrument):
         return Reading(self._block(counts, spectrum), {"spectrum": truth})
 
     def _block(self, counts: np.ndarray[Any, np.dtype[np.uint16]], spectrum: int) -> bytes:
+        if self._form == "bare":
+            return _block(counts.tobytes()) + self.end
         body = HEAD.pack(spectrum, round(1e6 / self.options.rate)) + counts.tobytes()
-        body += CRCS[self._crc](body)
-        length = str(len(body)).encode()
-        return b"#%d%s%s" % (len(length), length, body) + self.end
+        if self._form == "frame":
+            body = struct.pack("<I", len(body)) + body
+            return FRAME_START + body + CRCS[self._crc](body)
+        return _block(body + CRCS[self._crc](body)) + self.end
 
     def _switch(self, text: str) -> None:
         self._continuous = switch(text)
+
+
+def _block(payload: bytes) -> bytes:
+    length = str(len(payload)).encode()
+    return b"#%d%s%s" % (len(length), length, payload)
