@@ -28,6 +28,9 @@ Make = Callable[[Options], Instrument]
 Tcp = Annotated[bool, typer.Option("--tcp", help="Serve on a TCP port instead of a pty.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Loopback TCP port; 0: any free one.")]
 Secure = Annotated[bool, typer.Option("--secure", help="Signed and encrypted connections only, with a certificate of its own.")]
+Rows = Annotated[int, typer.Option(min=2, max=8192, help="Height of a frame in pixels.")]
+Columns = Annotated[int, typer.Option(min=2, max=8192, help="Width of a frame in pixels.")]
+Codec = Annotated[Literal["none", "zlib", "lz4", "bslz4", "blosc", "jpeg"], typer.Option(help="How frames are packed on the wire.")]
 Prefix = Annotated[str, typer.Option(help="Before every PV name, without the colon.")]
 
 
@@ -197,24 +200,26 @@ def lads(port: Port = 0, secure: Secure = False) -> Make:
 
 
 @instrument(_ioc)
-def ioc(prefix: Prefix = "SIM", port: Port = 0) -> Make:
-    """Soft IOC over Channel Access; also obeys `shutter open|close` and `set NAME VALUE`."""
+def ioc(
+    prefix: Prefix = "SIM",
+    port: Port = 0,
+    camera: Annotated[bool, typer.Option("--camera", help="With a detector below PREFIX:CAM, a frame each tick.")] = False,
+    rows: Rows = 512,
+    columns: Columns = 512,
+    codec: Codec = "none",
+) -> Make:
+    """Soft IOC over CA and PVA: motor, counters, shutter, with --camera a detector; obeys `shutter open|close`, `set NAME VALUE`."""
     from firmware_sim.ioc import Ioc
 
-    return lambda options: Ioc(options, prefix=prefix, port=port)
+    return lambda options: Ioc(options, prefix=prefix, port=port, camera=(rows, columns) if camera else None, codec=codec)
 
 
 @instrument(_camera, rate=20.0)
-def camera(
-    prefix: Prefix = "SIM",
-    port: Port = 0,
-    rows: Annotated[int, typer.Option(min=2, max=8192, help="Height of a frame in pixels.")] = 512,
-    columns: Annotated[int, typer.Option(min=2, max=8192, help="Width of a frame in pixels.")] = 512,
-) -> Make:
-    """Area detector over PV Access (NTNDArray)."""
+def camera(prefix: Prefix = "SIM", port: Port = 0, rows: Rows = 512, columns: Columns = 512, codec: Codec = "none") -> Make:
+    """Area detector over PV Access (NTNDArray): Poisson diffraction frames of any size, packed by any codec."""
     from firmware_sim.camera import Camera
 
-    return lambda options: Camera(options, prefix=prefix, shape=(rows, columns), port=port)
+    return lambda options: Camera(options, prefix=prefix, shape=(rows, columns), codec=codec, port=port)
 
 
 @instrument(_vendor, rate=1.0)

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
+import queue
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import bitshuffle
+import numpy as np
 import pytest
+from p4p.client.thread import Context
+from PIL import Image
 
 from firmware_sim.launch import Device, DeviceError
 
@@ -105,7 +113,8 @@ def test_every_value_and_time_equals_the_truth(device: StartDevice) -> None:
         ioc.command("set MOTOR -3.25")
         ioc.go()
         sent = ioc.wait_stopped()
-        assert sent == {"SHUTTER": 1, "PROPOSAL": 1, "MOTOR": 1, "TEMP": 100, "CURRENT": 100, "COUNT": 100}
+        every_tick = dict.fromkeys(("TEMP", "CURRENT", "COUNT", "I0"), 100)
+        assert sent == {"SHUTTER": 1, "PROPOSAL": 1, "MOTOR": 1, "MOTOR_RBV": 63, "MOTOR_DMOV": 2} | every_tick
         updates, controls = client.collect({stream: count + 1 for stream, count in sent.items()})
     for stream, seen in updates.items():
         assert [update[:3] for update in seen] == expected(ioc, stream), stream
@@ -115,6 +124,9 @@ def test_every_value_and_time_equals_the_truth(device: StartDevice) -> None:
     assert controls["MOTOR"][0] == "mm"
     assert controls["SHUTTER"][2] == ["closed", "open"]
     assert updates["SHUTTER"][-1][2] == "1"
+    assert [float(update[2]) for update in updates["MOTOR_RBV"]][-2:] == [-3.0, -3.25]
+    counts = [int(update[2]) for update in updates["I0"]]
+    assert 900 < np.diff(counts).mean() < 1100
 
 
 def test_production_begins_when_a_client_has_connected(device: StartDevice) -> None:
@@ -133,6 +145,36 @@ def test_not_a_number_has_severity_invalid(device: StartDevice) -> None:
     assert [update[:3] for update in updates["TEMP"]] == expected(ioc, "TEMP")
     assert [update[3] for update in updates["TEMP"] if update[2] == "nan"] == [3]
     assert {update[3] for update in updates["TEMP"] if update[2] != "nan"} == {0}
+
+
+@pytest.mark.parametrize("codec", ["none", "zlib", "lz4", "bslz4", "blosc", "jpeg"])
+def test_one_ioc_serves_records_over_pv_access_and_a_detector_with_any_codec(device: StartDevice, codec: str) -> None:
+    plan = ("--fault", "duplicate@0", "--fault", "reorder@0")
+    ioc = device("ioc", "--camera", "--rows", "96", "--columns", "128", "--codec", codec, "--rate", "20", "--count", "5", *plan, hold=True)
+    images: queue.Queue[Any] = queue.Queue()
+    with Context("pva", conf=ioc.ready["env"], useenv=False, nt=False) as context:
+        assert context.get("SIM:MOTOR_RBV").value == 12.5
+        subscription = context.monitor(ioc.ready["camera"]["pv"], images.put, request="record[queueSize=100]")
+        assert images.get(timeout=30).value is None
+        ioc.go()
+        sent = ioc.wait_stopped()["image"]
+        received = [images.get(timeout=30) for _ in range(sent)]
+        subscription.close()
+    assert [image.uniqueId for image in received] == [1, 1, 3, 2, *range(4, sent)]
+    for image, item in zip(received, ioc.read_truth().of("image"), strict=True):
+        assert image.codec.name == ("" if codec == "none" else codec)
+        payload = image.value.tobytes()
+        assert image.compressedSize == len(payload)
+        if codec == "none":
+            assert hashlib.sha256(payload).hexdigest() == item.sha256
+        elif codec == "zlib":
+            assert hashlib.sha256(zlib.decompress(payload)).hexdigest() == item.sha256
+        elif codec == "jpeg":
+            shown = np.asarray(Image.open(io.BytesIO(payload)))
+            assert hashlib.sha256(shown.tobytes()).hexdigest() == item.sha256
+        elif codec == "bslz4":
+            frame = bitshuffle.decompress_lz4(np.frombuffer(payload, np.uint8), (96, 128), np.dtype("<u2"), 0)
+            assert hashlib.sha256(frame.tobytes()).hexdigest() == item.sha256
 
 
 def test_a_command_that_cannot_be_obeyed_says_why(device: StartDevice) -> None:
