@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
 from adapters.serial.config import SerialConfig
 from adapters.serial.conversation import Conversation, OnLine
-from adapters.serial.outcome import Outcome
+from adapters.serial.outcome import Outcome, Reading
 from adapters.serial.ports import open_port
+from adapters.serial.raw import RAW, RawRows
 from adapters.serial.reader import Reader
 from adapters.serial.rows import Rows
-from adapters.serial.splitter import DelimiterSplitter, LengthSplitter, Splitter
 from adapters.serial.watcher import Watcher
+from adapters.serial.why import Why
 from edge_agent.adapter import AdapterConfig, Sink
 from edge_agent.errors import ConfigError, InstrumentUnreachable
 from edge_agent.model import Kind, Stream
+from edge_agent.words import t
 
 PREVIEW_LINES = 3
 PREVIEW_SECONDS = 5.0
@@ -51,9 +54,9 @@ class SerialAdapter:
             await asyncio.wait([talk, enough], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if not watcher.streams:
             raise InstrumentUnreachable(
-                f"{self._config.port} gives no value.",
-                why=watcher.why or f"the port is open, but nothing was sent within {patience:g} s",
-                try_=f"look at what it sends: edge-agent test serial {self._config.port}",
+                t("{port} gives no value.", port=self._config.port),
+                why=_here(watcher.why) or t("the port is open, but nothing was sent within {seconds} s", seconds=f"{patience:g}"),
+                try_=t("look at what it sends: {command}", command=f"edge-agent test serial {self._config.port}"),
             )
         return watcher.streams
 
@@ -62,26 +65,31 @@ class SerialAdapter:
         config, plan = self._config, self._plan
         stream = Stream(
             self.instrument,
-            plan.parser.channels[0].name,
+            plan.parsers[0].channels[0].name,
             Kind.ROWS,
             source_uri=config.port if "://" in config.port else f"serial:{config.port}",
             source_type=f"serial {plan.profile}",
             attributes=_attributes(config),
         )
-        reader = Reader(self.instrument, lambda: open_port(config), self._splitter)
+        reader = Reader(self.instrument, lambda: open_port(config), plan.make_splitter, raw=plan.raw == RAW)
         try:
-            rows = Rows(sink, stream, plan.parser.channels)
-            await Conversation(config.port, config.timeout, plan, reader, rows, sink, on_line).run()
+            rows = Rows(sink, stream, [parser.channels for parser in plan.parsers])
+            raw = RawRows(sink, stream, plan.raw)
+            await Conversation(config.port, config.timeout, plan, reader, rows, raw, sink, on_line).run()
         finally:
             await reader.stop()
 
-    def _splitter(self, mid_line: bool) -> Splitter:
-        if self._config.fixed_length is not None:
-            return LengthSplitter(self._config.fixed_length)
-        return DelimiterSplitter(self._plan.delimiter, self._config.max_length, mid_line=mid_line and self._plan.free)
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One line and what became of it; ``names`` are those of the values of a `Reading`."""
+
+    raw: bytes
+    outcome: Outcome
+    names: tuple[str, ...]
 
 
-async def try_parse(port: str, parse: str | None = None, **settings: object) -> AsyncIterator[tuple[bytes, Outcome]]:
+async def try_parse(port: str, parse: str | None = None, **settings: object) -> AsyncIterator[Tried]:
     """Read a port and show how each line would be read, for ``edge-agent test serial PORT --parse``.
 
     Args:
@@ -90,7 +98,7 @@ async def try_parse(port: str, parse: str | None = None, **settings: object) -> 
         settings: any other keys of `SerialConfig`.
 
     Yields:
-        The bytes of a line (without its end), and `Reading`, `Answer` or `Unparsed`.
+        The bytes of a line (without its end) or a frame, and `Reading`, `Answer` or `Unparsed`.
 
     Raises:
         ConfigError: the settings do not fit together.
@@ -100,9 +108,15 @@ async def try_parse(port: str, parse: str | None = None, **settings: object) -> 
         config = SerialConfig.model_validate({"port": port, "parse": parse, **settings})
     except ValidationError as e:
         why = "; ".join(error["msg"].removeprefix("Value error, ") for error in e.errors())
-        raise ConfigError(f"{port} cannot be read like this.", why=why, try_="correct the options") from e
-    lines: asyncio.Queue[tuple[bytes, Outcome] | str | None] = asyncio.Queue()
-    work = SerialAdapter("test", config).converse(Watcher(lines.put_nowait), lambda raw, outcome: lines.put_nowait((raw, outcome)))
+        raise ConfigError(t("{port} cannot be read like this.", port=port), why=why, try_=t("correct the options")) from e
+    lines: asyncio.Queue[Tried | str | None] = asyncio.Queue()
+    parsers = config.plan().parsers
+
+    def show(raw: bytes, outcome: Outcome) -> None:
+        channels = parsers[outcome.form].channels if isinstance(outcome, Reading) else ()
+        lines.put_nowait(Tried(raw, outcome, tuple(channel.name for channel in channels)))
+
+    work = SerialAdapter("test", config).converse(Watcher(lines.put_nowait), show)
     seen = False
     async with _running(work) as talk:
         talk.add_done_callback(lambda task: lines.put_nowait(None))
@@ -111,7 +125,9 @@ async def try_parse(port: str, parse: str | None = None, **settings: object) -> 
                 seen = True
                 yield line
             elif not seen:
-                raise InstrumentUnreachable(f"{port} gives no lines.", why=line, try_="look at the cable, the power and the port's name")
+                raise InstrumentUnreachable(
+                    t("{port} gives no lines.", port=port), why=_here(line), try_=t("look at the cable, the power and the port's name")
+                )
 
 
 @contextlib.asynccontextmanager
@@ -127,8 +143,14 @@ async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Tas
         task.result()
 
 
+def _here(why: str) -> str:
+    return why.here if isinstance(why, Why) else why
+
+
 def _attributes(config: SerialConfig) -> dict[str, str | int | float]:
     said: dict[str, str | int | float] = {"status": "ASCII of the status word, first character most significant"}
+    if config.timezone is not None:
+        said["clock"] = config.timezone
     if not config.port.startswith("socket://"):
         said["line"] = f"{config.baudrate} {config.bytesize}{config.parity[0].upper()}{config.stopbits:g}"
     return said

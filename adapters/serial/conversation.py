@@ -10,20 +10,29 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
 
 from adapters.serial.outcome import Answer, Outcome, Reading, Unparsed
-from adapters.serial.plan import SILENT_QUESTIONS, Plan, expects_answer
+from adapters.serial.plan import SILENT_QUESTIONS, Greeting, Plan, Query
 from adapters.serial.ports import PortDown
-from adapters.serial.reader import Down, Event, Reader, Refused, Up
+from adapters.serial.raw import GARBAGE, Bytes, RawRows
+from adapters.serial.reader import Disturbed, Down, Event, Reader, Refused, Up
 from adapters.serial.rows import HOLD_NS, Rows, Sample
-from adapters.serial.splitter import SHOWN, Junk, Line
+from adapters.serial.splitter import Junk, Line
+from adapters.serial.stars import Login, LoginRefused
+from adapters.serial.why import Why
 from edge_agent.adapter import Sink
 from edge_agent.model import Cause, Gap, utc_now_ns
 
 TICK_SECONDS = 0.5
 MOST_NOISE = 10
 """Bad lines in a row after which the instrument is said to be misunderstood."""
+RETRY_SECONDS = 5.0
+AT_ONCE = 8
+"""So many lines are worth being read at once."""
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +49,22 @@ class Conversation:
     """One instrument on one port. ``on_line`` sees every line and what became of it."""
 
     def __init__(
-        self, source: str, timeout: float, plan: Plan, reader: Reader, rows: Rows, sink: Sink, on_line: OnLine | None = None
+        self, source: str, timeout: float, plan: Plan, reader: Reader, rows: Rows, raw: RawRows, sink: Sink, on_line: OnLine | None = None
     ) -> None:
         self._source = source
         self._timeout = timeout
         self._plan = plan
         self._reader = reader
         self._rows = rows
+        self._raw = raw
         self._sink = sink
         self._on_line = on_line
-        self._question: bytes | None = None
+        self._question: Greeting | None = None
         """The command of ``on_connect`` that waits for its answer."""
+        self._asked: Query | None = None
+        """The query with a form of its own that waits for its answer."""
+        self._first_words: asyncio.Queue[bytes] | None = None
+        """Takes the lines of a log-in."""
         self._answered = asyncio.Event()
         self._told: str | None = None
         """The last thing that was said of the source: why it is down, or "" for up."""
@@ -71,6 +85,7 @@ class Conversation:
                     if isinstance(event, Up | Down) and talk is not None:
                         talk.cancel()
                     if isinstance(event, Up):
+                        self._first_words = asyncio.Queue() if self._plan.login is not None else None
                         talk = asyncio.create_task(self._talk())
                 self._rows.declare_garbage(HOLD_NS)
                 await self._deliver(events)
@@ -82,27 +97,52 @@ class Conversation:
 
     async def _deliver(self, events: Sequence[Event]) -> None:
         """Values of one read go out together; anything else stands where it happened between them."""
-        samples: list[Sample] = []
-        for event in events:
-            outcome = self._read(event) if isinstance(event, Line) else None
-            if isinstance(event, Line) and isinstance(outcome, Reading):
-                samples.append(Sample(outcome, event.t))
-            elif not isinstance(outcome, Answer):
-                await self._rows.put(samples)
-                samples = []
-                self._note(event, outcome)
-        await self._rows.put(samples)
+        bytes_: list[Bytes] = []
+        for kind, run in groupby(events, type):
+            if kind is Line:
+                await self._deliver_lines([line for line in run if isinstance(line, Line)], bytes_)
+                continue
+            for event in run:
+                if isinstance(event, Bytes):
+                    bytes_.append(event)
+                else:
+                    self._note(event, bytes_)
+        await self._raw.put(bytes_)
+
+    async def _deliver_lines(self, lines: list[Line], bytes_: list[Bytes]) -> None:
+        if not await self._deliver_at_once(lines):
+            samples: list[Sample] = []
+            for line in lines:
+                outcome = self._read(line)
+                if isinstance(outcome, Reading):
+                    samples.append(Sample(outcome, line.t))
+                elif isinstance(outcome, Unparsed):
+                    await self._rows.put(samples)
+                    samples = []
+                    self._bad(Junk(line.raw, outcome.why, line.t), self._asked)
+                    self._keep(bytes_, Bytes(line.on_the_line, line.t))
+            await self._rows.put(samples)
+
+    async def _deliver_at_once(self, lines: list[Line]) -> bool:
+        """Many lines that nobody asked for, all of the first form; False where they have to be read one by one."""
+        if len(lines) < AT_ONCE or self._on_line is not None or self._question or self._asked or self._first_words or lines[0].doubtful:
+            return False
+        if not self._plan.unasked:
+            return False
+        form = self._plan.unasked[0]
+        columns = self._plan.parsers[form].parse_many([line.raw for line in lines])
+        if columns is None:
+            return False
+        self._answered.set()
+        self._last_value = lines[-1].t
+        self._well(lines[-1].t)
+        await self._rows.put_columns(form, columns, np.array([line.t for line in lines], np.int64))
+        return True
 
     def _read(self, line: Line) -> Outcome:
-        asked = self._plan.answer(self._question, line.raw) if self._question is not None else None
-        if asked is not None:
-            self._question = None
-        outcome = asked or self._plan.parser.parse(line.raw)
-        if line.doubtful and isinstance(outcome, Reading) and self._may_be_a_tail(line.raw):
-            outcome = Unparsed("the line may have begun before the port was opened")
+        outcome = self._outcome(line)
         if self._on_line is not None:
-            self._on_line(line.raw, outcome)
-        self._answered.set()
+            self._on_line(line.on_the_line, outcome)
         if isinstance(outcome, Unparsed):
             return outcome
         self._well(line.t)
@@ -112,25 +152,80 @@ class Conversation:
             self._sink.describe(outcome.facts)
         return outcome
 
+    def _outcome(self, line: Line) -> Outcome:
+        if self._first_words is not None:
+            self._first_words.put_nowait(line.raw)
+            return Answer()
+        told = self._plan.answer(self._question.text, line.raw) if self._question is not None else None
+        if told is not None:
+            self._question = None
+            self._answered.set()
+            return told
+        asked = self._asked
+        if asked is None or asked.form is None:
+            self._answered.set()
+            return self._by_itself(line)
+        outcome = self._parsed(asked.form, line.raw)
+        if isinstance(outcome, Reading):
+            self._asked = None
+            self._answered.set()
+            return outcome
+        other = self._by_itself(line)
+        if not isinstance(other, Unparsed):
+            return other  # it came in between, and the answer is still to come
+        if not self._plan.mixed:
+            self._answered.set()
+        return outcome
+
+    def _by_itself(self, line: Line) -> Outcome:
+        """What a line is that answers no query with a form of its own."""
+        refused: Unparsed | None = None
+        for form in self._plan.unasked:
+            outcome = self._parsed(form, line.raw)
+            if not isinstance(outcome, Unparsed):
+                if line.doubtful and isinstance(outcome, Reading) and self._may_be_a_tail(line.raw):
+                    return Unparsed(Why("the line may have begun before the port was opened"))
+                return outcome
+            refused = refused or outcome
+        return refused or Unparsed(Why("nobody asked for it"))
+
+    def _parsed(self, form: int, raw: bytes) -> Outcome:
+        outcome = self._plan.parsers[form].parse(raw)
+        return replace(outcome, form=form) if form and isinstance(outcome, Reading) else outcome
+
     def _may_be_a_tail(self, raw: bytes) -> bool:
         """Whether a longer line would be read, too: then a digit may be missing in front."""
-        return any(isinstance(self._plan.parser.parse(more + raw), Reading) for more in (b"1", b"A"))
+        return any(isinstance(self._plan.parsers[form].parse(more + raw), Reading) for more in (b"1", b"A") for form in self._plan.unasked)
 
-    def _note(self, event: Event, outcome: Outcome | None) -> None:
+    def _keep(self, bytes_: list[Bytes], part: Bytes) -> None:
+        """Bytes that are no item are kept, if not all are."""
+        if self._plan.raw == GARBAGE:
+            bytes_.append(part)
+
+    def _note(self, event: Event, bytes_: list[Bytes]) -> None:
         match event:
             case Up():
                 if not self._plan.talks:
                     self._well(event.t)
             case Down():
-                self._lose(str(event.error))
+                self._lose(event.error.reason)
             case Refused():
-                self._rows.gap(Gap(Cause.OVERLOAD, None, None, event.count, event.t_from, event.t_to, "too many lines waited"))
+                self._refused(event)
+            case Disturbed():
+                for cause, words in event.errors.told():
+                    self._rows.gap(Gap(cause, t_from=event.t_from, t_to=event.t_to, detail=f"{words} on the line"))
             case Junk():
                 if self._on_line is not None:
-                    self._on_line(event.head, Unparsed(event.why))
-                self._bad(event)
-            case Line():
-                self._bad(Junk(event.raw[:SHOWN], outcome.why if isinstance(outcome, Unparsed) else "", event.t))
+                    self._on_line(event.raw, Unparsed(event.why))
+                self._bad(event, self._asked)
+                self._keep(bytes_, Bytes(event.raw, event.t))
+
+    def _refused(self, event: Refused) -> None:
+        detail = "too many lines waited"
+        if event.count:
+            self._rows.gap(Gap(Cause.OVERLOAD, None, None, event.count, event.t_from, event.t_to, detail))
+        if event.size:
+            self._raw.gap(Gap(Cause.OVERLOAD, t_from=event.t_from, t_to=event.t_to, detail=f"{detail}: {event.size} bytes"))
 
     def _well(self, t: int) -> None:
         """It answers, or its port is open and more is not expected."""
@@ -140,12 +235,19 @@ class Conversation:
             self._told = ""
             self._sink.connected(self._source, detail=self._plan.profile)
 
-    def _bad(self, junk: Junk) -> None:
-        self._answered.set()
-        self._rows.garbage(junk)
-        self._noise += 1
+    def _bad(self, junk: Junk, asked: Query | None) -> None:
+        if asked is None or not self._plan.mixed:
+            self._answered.set()
+        self._rows.garbage(junk, asked.form if asked is not None else None)
+        self._noise += not junk.more
         if self._noise == MOST_NOISE:
-            self._tell(f"what it sends is not understood ({junk.head!r}: {junk.why}); check baudrate, parity, delimiter and parse")
+            self._tell(
+                Why(
+                    "what it sends is not understood ({head}: {why}); check baudrate, parity, delimiter and parse",
+                    head=repr(junk.head),
+                    why=junk.why,
+                )
+            )
 
     def _lose(self, why: str) -> None:
         if self._outage is None and self._last_value:
@@ -167,37 +269,57 @@ class Conversation:
         """Say what is to be said on one connection, and again after each silence: the instrument may have been off."""
         silence = self._plan.silence
         was_silent = False
+        if self._plan.login is not None:
+            await self._log_in(self._plan.login)
         while True:
             answered = await self._greet()
             if was_silent and not answered:
-                self._lose(f"nothing came for {silence:g} s; is it on, is the cable right?")
+                self._lose(Why("nothing came for {seconds} s; is it on, is the cable right?", seconds=f"{silence:g}"))
             if self._plan.start is not None:
                 await self._send(self._plan.start)
-            if self._plan.ask is not None:
-                await self._poll(self._plan.ask)
+            if self._plan.queries:
+                await self._poll(self._plan.queries)
             elif silence is not None:
                 await self._watch(silence)
                 was_silent = True
             else:
                 return
 
+    async def _log_in(self, login: Login) -> None:
+        """Answer the server's greeting; a refusal is told, and tried again with the next connection."""
+        words = self._first_words or asyncio.Queue()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._send(login.answer(await words.get()))
+                login.check(await words.get())
+            self._first_words = None
+            self._well(utc_now_ns())
+        except (LoginRefused, TimeoutError) as e:
+            late = Why("the server did not let us in within {seconds} s", seconds=f"{self._timeout:g}")
+            self._lose(e.why if isinstance(e, LoginRefused) else late)
+            await asyncio.sleep(RETRY_SECONDS)
+            self._reader.hang_up()
+
     async def _greet(self) -> bool:
         """Send the commands of ``on_connect``; whether one of them was answered."""
         answered = False
-        for command in self._plan.on_connect:
-            if expects_answer(self._plan, command):
-                answered = await self._ask(command, opening=True) or answered
+        for greeting in self._plan.on_connect:
+            if greeting.answered:
+                answered = await self._ask(greeting.command, self._timeout, greeting=greeting) or answered
             else:
-                await self._send(command)
+                await self._send(greeting.command)
         return answered
 
-    async def _poll(self, command: bytes) -> None:
+    async def _poll(self, queries: Sequence[Query]) -> None:
         """Ask regularly; returns when the instrument answers again after it did not."""
         loop = asyncio.get_running_loop()
         silent_since, misses = loop.time(), 0
-        due = loop.time()
+        due = dict.fromkeys(range(len(queries)), loop.time())
         while True:
-            if await self._ask(command):
+            turn = min(due, key=lambda i: due[i])
+            query = queries[turn]
+            await asyncio.sleep(due[turn] - loop.time())
+            if await self._put(query):
                 if misses >= SILENT_QUESTIONS:
                     return
                 silent_since, misses = loop.time(), 0
@@ -205,9 +327,18 @@ class Conversation:
                 misses += 1
             silent = loop.time() - silent_since
             if misses >= SILENT_QUESTIONS and silent >= (self._plan.silence or 0.0):
-                self._lose(f"no answer to {command.strip().decode('ascii', 'replace')!r}; is it on, are cable, baudrate and parity right?")
-            due = max(due + self._plan.every, loop.time())
-            await asyncio.sleep(due - loop.time())
+                self._lose(Why("no answer to {query}; is it on, are cable, baudrate and parity right?", query=repr(query.text)))
+            due[turn] = max(due[turn] + query.every, loop.time())
+
+    async def _put(self, query: Query) -> bool:
+        """Ask one query; an answer that is late is waited for as long again, so that it is not taken for that of the next one."""
+        self._asked = query if query.form is not None else None
+        try:
+            if await self._ask(query.command, query.timeout):
+                return True
+            return query.form is not None and len(self._plan.queries) > 1 and await self._heard(query.timeout)
+        finally:
+            self._asked = None
 
     async def _watch(self, silence: float) -> None:
         """Return after a silence."""
@@ -216,22 +347,24 @@ class Conversation:
         while (rest := max(began, self._reader.heard_at) + silence - loop.time()) > 0:  # noqa: ASYNC110 - waits for nothing to happen
             await asyncio.sleep(rest)
 
-    async def _ask(self, command: bytes, *, opening: bool = False) -> bool:
+    async def _ask(self, command: bytes, timeout: float, *, greeting: Greeting | None = None) -> bool:
         """Send and wait for an answer; False when nothing at all came within the timeout."""
         began = asyncio.get_running_loop().time()
         self._answered.clear()
-        self._question = command if opening else None
+        self._question = greeting
         try:
-            if not await self._send(command):
-                return False
-            async with asyncio.timeout(self._timeout):
-                await self._answered.wait()
-            return True
-        except TimeoutError:
             # It may have answered while the recorder held us up.
-            return self._reader.heard_at > began
+            return await self._send(command) and (await self._heard(timeout) or self._reader.heard_at > began)
         finally:
             self._question = None
+
+    async def _heard(self, timeout: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._answered.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _send(self, command: bytes) -> bool:
         try:

@@ -16,7 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from adapters.serial.ports import Port, PortDown
+from adapters.serial.line_errors import LineErrors
+from adapters.serial.ports import PATIENCE_SECONDS, Port, PortDown
+from adapters.serial.raw import Bytes
 from adapters.serial.splitter import Junk, Line, Splitter
 from edge_agent.model import utc_now_ns
 
@@ -25,7 +27,11 @@ SHORTEST_PAUSE: Final = 0.2
 LONGEST_PAUSE: Final = 5.0
 QUIET_SECONDS: Final = 0.05
 """A line whose first byte comes after this much silence begins with it."""
-SILENCE_SECONDS: Final = 0.5
+GATHER_SECONDS: Final = 0.005
+"""How long a busy line is left alone between two reads: fewer and larger reads cost less, and a driver's buffer holds far more."""
+BUSY_BYTES: Final = 64
+ERRORS_SECONDS: Final = 0.5
+"""How often the counts of a bad line are looked at."""
 
 log = logging.getLogger(__name__)
 
@@ -47,25 +53,42 @@ class Down:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Lines that did not fit in; times are UTC ns."""
+    """Lines that did not fit in, and bytes; times are UTC ns."""
 
     count: int
+    size: int
     t_from: int
     t_to: int
 
 
-Event = Up | Down | Line | Junk | Refused
+@dataclass(frozen=True, slots=True)
+class Disturbed:
+    """What was counted of a bad line between two looks; times are UTC ns."""
+
+    errors: LineErrors
+    t_from: int
+    t_to: int
+
+    @property
+    def t(self) -> int:
+        """When it was seen."""
+        return self.t_to
+
+
+Event = Up | Down | Line | Junk | Refused | Bytes | Disturbed
 
 
 class Reader:
-    """Reads one port for ever. ``make_splitter(mid_line)`` gives the splitter of a new connection."""
+    """Reads one port for ever. ``make_splitter(mid_line)`` gives the splitter of a new connection; with ``raw`` come all `Bytes`, too."""
 
-    def __init__(self, name: str, open_port: Callable[[], Port], make_splitter: Callable[[bool], Splitter]) -> None:
+    def __init__(self, name: str, open_port: Callable[[], Port], make_splitter: Callable[[bool], Splitter], *, raw: bool = False) -> None:
         self._open_port = open_port
         self._make_splitter = make_splitter
+        self._raw = raw
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name=f"serial {name}", daemon=True)
         self._stop = threading.Event()
+        self._hang_up = threading.Event()
         self._lock = threading.Lock()
         self._port: Port | None = None
         self._waiting: list[Event] = []
@@ -83,6 +106,10 @@ class Reader:
         """Close the port and end the thread."""
         self._stop.set()
         await asyncio.to_thread(self._thread.join)
+
+    def hang_up(self) -> None:
+        """Give up this connection and make the next one."""
+        self._hang_up.set()
 
     async def take(self, timeout: float) -> Sequence[Event]:
         """All that waits, in order; nothing after ``timeout`` seconds without news."""
@@ -105,12 +132,15 @@ class Reader:
             port = self._port
         if port is None:
             raise PortDown("the port is closed")
+        if self._raw:  # before it goes out, so that no answer stands before its question
+            self._post([Bytes(data, utc_now_ns(), sent=True)])
         port.write(data)
 
     def _run(self) -> None:
         pause = SHORTEST_PAUSE
         while not self._stop.is_set():
             self._heard = False
+            self._hang_up.clear()
             try:
                 self._connection()
             except PortDown as e:
@@ -132,18 +162,24 @@ class Reader:
         splitter: Splitter | None = None
         try:
             self._post([Up(utc_now_ns())])
+            look = _Look(port)
             since = time.monotonic()
-            while not self._stop.is_set():
-                data = port.read()
+            while not self._stop.is_set() and not self._hang_up.is_set():
+                data = port.read(min(PATIENCE_SECONDS, splitter.patience) if splitter is not None else PATIENCE_SECONDS)
                 t, now = utc_now_ns(), time.monotonic()
+                if now - look.at >= ERRORS_SECONDS:
+                    self._post(look.again(t, now))
                 if splitter is None:
                     if not data:
                         continue
                     splitter = self._make_splitter(now - since < QUIET_SECONDS)
                 if data:
+                    busy = len(data) >= BUSY_BYTES and now - since < 2 * GATHER_SECONDS
                     self.heard_at, self._heard, since = now, True, now
-                    self._post(splitter.feed(data, t))
-                elif now - since > SILENCE_SECONDS:
+                    self._post([Bytes(data, t), *splitter.feed(data, t)] if self._raw else splitter.feed(data, t))
+                    if busy:
+                        time.sleep(GATHER_SECONDS)
+                elif now - since > splitter.patience:
                     self._post(splitter.silence())
         finally:
             with self._lock:
@@ -157,11 +193,34 @@ class Reader:
             return
         with self._lock:
             room = MOST_WAITING - len(self._waiting)
-            for event in events:
-                if room > 0 or isinstance(event, Up | Down | Refused):
-                    self._waiting.append(event)
-                    room -= 1
-                else:
-                    before = self._refused
-                    self._refused = Refused(before.count + 1 if before else 1, before.t_from if before else event.t, event.t)
+            if room >= len(events):
+                self._waiting.extend(events)
+            else:
+                for event in events:
+                    self._squeeze(event)
         self._loop.call_soon_threadsafe(self._news.set)
+
+    def _squeeze(self, event: Event) -> None:
+        """Take what tells of the port, and what still fits in; count the rest."""
+        if not isinstance(event, Line | Junk | Bytes) or len(self._waiting) < MOST_WAITING:
+            self._waiting.append(event)
+            return
+        before = self._refused or Refused(0, 0, event.t, event.t)
+        lines, size = (0, len(event.data)) if isinstance(event, Bytes) else (1, 0)
+        self._refused = Refused(before.count + lines, before.size + size, before.t_from, event.t)
+
+
+class _Look:
+    """What a port has counted of its line, since the last look."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._before = port.errors()
+        self._t = utc_now_ns()
+        self.at = time.monotonic()
+
+    def again(self, t: int, now: float) -> Sequence[Event]:
+        errors, before, since = self._port.errors(), self._before or LineErrors(), self._t
+        self._before, self._t, self.at = errors, t, now
+        new = errors.since(before) if errors is not None else LineErrors()
+        return [Disturbed(new, since, t)] if new != LineErrors() else []

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Final
 
-from adapters.serial.outcome import Answer, Channel, Outcome, Reading, Unparsed, status_code
+from adapters.serial.outcome import Answer, Channel, Columns, Outcome, Reading, Unparsed, status_code
 from adapters.serial.template import LONGEST_UNIT, fits
+from adapters.serial.why import Why
 
 MASS: Final = "mass"
 ONCE: Final = "SI"
@@ -21,9 +23,9 @@ WHO_ARE_YOU: Final = ("I4", "I2")
 """Serial number and model: asked at connect, and harmless at any time (``@`` would reset what the operator set)."""
 
 _ERRORS: Final = {
-    "ES": "the balance did not understand the command",
-    "EL": "the balance cannot do what the command asks",
-    "ET": "the balance received the command with a transmission error",
+    "ES": Why("the balance did not understand the command"),
+    "EL": Why("the balance cannot do what the command asks"),
+    "ET": Why("the balance received the command with a transmission error"),
 }
 # Approved balances put the digits that are not verified in brackets: 12.34[5].
 _WEIGHT = re.compile(r"S +([SD]) +(-? *[0-9]+(?:\.[0-9]*)?)(?:\[([0-9]+)\])? +(\S+)")
@@ -49,12 +51,16 @@ class SicsParser:
             return Answer()
         if text in _ERRORS:
             return Unparsed(_ERRORS[text])
-        return information(text) or Unparsed("is no MT-SICS answer")
+        return information(text) or Unparsed(Why("is no MT-SICS answer"))
+
+    def parse_many(self, lines: Sequence[bytes]) -> Columns | None:
+        """None: a balance is slow."""
+        return None
 
     def _reading(self, weight: re.Match[str]) -> Outcome:
         value = float(weight[2].replace(" ", "") + (weight[3] or ""))
         if len(weight[4]) > LONGEST_UNIT or not fits(value, self.channels[0].dtype):
-            return Unparsed("is no weight that can be")
+            return Unparsed(Why("is no weight that can be"))
         return Reading((value,), (weight[4],), status_code(weight[1]))
 
 

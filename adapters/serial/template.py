@@ -3,24 +3,32 @@
 Invariants: a template matches the whole line; blanks around the line are ignored, and blanks in the template stand for any
 number of them. A line that does not match, a number that does not fit its dtype and a text that is too long give `Unparsed`,
 never a guess.
-``unit`` and ``NAME_unit`` go to the streams' unit, ``status`` to their status; every other field is a channel.
+``unit`` and ``NAME_unit`` go to the streams' unit, ``status`` to their status, a field of the kind ``ts`` to their source time; every
+other field is a channel.
 """
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from adapters.serial.outcome import Channel, Outcome, Reading, Unparsed, status_code
+from adapters.serial.outcome import Channel, Columns, Outcome, Reading, Unparsed, Value, status_code
+from adapters.serial.stamps import Stamps
+from adapters.serial.why import Why
+from edge_agent.model import NO_TIME
 
-Kind = Literal["float", "int", "word", "text"]
+Kind = Literal["float", "int", "word", "text", "ts"]
 
 LONGEST_UNIT = 16
+TIME = "time"
+"""A group of this name in a pattern is the instrument's own time."""
 DTYPES: Mapping[str, str] = {"float": "<f8", "int": "<i8", "word": "|S64", "text": "|S256"}
 """What a field of a template becomes when the configuration names no dtype."""
 
@@ -30,7 +38,10 @@ _EXPRESSIONS: Mapping[str, str] = {
     "int": r"[+-]?[ ]*[0-9]+",
     "word": r"[^\s\x00-\x1f\x7f]+",
     "text": r"[^\x00-\x08\x0a-\x1f\x7f]*?",
+    "ts": r"[^\x00-\x08\x0a-\x1f\x7f]+?",
 }
+ASCII_LIKE = frozenset({"ascii", "utf-8", "iso8859-1"})
+"""Encodings in which a line end is a line end, so that many lines can be decoded at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +53,7 @@ class Form:
 
     def channel_names(self) -> list[str]:
         """Names of the channels, in order."""
-        names = [name for name in self.kinds if name not in ("unit", "status")]
+        names = [name for name, kind in self.kinds.items() if name not in ("unit", "status") and kind != "ts"]
         return [name for name in names if not (name.endswith("_unit") and name.removesuffix("_unit") in names)]
 
 
@@ -84,6 +95,9 @@ def from_pattern(pattern: str, dtypes: Mapping[str, str]) -> Form:
     kinds: dict[str, Kind] = {}
     for name in names:
         sort = np.dtype(dtypes.get(name, "<f8")).kind
+        if name == TIME:
+            kinds[name] = "ts"
+            continue
         kinds[name] = "word" if name in texts or sort == "S" else "float" if sort == "f" else "int"
     return _checked(Form(expression, kinds), f"pattern = {pattern!r}")
 
@@ -91,27 +105,32 @@ def from_pattern(pattern: str, dtypes: Mapping[str, str]) -> Form:
 class TemplateParser:
     """Reads lines of a `Form`. Pure; safe to use from any thread."""
 
-    def __init__(self, form: Form, encoding: str, dtypes: Mapping[str, str], units: Mapping[str, str]) -> None:
+    def __init__(
+        self, form: Form, encoding: str, dtypes: Mapping[str, str], units: Mapping[str, str], stamps: Stamps | None = None
+    ) -> None:
         """``dtypes`` and ``units`` are what the configuration says of single channels."""
-        self.channels = tuple(
-            Channel(name, dtypes.get(name, DTYPES[form.kinds[name]]), units.get(name)) for name in form.channel_names()
-        )
+        self.channels = tuple(Channel(name, dtypes.get(name, DTYPES[form.kinds[name]]), units.get(name)) for name in form.channel_names())
         self._expression = form.expression
         self._kinds = form.kinds
         self._encoding = encoding
         self._unit_of = {c.name: f"{c.name}_unit" if f"{c.name}_unit" in form.kinds else "unit" for c in self.channels}
+        self._time = next((name for name, kind in form.kinds.items() if kind == "ts"), None)
+        self._stamps = stamps or Stamps()
+        plain = self._time is None and all(np.dtype(c.dtype).kind in "fS" for c in self.channels) and form.kinds.get("status") != "int"
+        self._places = {name: place - 1 for name, place in form.expression.groupindex.items()}
+        self._at_once = plain and codecs.lookup(encoding).name in ASCII_LIKE
 
     def parse(self, line: bytes) -> Outcome:
         """The values of the line, in the order of ``channels``."""
         try:
             text = line.decode(self._encoding).strip()
         except UnicodeDecodeError:
-            return Unparsed(f"bytes that are not {self._encoding}")
+            return Unparsed(Why("bytes that are not {encoding}", encoding=self._encoding))
         match = self._expression.fullmatch(text)
         if match is None:
-            return Unparsed("does not look as parse or pattern says")
+            return Unparsed(Why("does not look as parse or pattern says"))
         groups = match.groupdict()
-        values: list[float | int | bytes] = []
+        values: list[Value] = []
         units: list[str | None] = []
         for channel in self.channels:
             value = _value(groups[channel.name], channel)
@@ -119,10 +138,55 @@ class TemplateParser:
                 return value
             unit = groups.get(self._unit_of[channel.name])
             if unit is not None and len(unit) > LONGEST_UNIT:
-                return Unparsed(f"the unit {unit[:30]!r} is longer than {LONGEST_UNIT} characters")
+                return Unparsed(Why("the unit {unit} is longer than {most} characters", unit=repr(unit[:30]), most=LONGEST_UNIT))
             values.append(value)
             units.append(unit)
-        return Reading(tuple(values), tuple(units), _status(groups.get("status"), self._kinds.get("status")))
+        stamp = self._stamp(groups[self._time]) if self._time is not None else NO_TIME
+        if isinstance(stamp, Unparsed):
+            return stamp
+        return Reading(tuple(values), tuple(units), _status(groups.get("status"), self._kinds.get("status")), stamp)
+
+    def parse_many(self, lines: Sequence[bytes]) -> Columns | None:
+        """See `Parser`; None also where one of the lines is no item, or the unit changes between them."""
+        if not self._at_once:
+            return None
+        try:
+            texts = b"\n".join(lines).decode(self._encoding).split("\n")
+        except UnicodeDecodeError:
+            return None
+        match = self._expression.fullmatch
+        found = [match(text.strip()) for text in texts]
+        if len(found) != len(lines) or None in found:
+            return None
+        columns = list(zip(*(one.groups() for one in found if one is not None), strict=True))
+        values: list[npt.NDArray[Any]] = []
+        for channel in self.channels:
+            column = _column(columns[self._places[channel.name]], channel.dtype)
+            if column is None:
+                return None
+            values.append(column)
+        units: list[str | None] = []
+        for channel in self.channels:
+            place = self._places.get(self._unit_of[channel.name])
+            there = {None} if place is None else set(columns[place])
+            unit = there.pop()
+            if there or (unit is not None and len(unit) > LONGEST_UNIT):
+                return None
+            units.append(unit)
+        status = np.zeros(len(lines), np.uint32)
+        if "status" in self._places:
+            words = columns[self._places["status"]]
+            codes = {word: _status(word, "word") for word in set(words)}
+            status = np.array([codes[word] for word in words], np.uint32)
+        return Columns(tuple(values), tuple(units), status)
+
+    def _stamp(self, text: str | None) -> int | Unparsed:
+        if text is None:
+            return NO_TIME
+        try:
+            return self._stamps.read(text.strip())
+        except ValueError:
+            return Unparsed(Why("{text} is no time; see time_format", text=repr(text[:40])))
 
 
 class ScpiParser(TemplateParser):
@@ -134,6 +198,13 @@ class ScpiParser(TemplateParser):
         if isinstance(outcome, Reading):
             return replace(outcome, values=tuple(_scpi(value) for value in outcome.values))
         return outcome
+
+    def parse_many(self, lines: Sequence[bytes]) -> Columns | None:
+        """See `Parser`; None where one of the numbers means no number."""
+        columns = super().parse_many(lines)
+        if columns is not None and any(column.dtype.kind == "f" and (abs(column) >= 9.9e37).any() for column in columns.values):
+            return None
+        return columns
 
 
 def fits(value: float, dtype: str) -> bool:
@@ -154,31 +225,61 @@ def _group(name: str, kind: Kind, kinds: dict[str, Kind]) -> str:
 
 
 def _kind(text: str) -> Kind:
-    return "float" if text == "float" else "int" if text == "int" else "word" if text == "word" else "text"
+    kinds: Mapping[str, Kind] = {"float": "float", "int": "int", "word": "word", "ts": "ts"}
+    return kinds.get(text, "text")
 
 
 def _checked(form: Form, what: str) -> Form:
+    if sum(kind == "ts" for kind in form.kinds.values()) > 1:
+        raise ValueError(f"{what} has two times; a row has one time of the instrument")
     if not form.channel_names():
         raise ValueError(f"{what} names no value; write for example {{mass:float}} {{unit:word}}, or (?P<mass>[-0-9.]+) in a pattern")
     return form
 
 
-def _value(text: str | None, channel: Channel) -> float | int | bytes | Unparsed:
+def _column(texts: Sequence[str | None], dtype: str) -> npt.NDArray[Any] | None:
+    """One group of all lines as numbers or texts; None where they have to be looked at one by one."""
+    kind = np.dtype(dtype)
+    try:
+        if kind.kind == "S":
+            data = [text.encode() for text in texts if text is not None]
+            return np.array(data, dtype) if len(data) == len(texts) and max(map(len, data)) <= kind.itemsize else None
+        numbers = np.array(list(map(float, texts)))  # type: ignore[arg-type]  # None raises TypeError
+    except (ValueError, TypeError):
+        return None
+    if kind.itemsize == 8:
+        return numbers
+    finite = numbers[np.isfinite(numbers)]
+    return numbers.astype(kind) if not len(finite) or abs(finite).max() <= float(np.finfo(kind).max) else None
+
+
+def _value(text: str | None, channel: Channel) -> Value | Unparsed:
     if text is None:
-        return Unparsed(f"has no {channel.name}")
+        return Unparsed(Why("has no {channel}", channel=channel.name))
     if np.dtype(channel.dtype).kind == "S":
         data = text.encode()
         longest = np.dtype(channel.dtype).itemsize
         if len(data) > longest:
-            return Unparsed(f'{channel.name} is longer than {longest} bytes; set channels.{channel.name}.dtype = "|S{len(data)}"')
+            return Unparsed(
+                Why(
+                    '{channel} is longer than {most} bytes; set channels.{channel}.dtype = "|S{size}"',
+                    channel=channel.name,
+                    most=longest,
+                    size=len(data),
+                )
+            )
         return data
     # "-   12.3": balances put the sign in front of the blanks.
     digits = text.replace(" ", "")
     try:
         value = float(digits) if np.dtype(channel.dtype).kind == "f" else int(digits)
     except ValueError:
-        return Unparsed(f"{channel.name} = {text[:30]!r} is no number of type {channel.dtype}")
-    return value if fits(value, channel.dtype) else Unparsed(f"{channel.name} = {text[:30]!r} does not fit {channel.dtype}")
+        return Unparsed(
+            Why("{channel} = {text} is no number of type {dtype}", channel=channel.name, text=repr(text[:30]), dtype=channel.dtype)
+        )
+    if not fits(value, channel.dtype):
+        return Unparsed(Why("{channel} = {text} does not fit {dtype}", channel=channel.name, text=repr(text[:30]), dtype=channel.dtype))
+    return value
 
 
 def _status(text: str | None, kind: Kind | None) -> int:
@@ -187,7 +288,7 @@ def _status(text: str | None, kind: Kind | None) -> int:
     return int(text.replace(" ", "")[:20]) & 0xFFFF_FFFF if kind == "int" else status_code(text)
 
 
-def _scpi(value: float | int | bytes) -> float | int | bytes:
+def _scpi(value: Value) -> Value:
     if isinstance(value, float) and abs(value) == 9.9e37:
         return math.copysign(math.inf, value)
-    return math.nan if value == 9.91e37 else value
+    return math.nan if isinstance(value, float) and value == 9.91e37 else value

@@ -1,7 +1,8 @@
 """``edge-agent test serial PORT``: a port without a configuration, line by line, and how each line would be read.
 
-The serial adapter's package provides ``try_parse(port, parse, **settings)``, an asynchronous iterator of ``(line, outcome)``; an
-outcome is a ``Reading`` (values, units), an ``Answer`` (facts) or ``Unparsed`` (why).
+The serial adapter's package provides ``try_parse(port, parse, **settings)``, an asynchronous iterator of lines with ``raw``,
+``outcome`` and ``names``; an outcome is a ``Reading`` (values, units), an ``Answer`` (facts) or ``Unparsed`` (why). Its
+``suggest(lines)`` proposes a template for ``--parse``.
 """
 
 from __future__ import annotations
@@ -18,13 +19,21 @@ from edge_agent.config.adapters import adapter_module
 from edge_agent.errors import UsageError
 from edge_agent.words import t
 
+RAW_WIDTH = 40
+MOST_HEX = 32
+MOST_UNREAD = 200
+WHOLE = ("line",)
+"""What a line is when nobody said how it is read."""
+PRINTABLE = frozenset((*range(0x20, 0x7F), 0x09, 0x0A, 0x0D))
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
     """One line and what became of it: values by name, or facts, or ``why`` it is no item."""
 
     raw: str
-    values: Mapping[str, str | int | float]
+    hex: str
+    values: Mapping[str, str | int | float | list[Any]]
     units: Mapping[str, str]
     facts: Mapping[str, str | int | float]
     why: str | None
@@ -35,8 +44,15 @@ class Read:
         if self.why is not None:
             return t("not read: {why}", why=self.why)
         if self.values:
-            return ", ".join(f"{name} = {value} {self.units.get(name, '')}".rstrip() for name, value in self.values.items())
+            return ", ".join(f"{name} = {_short(value)} {self.units.get(name, '')}".rstrip() for name, value in self.values.items())
         return ", ".join(f"{name}: {value}" for name, value in self.facts.items()) or t("an answer without a value")
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    head = ", ".join(f"{one:.6g}" for one in value[:4])
+    return f"[{head}, …] ({len(value)})" if len(value) > 4 else f"[{head}]"
 
 
 def parsed_settings(options: Sequence[str]) -> dict[str, Any]:
@@ -73,43 +89,66 @@ async def show(adapter: str, port: str, parse: str | None, settings: Mapping[str
         )
     if not as_json:
         output.say(t("Listening to {port} for {seconds} s; nothing is stored.", port=port, seconds=f"{seconds:g}"))
-    names: list[str] = []
+        output.say(_side_by_side(t("what came"), t("how it is read")))
     seen: list[Read] = []
+    unread: list[bytes] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds), contextlib.aclosing(package.try_parse(port, parse, **settings)) as lines:
-            async for raw, outcome in lines:
-                names = names or _names(package, {"port": port, "parse": parse, **settings})
-                seen.append(_read(raw, outcome, names))
+            async for line in lines:
+                seen.append(_read(line.raw, line.outcome, line.names))
+                if (seen[-1].why is not None or line.names == WHOLE) and len(unread) < MOST_UNREAD:
+                    unread.append(line.raw)
                 if not as_json:
-                    output.say(f"  {seen[-1].raw:<32}  {seen[-1].text}")
+                    output.say(_side_by_side(seen[-1].raw, seen[-1].text))
     good = sum(read.why is None for read in seen)
+    proposed = package.suggest(unread) if len(unread) * 2 > min(len(seen), MOST_UNREAD) else None
     if as_json:
-        output.emit(
-            {"ok": True, "port": port, "seconds": seconds, "count": len(seen), "read": good, "lines": [_object(read) for read in seen]}
-        )
+        counts = {"ok": True, "port": port, "seconds": seconds, "count": len(seen), "read": good, "suggested": proposed}
+        output.emit(counts | {"lines": [_object(read) for read in seen]})
     elif seen:
         output.say(t("{count} lines arrived, {good} of them can be read; nothing was stored.", count=len(seen), good=good))
+        if proposed is not None:
+            output.say(t("This would read it: --parse '{template}'", template=proposed))
     else:
         output.say(t("Nothing arrived in {seconds} s; nothing was stored.", seconds=f"{seconds:g}"))
 
 
-def _names(package: Any, table: Mapping[str, Any]) -> list[str]:
-    return [channel.name for channel in package.SerialConfig.model_validate(table).plan().parser.channels]
+def _side_by_side(raw: str, text: str) -> str:
+    from rich.cells import cell_len
+
+    return f"  {raw}{' ' * max(RAW_WIDTH - cell_len(raw), 0)}  {text}"
+
+
+def _shown(raw: bytes) -> str:
+    """Text as it is, anything else in hex digits."""
+    if all(byte in PRINTABLE for byte in raw):
+        return raw.decode("ascii").rstrip("\r\n")
+    return raw[:MOST_HEX].hex(" ").upper() + (" …" if len(raw) > MOST_HEX else "")
+
+
+def _plain(value: Any) -> str | int | float | list[Any]:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value.tolist() if hasattr(value, "tolist") else value  # type: ignore[no-any-return]
 
 
 def _read(raw: bytes, outcome: Any, names: Sequence[str]) -> Read:
-    line = raw.decode("ascii", "backslashreplace")
+    line = _shown(raw)
     if hasattr(outcome, "why"):
-        return Read(line, {}, {}, {}, outcome.why)
+        return Read(line, raw.hex(), {}, {}, {}, getattr(outcome.why, "here", outcome.why))
     if not hasattr(outcome, "values"):
-        return Read(line, {}, {}, dict(outcome.facts), None)
-    values = {
-        name: value.decode(errors="replace") if isinstance(value, bytes) else value
-        for name, value in zip(names, outcome.values, strict=True)
-    }
+        return Read(line, raw.hex(), {}, {}, dict(outcome.facts), None)
+    values = {name: _plain(value) for name, value in zip(names, outcome.values, strict=True)}
     units = {name: unit for name, unit in zip(names, outcome.units, strict=True) if unit is not None}
-    return Read(line, values, units, {}, None)
+    return Read(line, raw.hex(), values, units, {}, None)
 
 
 def _object(read: Read) -> dict[str, Any]:
-    return {"raw": read.raw, "values": dict(read.values), "units": dict(read.units), "facts": dict(read.facts), "why": read.why}
+    return {
+        "raw": read.raw,
+        "hex": read.hex,
+        "values": dict(read.values),
+        "units": dict(read.units),
+        "facts": dict(read.facts),
+        "why": read.why,
+    }

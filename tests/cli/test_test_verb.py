@@ -129,8 +129,9 @@ def test_a_port_is_tried_without_a_configuration(balance: str, run: Run) -> None
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert lines[0] == f"Listening to {balance} for 1.5 s; nothing is stored."
-    assert " g" in lines[1]
-    assert "mass = " in lines[1]
+    assert lines[1].split() == ["what", "came", "how", "it", "is", "read"]
+    assert " g" in lines[2]
+    assert "mass = " in lines[2]
     assert lines[-1].endswith(" of them can be read; nothing was stored.")
 
 
@@ -149,6 +150,16 @@ def test_lines_that_a_template_does_not_fit_say_so(balance: str, run: Run) -> No
     assert done.code == 0, done.err
     assert "not read: does not look as parse or pattern says" in done.out
     assert ", 0 of them can be read;" in done.out
+    assert "This would read it: --parse '{_:word} {_:word} {value1:float} {unit:word}'" in done.out.replace("'S ", "'{_:word} ")
+
+
+def test_a_technician_sees_both_sides_in_japanese(balance: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_AGENT_LANG", "ja")
+    done = run("test", "serial", balance, "--parse", "{mass:float}", "--set", "command=SI", "--set", "every=100 ms", "--seconds", "1")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[1].split() == ["受信", "読み取り"]
+    assert "読み取れません: parse・pattern の書き方と合いません" in done.out
+    assert "次の書き方で読み取れます: --parse '" in done.out
 
 
 def test_a_port_that_is_not_there_ends_with_code_4(run: Run, tmp_path: Path) -> None:

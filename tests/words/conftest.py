@@ -19,11 +19,11 @@ def _files() -> Iterator[tuple[str, ast.Module]]:
 
 
 def _sentences() -> dict[str, str]:
-    """Sentence -> where, of every t("...") in the project."""
+    """Sentence -> where, of every t("...") and Why("...") in the project."""
     found: dict[str, str] = {}
     for name, tree in _files():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "t" and node.args:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("t", "Why") and node.args:
                 for text in ast.walk(node.args[0]):
                     if isinstance(text, ast.Constant) and isinstance(text.value, str):
                         found.setdefault(text.value, f"{name}:{node.lineno}")

@@ -48,7 +48,7 @@ def test_sizes_are_written_with_their_unit() -> None:
         ({"port": "spy:///dev/ttyUSB0?file=/etc/x"}, "is no address of a device server"),
         ({"stopbits": 3}, "must be 1, 1.5 or 2"),
         ({"encoding": "klingon"}, "is no text encoding; write for example"),
-        ({"delimiter": ""}, "delimiter must not be empty; for records without an end set fixed_length"),
+        ({"delimiter": ""}, "delimiter must not be empty; for messages without an end set fixed_length"),
         ({"delimiter": "€"}, "delimiter = '€' cannot be written in ascii; set encoding"),
         ({"command": "READ?"}, 'command wants to know how often: add every = "1 s"'),
         ({"every": "1 s"}, 'every wants something to ask: add command = "READ?"'),
@@ -70,9 +70,9 @@ def test_keys_that_do_not_fit_are_refused_with_what_would(keys: dict[str, Any], 
 def test_a_balance_without_every_sends_by_itself_and_with_it_is_asked() -> None:
     streaming = SerialConfig(port="x", profile="mettler-sics").plan()
     asked = SerialConfig(port="x", profile="mettler-sics", every="1 s").plan()
-    assert (streaming.start, streaming.ask, streaming.silence) == (b"SIR\r\n", None, 10.0)
-    assert (asked.start, asked.ask, asked.every) == (None, b"SI\r\n", 1.0)
-    assert asked.on_connect == (b"I4\r\n", b"I2\r\n")
+    assert (streaming.start, streaming.queries, streaming.silence) == (b"SIR\r\n", (), 10.0)
+    assert (asked.start, [query.command for query in asked.queries], asked.every) == (None, [b"SI\r\n"], 1.0)
+    assert [greeting.command for greeting in asked.on_connect] == [b"I4\r\n", b"I2\r\n"]
 
 
 def test_the_delimiter_follows_the_profile_unless_it_is_given() -> None:
@@ -87,8 +87,8 @@ def test_the_example_configuration_is_right() -> None:
     assert found.config is not None
     settings = found.config.instruments["thermometer"].settings
     assert isinstance(settings, SerialConfig)
-    outcome = settings.plan().parser.parse(b"T1= 21.35 C  T2= 20.90 C")
-    assert outcome == settings.plan().parser.parse(b"T1=21.35 C T2=20.90 C")
+    outcome = settings.plan().parsers[0].parse(b"T1= 21.35 C  T2= 20.90 C")
+    assert outcome == settings.plan().parsers[0].parse(b"T1=21.35 C T2=20.90 C")
     assert "values=(21.35, 20.9)" in str(outcome)
 
 

@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_told_and_never_guessed(template: str, line: bytes,
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("{mass} g", "a field is {name:kind} with the kinds float, int, word, text; write for example {mass:float} {unit:word}"),
+        ("{mass} g", "a field is {name:kind} with the kinds float, int, word, text, ts; write for example {mass:float} {unit:word}"),
         ("{mass:double}", "a field is {name:kind}"),
         ("mass}", "and {{ for a brace"),
         ("{m:float} {m:float}", "parse names 'm' twice"),
