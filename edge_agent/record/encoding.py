@@ -125,7 +125,7 @@ def _as_it_came(data: Packed) -> Encoded:
 
 def _as_it_is(codec: str, data: npt.NDArray[Any]) -> Encoded:
     stored = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
-    return Encoded(stored, encoder(codec).skipped, hashlib.sha256(stored).digest(), lambda: None)
+    return Encoded(stored, encoder(codec).skipped, hashlib.sha256(stored).digest())
 
 
 def _alone(codec: str, data: npt.NDArray[Any]) -> Encoded:

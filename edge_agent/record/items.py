@@ -20,12 +20,25 @@ _ROW = struct.Struct("<QqqqBI")
 
 @dataclass(slots=True)
 class Encoded:
-    """An encoded frame: stored bytes, HDF5 filter mask, SHA-256 of the stored bytes, and how to give the buffer back."""
+    """An encoded frame: stored bytes, HDF5 filter mask, SHA-256 of the stored bytes, and how to give the buffer back if they are in one."""
 
     stored: memoryview
     mask: int
     digest: bytes
-    release: Callable[[], None]
+    release: Callable[[], None] | None = None
+
+    def let_go(self) -> None:
+        """Give the buffer back, where there is one; nobody may look at the bytes any more."""
+        if self.release is not None:
+            self.release()
+
+    def unlent(self) -> Encoded:
+        """The same in no buffer."""
+        if self.release is None:
+            return self
+        own = Encoded(memoryview(bytes(self.stored)), self.mask, self.digest)
+        self.release()
+        return own
 
 
 @dataclass(slots=True)
@@ -75,24 +88,25 @@ class FrameItem:
         return self.encoded
 
     def written(self) -> None:
-        """It is in the file, and not yet durable: one of the two forms is enough now.
+        """It is in the file, and not yet durable: one of the two forms is enough now, and its buffer is used again while a cache has it.
 
-        While little waits for the disk, the raw data waits, and the buffer is used again while a core's cache has it; else the stored
-        bytes wait, which are fewer.
+        While little waits for the disk, the raw data waits; else a copy of the stored bytes, which are fewer. The buffer itself is as
+        large as the worst case: a slow disk that held the buffers would soon have the encoders wait for them.
         """
         if self.encoded is None:
             return
         if self.again is not None and self.charge.keep():
-            self.encoded.release()
+            self.encoded.let_go()
             self.encoded = None
         else:
             self.again = None
+            self.encoded = self.encoded.unlent()
             self.charge.shrink(len(self.encoded.stored) + PER_ITEM)
 
     def done(self) -> None:
         """Durable: buffer and room may be used again."""
         if self.encoded is not None:
-            self.encoded.release()
+            self.encoded.let_go()
         self.encoded = self.again = None
         self.charge.leave()
 
