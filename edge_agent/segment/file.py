@@ -94,34 +94,35 @@ class SegmentFile:
         return position
 
     def finish(self, tables: integrity.Tables) -> None:
-        """Write the tables and close, after one pass that HDF5's own chunk index equals what was written, and read all of it back.
+        """Write the tables and close, and read all of it back but the chunks: HDF5's own index of them must be what was written.
 
         Raises:
-            IntegrityError: it does not; the file must not be used.
-            DiskError: what is read back is something else.
+            IntegrityError: HDF5's index has more or fewer chunks; the file must not be used.
+            DiskError: what is read back is something else, likewise.
         """
         for path, dataset in self._datasets.items():
             if self._grown[path] != self.shapes[path][0]:
                 dataset.id.set_extent(self.shapes[path])
-            if hdf5.chunk_offsets(dataset) != self._offsets[path]:
+            if dataset.id.get_num_chunks() != self.chunks[path]:
                 raise IntegrityError(
                     f"HDF5's chunk index of {path} is not what was written",
                     why=str(self.path),
                     try_="keep the file and report it",
                     code="HDF5_INDEX",
                 )
-        integrity.write(self._file, tables)
+        made = integrity.objects(tables)
+        integrity.write(self._file, made)
         self._file.flush()
         self._close()
-        self._read_back(tables)
+        self._read_back(made)
 
-    def _read_back(self, tables: integrity.Tables) -> None:
+    def _read_back(self, tables: Mapping[str, MetaObject]) -> None:
         """HDF5 tells nobody when the disk refuses what it still had in its caches as an object is closed; chunks were told one by one."""
         try:
             with hdf5.opened(self.path, self._storage) as file:
                 found = reader.walk(file)
-                offsets = {path: hdf5.chunk_offsets(h5py.Dataset(dataset)) for path, dataset in found.chunked.items()}
-                same = integrity.read(found.integrity) == tables and encode_meta(found.objects) == encode_meta(self.objects)
+                offsets = {path: hdf5.chunk_offsets(dataset) for path, dataset in found.chunked.items()}
+                same = found.integrity == tables and encode_meta(found.objects) == encode_meta(self.objects)
         except (SealError, OSError, RuntimeError, LookupError, ValueError) as error:
             raise _not_there(self.path, str(error)) from error
         if not same or offsets != self._offsets:

@@ -175,14 +175,15 @@ def _group(file: h5py.File, path: str) -> Any:
         return h5g.open(file.id, path.encode())
 
 
-def chunk_offsets(dataset: h5py.Dataset) -> dict[tuple[int, ...], tuple[int, int, int]]:
+def chunk_offsets(dataset: h5d.DatasetID) -> dict[tuple[int, ...], tuple[int, int, int]]:
     """Element offset of each chunk to (byte offset, stored size, filter mask), in one pass over HDF5's index."""
     found: dict[tuple[int, ...], tuple[int, int, int]] = {}
 
     def note(info: Any) -> None:
-        found[tuple(int(n) for n in info.chunk_offset)] = (int(info.byte_offset), int(info.size), int(info.filter_mask))
+        offset, mask, position, size = info
+        found[offset] = position, size, mask
 
-    dataset.id.chunk_iter(note)
+    dataset.chunk_iter(note)
     return found
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from edge_agent.seal import leaf
 from edge_agent.seal.cbor import SealError, dumps, loads
@@ -45,26 +44,32 @@ class Tables:
     chain: KeyChain
 
 
-def write(file: h5py.File, tables: Tables) -> None:
-    """Create the group."""
-    group = file.create_group(PATH)
-    for name, value in (("NX_class", "NXcollection"), ("format", FORMAT)):
-        group.attrs.create(name, value, dtype=h5py.string_dtype("utf-8"))
-    rows, events = _pack(tables.leaves)
-    group.create_dataset("leaves", data=rows)
-    for name, data in (
-        ("events", events),
-        ("descriptors", dumps(list(tables.descriptors))),
-        ("heads", dumps(list(tables.heads))),
-        ("keychain", tables.chain.encode()),
-    ):
-        group.create_dataset(name, data=np.frombuffer(data, np.uint8))
+def objects(tables: Tables) -> dict[str, MetaObject]:
+    """The group and everything below it, by path, parents first."""
+    rows, width, events = _pack(tables.leaves)
+    arrays = {
+        "leaves": Value(_UINT8, (len(tables.leaves), width), rows),
+        "events": _octets(events),
+        "descriptors": _octets(dumps(list(tables.descriptors))),
+        "heads": _octets(dumps(list(tables.heads))),
+        "keychain": _octets(tables.chain.encode()),
+    }
     if len(tables.leaves) > EPOCHS_ABOVE:
-        group.create_dataset(EPOCHS, data=np.frombuffer(_epochs(tables.leaves), np.uint8).reshape(-1, 32))
-    group.create_group("index")
+        epochs = _epochs(tables.leaves)
+        arrays[EPOCHS] = Value(_UINT8, (len(epochs) // 32, 32), epochs)
     for number, positions in enumerate(_index(tables)):
-        hdf5.write_value(file, f"{PATH}/index/{number}", Value(_UINT32, (len(positions),), np.array(positions, "<u4").tobytes()))
-    group.create_dataset("README", data=README, dtype=h5py.string_dtype("utf-8"))
+        arrays[f"index/{number}"] = Value(_UINT32, (len(positions),), np.array(positions, "<u4").tobytes())
+    arrays["README"] = types.text(README)
+    group = GroupMeta({"NX_class": types.text("NXcollection"), "format": types.text(FORMAT)})
+    made: dict[str, MetaObject] = {PATH: group, f"{PATH}/index": GroupMeta()}
+    made.update({f"{PATH}/{name}": DatasetMeta(value.type, {}, value) for name, value in arrays.items()})
+    return made
+
+
+def write(file: h5py.File, made: Mapping[str, MetaObject]) -> None:
+    """Create what `objects` made of the tables."""
+    for path, thing in made.items():
+        hdf5.add(file, path, thing, {})
 
 
 def read(objects: Mapping[str, MetaObject]) -> Tables:
@@ -96,18 +101,22 @@ def read(objects: Mapping[str, MetaObject]) -> Tables:
     return tables
 
 
-def _pack(leaves: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], bytes]:
+def _octets(data: bytes) -> Value:
+    return Value(_UINT8, (len(data),), data)
+
+
+def _pack(leaves: Sequence[bytes]) -> tuple[bytes, int, bytes]:
+    """The rows of ``leaves``, their width, and ``events``."""
     width = max([_POINTER.size, *(_LENGTH.size + len(p) for p in leaves if p.startswith(_CHUNK))])
-    rows = bytearray(width * len(leaves))
+    rows: list[bytes] = []
     events = bytearray()
-    for number, payload in enumerate(leaves):
-        start = number * width
+    for payload in leaves:
         if payload.startswith(_CHUNK):
-            rows[start : start + _LENGTH.size + len(payload)] = _LENGTH.pack(len(payload)) + payload
+            rows.append((_LENGTH.pack(len(payload)) + payload).ljust(width, b"\0"))
         else:
-            rows[start : start + _POINTER.size] = _POINTER.pack(_EVENT, len(events), len(payload))
+            rows.append(_POINTER.pack(_EVENT, len(events), len(payload)).ljust(width, b"\0"))
             events += payload
-    return np.frombuffer(bytes(rows), np.uint8).reshape(len(leaves), width), bytes(events)
+    return b"".join(rows), width, bytes(events)
 
 
 def events_of(rows: bytes, width: int) -> tuple[int, int]:

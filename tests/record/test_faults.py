@@ -8,7 +8,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from edge_agent.model import Cause, Gap, Reset
 from edge_agent.record.segment_writer import SegmentWriter
 from edge_agent.record.series import Limits
 from edge_agent.seal import leaf
+from edge_agent.seal.meta import MetaObject
 from edge_agent.segment import integrity, layout
 from edge_agent.segment.file import SegmentFile
 
@@ -405,8 +406,8 @@ def test_tables_that_the_disk_lost_without_hdf5_saying_so_cost_a_segment_and_no_
 ) -> None:
     real, broken = integrity.write, []
 
-    def write(file: h5py.File, tables: integrity.Tables) -> None:
-        real(file, tables)
+    def write(file: h5py.File, made: Mapping[str, MetaObject]) -> None:
+        real(file, made)
         if not broken:
             broken.append(table)
             dataset = file[f"{integrity.PATH}/{table}"]
