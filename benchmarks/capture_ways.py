@@ -76,13 +76,33 @@ def h5py_zstd1(data: frames.Frames, seconds: float, folder: Path, streams: int) 
     return h5py_way(data, seconds, folder, streams, lambda: {**dict(hdf5plugin.Zstd(clevel=1)), "shuffle": True})
 
 
+def packed(codec: Any, frame: frames.Frames, out: Any) -> Any:
+    """Encode into ``out``; the part of it that was filled."""
+    size, _ = codec.encode(frame, out, frame.dtype.itemsize)
+    return out[:size].data
+
+
+def hashed(block: Any) -> bytes:
+    """SHA-256."""
+    return hashlib.sha256(block).digest()
+
+
+def written(fd: int, block: Any, at: int) -> None:
+    """``pwrite``."""
+    os.pwrite(fd, block, at)
+
+
+def synced(fd: int) -> None:
+    """``fdatasync``."""
+    os.fdatasync(fd)
+
+
 def _threads(data: frames.Frames, seconds: float, folder: Path, *, encode: bool, write: bool) -> dict[str, float]:
     """One thread a core: encode and hash into a buffer that is used again, ``pwrite`` behind each other; one more that syncs."""
     from edge_agent.codec import encoder
 
     codec = encoder("bitshuffle-lz4")
-    itemsize = data.dtype.itemsize
-    bound = codec.bound(data[0].nbytes, itemsize)
+    bound = codec.bound(data[0].nbytes, data.dtype.itemsize)
     fd = os.open(folder / "limit.bin", os.O_RDWR | os.O_CREAT)
     numbers, end, lock, over = itertools.count(), 0, threading.Lock(), threading.Event()
     totals = [(0, 0)] * (os.cpu_count() or 1)
@@ -94,21 +114,20 @@ def _threads(data: frames.Frames, seconds: float, folder: Path, *, encode: bool,
         while watch() < seconds:
             frame = data[next(numbers) % len(data)]
             if encode:
-                size, _ = codec.encode(frame, out, itemsize)
-                block = out[:size].data
-                hashlib.sha256(block).digest()
+                block = packed(codec, frame, out)
+                hashed(block)
             else:
                 block = frame.reshape(-1).view(np.uint8).data
             if write:
                 with lock:
                     at, end = end, end + len(block)
-                os.pwrite(fd, block, at)
+                written(fd, block, at)
             done, stored = done + 1, stored + len(block)
         totals[mine] = (done, stored)
 
     def sync() -> None:
         while not over.wait(SYNC_PAUSE):
-            os.fdatasync(fd)
+            synced(fd)
 
     threads = [threading.Thread(target=work, args=(mine,)) for mine in range(len(totals))]
     syncing = threading.Thread(target=sync)
@@ -120,7 +139,7 @@ def _threads(data: frames.Frames, seconds: float, folder: Path, *, encode: bool,
     if write:
         over.set()
         syncing.join()
-        os.fdatasync(fd)
+        synced(fd)
     os.close(fd)
     return watch.figures(sum(n for n, _ in totals), data, sum(size for _, size in totals))
 

@@ -18,6 +18,8 @@ from rich.console import Console
 
 R = TypeVar("R")
 ROOT = Path(__file__).parents[1]
+PATIENCE = 300
+"""Seconds that one measurement may take."""
 
 
 class Impossible(Exception):
@@ -46,10 +48,27 @@ def one(module: str, way: str, arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         Impossible: it failed.
     """
-    done = subprocess.run([sys.executable, "-m", module, way, *arguments], cwd=ROOT, text=True, capture_output=True, check=False)
+    return printed([sys.executable, "-m", module, way, *arguments])
+
+
+def printed(command: Sequence[str]) -> dict[str, Any]:
+    """Run a command that prints one JSON object, alone or on its last line.
+
+    Raises:
+        Impossible: it failed, takes longer than `PATIENCE`, or printed something else.
+    """
+    name = " ".join(command[1:])
+    try:
+        done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        raise Impossible(f"{name} did not end within {PATIENCE} s") from error
     if done.returncode != 0:
-        raise Impossible(f"{way} ended with {done.returncode}:\n{done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        raise Impossible(f"{name} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    try:
+        text = done.stdout.strip()
+        result: dict[str, Any] = json.loads(text if text.startswith("{") else text.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        raise Impossible(f"{name} printed no result: {done.stdout[-2000:]}") from error
     return result
 
 
