@@ -59,10 +59,12 @@ class Report:
     def rest(self) -> dict[str, Any]:
         """The other benchmarks, by name."""
         parts: dict[str, Sequence[str]] = {
-            "latency": ["--seconds", str(self.seconds), "--rounds", "2"], "verify": ["--mb", str(350 * self.seconds), "--rounds", "3"],
-            "rows": ["--seconds", str(self.seconds)], "idle": ["--seconds", str(2 * self.seconds)],
-            "startup": ["--cold"] if os.geteuid() == 0 else [],
-        }  # fmt: skip
+            "latency": ["--seconds", f"{0.8 * self.seconds:g}", "--rounds", "2"],
+            "verify": ["--mb", f"{250 * self.seconds:g}", "--rounds", "3"],
+            "rows": ["--seconds", f"{0.7 * self.seconds:g}"],
+            "idle": ["--seconds", f"{1.5 * self.seconds:g}"],
+            "startup": ["--segments", f"{min(100_000, 10_000 * self.seconds):.0f}", *(["--cold"] if os.geteuid() == 0 else [])],
+        }
         made = {name: self._try(name, partial(_run, name, options)) for name, options in parts.items()}
         return {name: found for name, found in made.items() if found is not None}
 
@@ -102,7 +104,7 @@ def main() -> int:
         "--seconds", type=float, default=10.0, help="of the agent, the limit and the codec in each round; the rest is shorter"
     )
     parser.add_argument("--rounds", type=int, default=3, help="at most")
-    parser.add_argument("--minutes", type=float, default=13.0, help="in which to begin further rounds")
+    parser.add_argument("--minutes", type=float, default=13.2, help="in which to begin further rounds")
     asked = parser.parse_args()
     report = Report(asked.seconds, asked.minutes)
     report.round(0)
