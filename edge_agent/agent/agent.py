@@ -30,7 +30,7 @@ from edge_agent.agent.sessions import Sessions
 from edge_agent.agent.sink import AgentSink, InstrumentState
 from edge_agent.agent.status import InstrumentStatus, RunStatus, Status, StreamStatus, TargetStatus, TimestampStatus
 from edge_agent.agent.supervisor import keep_going, supervise
-from edge_agent.agent.targets import build_targets, witnesses
+from edge_agent.agent.targets import build_targets, sending_hours, witnesses
 from edge_agent.agent.triggers import follow
 from edge_agent.config.adapters import adapter_class
 from edge_agent.config.models import Config, Instrument
@@ -129,7 +129,9 @@ class Agent:
         self.sessions = Sessions(self.credentials, self.keeper)
         targets = build_targets(config, self.credentials, lambda: self.keeper.session, self.spool.state)
         gate, plans = PolicyGate(config.targets), self._plans()
-        self.engine = Engine(self.spool.outbox, list(targets.values()), gate, proved=self._proved, refused=self._refused)
+        self.engine = Engine(
+            self.spool.outbox, list(targets.values()), gate, proved=self._proved, refused=self._refused, hours=sending_hours(config)
+        )
         papers = Papers(self.keeper, self.describer.record, self.describer.crate, self.describer.preview)
         self.stamping = self._stamping(papers)
         self.amending = Amending(papers)

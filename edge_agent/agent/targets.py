@@ -11,6 +11,7 @@ from edge_agent.agent.identity import Credentials
 from edge_agent.config import targets as tables
 from edge_agent.config.models import Config
 from edge_agent.deliver.landing_keys import LandingKeys
+from edge_agent.deliver.pace import Hours, Pace
 from edge_agent.deliver.target import Memo, Target, Witnesses
 from edge_agent.errors import ConfigError
 from edge_agent.provenance.policy import ObjectKind, PolicyGate
@@ -27,6 +28,11 @@ def build_targets(config: Config, credentials: Credentials, session: Callable[[]
         ConfigError: a landing target, and this agent was never enrolled.
     """
     return {name: _build(name, table, config, credentials, session, memo) for name, table in config.targets.items()}
+
+
+def sending_hours(config: Config) -> dict[str, Hours]:
+    """The hours of the targets that have some, by name."""
+    return {name: Hours(*table.hours, config.zone) for name, table in config.targets.items() if table.hours is not None}
 
 
 def witnesses(
@@ -55,14 +61,15 @@ def witnesses(
 def _build(
     name: str, table: tables.Target, config: Config, credentials: Credentials, session: Callable[[], Session], memo: Memo
 ) -> Target:
+    pace = Pace(table.rate)
     if isinstance(table, tables.FolderTarget):
         from edge_agent.deliver.folder import FolderTarget
 
-        return FolderTarget(name, Path(table.folder))
+        return FolderTarget(name, Path(table.folder), pace=pace)
     if isinstance(table, tables.S3Target):
-        return _s3(name, table, memo)
+        return _s3(name, table, memo, pace)
     if isinstance(table, tables.GrdmTarget):
-        return _grdm(name, table)
+        return _grdm(name, table, pace)
     folder = config.keys_dir
     if credentials.enrolment is None:
         raise ConfigError(
@@ -73,7 +80,7 @@ def _build(
         from edge_agent.deliver.landing import LandingTarget
 
         root = Path(table.ca) if table.ca is not None else folder / "root.pem"
-        return LandingTarget(name, table.landing, LandingKeys(root, folder / "tls.pem", folder / "receipts.pem"))
+        return LandingTarget(name, table.landing, LandingKeys(root, folder / "tls.pem", folder / "receipts.pem"), pace=pace)
     keys = LandingKeys(folder / "root.pem", folder / "tls.pem", folder / "receipts.pem")
     from edge_agent.deliver.mqtt import MqttTarget, Speaker
 
@@ -84,10 +91,12 @@ def _build(
         now = session()
         return Speaker(now.key, now.chain)
 
-    return MqttTarget(name, broker, credentials.agent_id, speaker, lambda: keys.trust(name), prefix=table.topic, message=table.piece)
+    return MqttTarget(
+        name, broker, credentials.agent_id, speaker, lambda: keys.trust(name), prefix=table.topic, message=table.piece, pace=pace
+    )
 
 
-def _s3(name: str, table: tables.S3Target, memo: Memo) -> Target:
+def _s3(name: str, table: tables.S3Target, memo: Memo, pace: Pace) -> Target:
     try:
         from edge_agent.deliver.s3 import Lock, S3Target
         from edge_agent.deliver.s3_store import Place
@@ -98,15 +107,19 @@ def _s3(name: str, table: tables.S3Target, memo: Memo) -> Target:
         ) from error  # fmt: skip
     place = Place(table.s3, table.bucket, table.region, table.prefix, table.path_style, None if table.ca is None else str(table.ca))
     lock = None if table.lock is None else Lock(table.lock.mode.upper(), table.lock.days)
-    return S3Target(name, place, lambda: (table.access_key.reveal(), table.secret_key.reveal()), memo, part=table.part, lock=lock)
+
+    def keys() -> tuple[str, str]:
+        return table.access_key.reveal(), table.secret_key.reveal()
+
+    return S3Target(name, place, keys, memo, part=table.part, lock=lock, pace=pace)
 
 
-def _grdm(name: str, table: tables.GrdmTarget) -> Target:
+def _grdm(name: str, table: tables.GrdmTarget, pace: Pace) -> Target:
     from edge_agent.deliver.grdm import GrdmTarget
     from edge_agent.deliver.grdm_talk import Talk
 
     talk = Talk(name, table.api, table.grdm, table.token.reveal, None if table.ca is None else str(table.ca))
-    return GrdmTarget(name, talk, table.nodes, table.node, table.storage, table.largest)
+    return GrdmTarget(name, talk, table.nodes, table.node, table.storage, table.largest, pace=pace)
 
 
 def _password(table: tables.MqttTarget) -> str | None:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, V
 from pydantic_core import PydanticCustomError
 
 from edge_agent.config.secret import Secret
-from edge_agent.config.values import LocalPath, Size
+from edge_agent.config.values import DayHours, LocalPath, Rate, Size
 from edge_agent.words import t
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -49,6 +49,10 @@ class TargetTable(Table):
 
     required: StrictBool = True
     """Whether space is freed only after this target proved that it holds the data. Default true."""
+    rate: Rate | None = None
+    """At most so many bytes a second, as "20 MB/s". Default: no limit."""
+    hours: DayHours | None = None
+    """Only at these hours, as "22:00-06:00", in the facility's time zone; what is on its way goes on. Default: always."""
 
 
 class Networked(TargetTable):

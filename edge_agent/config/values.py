@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from datetime import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -22,6 +23,7 @@ BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**
 
 _NUMBER = r"[0-9]{1,19}(\.[0-9]{1,9})?"
 _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^\s0-9.]+)\s*")
+_HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
 _LARGEST = 2**63 - 1
 _DATE = {"type": "string", "format": "date", "pattern": r"^\d{4}-\d{2}-\d{2}$", "examples": ["2027-03-31"]}
 
@@ -62,6 +64,41 @@ def size(value: object) -> int:
     if (amount := number * factor) > _LARGEST:
         raise _bad(t("is larger than any disk"))
     return int(amount)
+
+
+def rate(value: object) -> int:
+    """``"20 MB/s"`` -> 20_000_000 (bytes per second).
+
+    Raises:
+        PydanticCustomError: as `size`, or it is 0, or not per second.
+    """
+    text = value.strip() if isinstance(value, str) else value
+    if not isinstance(text, str) or not text.endswith("/s"):
+        raise _bad(t('must be text such as "{example}"', example="20 MB/s"))
+    if amount := size(text.removesuffix("/s")):
+        return amount
+    raise _bad(t("must be more than 0"))
+
+
+def hours(value: object) -> tuple[time, time]:
+    """``"22:00-06:00"`` -> begin and end.
+
+    Raises:
+        PydanticCustomError: it is something else, or no time at all.
+    """
+    if isinstance(value, tuple):
+        return value
+    match = _HOURS.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise _bad(t('must be text such as "{example}"', example="22:00-06:00"))
+    begin, end = time(int(match[1]), int(match[2])), time(int(match[3]), int(match[4]))
+    if begin == end:
+        raise _bad(t("begins and ends at the same time; leave it out to send always"))
+    return begin, end
+
+
+def _hours_text(value: tuple[time, time]) -> str:
+    return "-".join(f"{at:%H:%M}" for at in value)
 
 
 def date(value: object) -> object:
@@ -133,3 +170,15 @@ Date = Annotated[datetime.date, BeforeValidator(date), WithJsonSchema(_DATE)]
 
 LocalPath = Annotated[Path, BeforeValidator(local_path, json_schema_input_type=str), WithJsonSchema({"type": "string"})]
 """A path on this machine, made absolute against the folder of the configuration file."""
+
+Rate = Annotated[
+    int, BeforeValidator(rate), PlainSerializer(lambda n: f"{n} B/s"),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*[0-9.]+\s*[A-Za-z]+/s\s*$", "examples": ["20 MB/s"]}),
+]  # fmt: skip
+"""``"20 MB/s"``: bytes per second."""
+
+DayHours = Annotated[
+    tuple[time, time], BeforeValidator(hours), PlainSerializer(_hours_text),
+    WithJsonSchema({"type": "string", "pattern": _HOURS.pattern, "examples": ["22:00-06:00"]}),
+]  # fmt: skip
+"""``"22:00-06:00"``: hours of the day, over midnight where they end before they begin."""

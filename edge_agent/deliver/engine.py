@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from edge_agent.deliver.backoff import Backoff
 from edge_agent.deliver.lane import Lane, Proved, Refused
+from edge_agent.deliver.pace import Hours
 from edge_agent.deliver.queue import Gate, Queue
 from edge_agent.deliver.target import Target
 from edge_agent.deliver.transfer import LaneStatus
@@ -36,6 +37,7 @@ class Engine:
         backoff: Backoff | None = None,
         proved: Proved | None = None,
         refused: Refused | None = None,
+        hours: Mapping[str, Hours] | None = None,
     ) -> None:
         """Prepare; nothing runs yet.
 
@@ -47,6 +49,7 @@ class Engine:
             in_flight: items at once, for each target.
             backoff: delays after failures.
             refused: told of each item that a target has put into quarantine, in a worker thread; its failure is logged.
+            hours: when items are sent to a target, by its name; always to the others.
             proved: told of each proof after it is durable, on the loop; must not block or raise.
         """
         names = [target.name for target in targets]
@@ -57,7 +60,8 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
         self._lanes = {
             target.name: Lane(
-                target, queue, gate, proved or _nobody, refused or _nobody, in_flight=in_flight, backoff=backoff or Backoff(), clock=clock
+                target, queue, gate, proved or _nobody, refused or _nobody, in_flight=in_flight, backoff=backoff or Backoff(), clock=clock,
+                hours=(hours or {}).get(target.name),
             )
             for target in targets
         }  # fmt: skip

@@ -14,6 +14,7 @@ import os
 import threading
 from pathlib import Path, PurePosixPath
 
+from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.target import Capabilities, Progress
 from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import ItemKind, OutboxItem, Proof, Receipt, utc_now_ns
@@ -26,9 +27,10 @@ FORBIDDEN = {chr(c) for c in range(32)} | set("\\" if os.name != "nt" else '\\:*
 class FolderTarget:
     """Writes items below ``path`` under their remote names; safe to cancel."""
 
-    def __init__(self, name: str, path: Path) -> None:
+    def __init__(self, name: str, path: Path, *, pace: Pace = UNLIMITED) -> None:
         self.name = name
         self._root = path
+        self._pace = pace
 
     async def probe(self) -> Capabilities:
         """Whether the folder is there and can be written."""
@@ -106,6 +108,7 @@ class FolderTarget:
         digest, done = hashlib.sha256(), 0
         with item.path.open("rb") as source, part.open("xb", buffering=0) as target:
             while piece := source.read(PIECE):
+                stop.wait(self._pace.delay(len(piece)))
                 _check(stop)
                 view = memoryview(piece)
                 while view:

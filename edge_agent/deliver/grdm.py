@@ -16,6 +16,7 @@ from typing import Any
 
 from edge_agent.deliver.grdm_talk import Talk
 from edge_agent.deliver.outgoing import OutgoingFile
+from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.target import Capabilities, Progress
 from edge_agent.errors import IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import ItemKind, OutboxItem, Proof, Receipt, utc_now_ns
@@ -52,8 +53,9 @@ class GrdmTarget:
     """See `edge_agent.deliver.target.Target`."""
 
     def __init__(
-        self, name: str, talk: Talk, nodes: Mapping[str, str], default_node: str | None, storage: str | None, largest: int
-    ) -> None:
+        self, name: str, talk: Talk, nodes: Mapping[str, str], default_node: str | None, storage: str | None, largest: int,
+        *, pace: Pace = UNLIMITED,
+    ) -> None:  # fmt: skip
         """Prepare; nothing is connected yet.
 
         Args:
@@ -63,6 +65,7 @@ class GrdmTarget:
             default_node: node of projects that are not in ``nodes``; None: they are refused.
             storage: provider to use; None: the only one, or "osfstorage" where it is among several.
             largest: bytes of the largest file that the service takes.
+            pace: how fast it is filled.
         """
         self._name = name
         self._talk = talk
@@ -70,6 +73,7 @@ class GrdmTarget:
         self._default = default_node
         self._storage = storage
         self._largest = largest
+        self._pace = pace
         self._projects: dict[str, Project] = {}
         self._folders: dict[tuple[str, ...], str] = {}
         self._making = asyncio.Lock()
@@ -187,7 +191,7 @@ class GrdmTarget:
     async def _upload(self, project: Project, item: OutboxItem, place: str, name: str, progress: Progress) -> tuple[bytes, _Found]:
         """Send the file; its digest, and what the service says of it."""
         with await asyncio.to_thread(OutgoingFile, item) as file:
-            body = _blocks(file, item.size, progress)
+            body = _blocks(file, item.size, progress, self._pace)
             answer = await self._talk.put(
                 place, name, body, size=item.size, ask_first=item.size >= ASK_FIRST, also=frozenset({404, 409})
             )  # fmt: skip
@@ -264,9 +268,11 @@ def _nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-async def _blocks(file: OutgoingFile, size: int, progress: Callable[[int], None]) -> AsyncIterator[bytes]:
+async def _blocks(file: OutgoingFile, size: int, progress: Callable[[int], None], pace: Pace) -> AsyncIterator[bytes]:
     """The file, block by block, read in a thread."""
     for offset in range(0, size, BLOCK):
+        if wait := pace.delay(min(BLOCK, size - offset)):
+            await asyncio.sleep(wait)
         yield await asyncio.to_thread(file.read, offset, BLOCK)
         progress(min(offset + BLOCK, size))
 

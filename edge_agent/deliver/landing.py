@@ -17,6 +17,7 @@ from multidict import CIMultiDictProxy
 
 from edge_agent.deliver.landing_keys import LandingKeys, OpenKeys
 from edge_agent.deliver.outgoing import OutgoingFile, announce
+from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.target import Capabilities, Progress
 from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import OutboxItem, Proof, Receipt
@@ -60,6 +61,7 @@ class LandingTarget:
         piece: int = PIECE,
         timeout: float = READ_TIMEOUT,
         patience: float = RECEIPT_PATIENCE,
+        pace: Pace = UNLIMITED,
     ) -> None:
         """Prepare; nothing is read or connected yet.
 
@@ -70,6 +72,7 @@ class LandingTarget:
             piece: bytes of one PATCH.
             timeout: s, that an answer may take.
             patience: s, for the check of one item.
+            pace: how fast it is filled.
         """
         self._name = name
         self._url = url.rstrip("/")
@@ -77,6 +80,7 @@ class LandingTarget:
         self._piece = piece
         self._timeout = timeout
         self._patience = patience
+        self._pace = pace
         self._session: aiohttp.ClientSession | None = None
         self._opening = asyncio.Lock()
         self._opened: OpenKeys | None = None
@@ -140,6 +144,7 @@ class LandingTarget:
             while offset < item.size:
                 progress(offset)
                 piece = await asyncio.to_thread(file.read, offset, self._piece)
+                await asyncio.sleep(self._pace.delay(len(piece)))
                 reply = await self._patch(header.item_id, offset, piece, {})
                 offset = self._next_offset(reply, offset + len(piece), item.size)
             sha256 = await asyncio.to_thread(file.sha256)

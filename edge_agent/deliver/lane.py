@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from edge_agent.deliver.backoff import Backoff
+from edge_agent.deliver.pace import Hours
 from edge_agent.deliver.queue import Gate, Queue
 from edge_agent.deliver.target import Capabilities, Target
 from edge_agent.deliver.transfer import LaneStatus, Transfer, TransferStatus, check_local
@@ -33,7 +35,7 @@ class Lane:
 
     def __init__(
         self, target: Target, queue: Queue, gate: Gate, proved: Proved, refused: Refused, *, in_flight: int, backoff: Backoff,
-        clock: Callable[[], float],
+        clock: Callable[[], float], hours: Hours | None = None,
     ) -> None:  # fmt: skip
         self.target = target
         self._queue = queue
@@ -43,13 +45,14 @@ class Lane:
         self._limit = in_flight
         self._backoff = backoff
         self._clock = clock
+        self._hours = hours
         self._wake = asyncio.Event()
         self._busy: dict[str, Transfer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._later: dict[str, float] = {}
         self._tries: dict[str, int] = {}
         self._failures = 0
-        self._until = 0.0
+        self._until = self._opens = 0.0
         self._capabilities: Capabilities | None = None
         self._alerts: set[str] = set()
         self._error = ""
@@ -75,7 +78,8 @@ class Lane:
             TransferStatus(t.item.item_id, t.item.remote, t.item.size, t.sent, t.sent / max(now - t.started, 1e-3))
             for t in self._busy.values()
         )
-        retry_in = max(0.0, self._until - now) if self._state in ("waiting", "refused") else None
+        until = {"waiting": self._until, "refused": self._until, "scheduled": self._opens}.get(self._state)
+        retry_in = None if until is None else max(0.0, until - now)
         detail = self._capabilities.detail if self._capabilities else ""
         return LaneStatus(self.target.name, self._state, flights, self._items, self._bytes, self._error, retry_in, detail)
 
@@ -103,6 +107,11 @@ class Lane:
     async def _step(self) -> bool:
         """Start one item if that is possible now."""
         if self._clock() < self._until or len(self._busy) >= self._limit:
+            return False
+        if self._hours is not None and (wait := self._hours.wait(datetime.now(UTC))):
+            # What is on its way goes on.
+            self._opens = self._clock() + wait
+            self._state = "sending" if self._busy else "scheduled"
             return False
         if self._capabilities is None and not await self._probe():
             return False

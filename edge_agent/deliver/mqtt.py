@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from edge_agent.deliver.mqtt_talk import BrokerLostError, SilenceError, Talk, Talks, silent
 from edge_agent.deliver.outgoing import OutgoingFile, announce, late
+from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.target import Capabilities, Progress
 from edge_agent.errors import IntegrityError, PermissionRefused
 from edge_agent.model import OutboxItem, Proof, Receipt
@@ -64,6 +65,7 @@ class MqttTarget:
         window: int = 8,
         timeout: float = 10.0,
         patience: float = 900.0,
+        pace: Pace = UNLIMITED,
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -78,6 +80,7 @@ class MqttTarget:
             window: pieces that may be unanswered.
             timeout: s, for one answer.
             patience: s, for the check of one item.
+            pace: how fast pieces are published.
         """
         self._talks = Talks(name, broker, agent_id, prefix, timeout)
         self._name = name
@@ -87,6 +90,7 @@ class MqttTarget:
         self._message = min(message, MAX_MESSAGE)
         self._window = window
         self._patience = patience
+        self._pace = pace
         self._barren = 0
 
     @property
@@ -184,6 +188,7 @@ class MqttTarget:
             while len(unanswered) < window and (first or offset < header.size):
                 item = announced if offset == 0 else b""
                 data = await asyncio.to_thread(file.read, offset, self._room(talk.link, item))
+                await asyncio.sleep(self._pace.delay(len(data)))
                 piece = Piece(self._agent_id, header.item_id, offset, header.size, turn, data, item or None)
                 self._talks.publish(talk, "piece", piece.encode())
                 offset += len(data)

@@ -21,12 +21,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from edge_agent.deliver.outgoing import OutgoingFile
+from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.s3_store import AlreadyThere, NotUnderstood, Place, Store, UploadGone, WrongBytes
 from edge_agent.deliver.s3_sums import PartSum, Whole, agrees, base64_of, sums
 from edge_agent.deliver.target import Capabilities, Memo, Progress
 from edge_agent.errors import IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import ItemKind, OutboxItem, Proof, Receipt, utc_now_ns
 
+SENDERS = 8
 PARALLEL = 4
 """Parts on their way at once, for one item."""
 MOST_PARTS = 10_000
@@ -78,8 +80,9 @@ class S3Target:
     """See `edge_agent.deliver.target.Target`."""
 
     def __init__(
-        self, name: str, place: Place, keys: Callable[[], tuple[str, str]], memo: Memo, *, part: int, lock: Lock | None = None
-    ) -> None:
+        self, name: str, place: Place, keys: Callable[[], tuple[str, str]], memo: Memo, *, part: int, lock: Lock | None = None,
+        pace: Pace = UNLIMITED,
+    ) -> None:  # fmt: skip
         """Prepare; nothing is connected yet.
 
         Args:
@@ -89,6 +92,7 @@ class S3Target:
             memo: where uploads are remembered, as ``s3/NAME/ITEM``.
             part: bytes of a part, and the largest item that is sent as one; at least 5 MiB (S3's own limit) where there are several.
             lock: whether objects are locked.
+            pace: how fast they are sent.
         """
         self._name = name
         self._place = place
@@ -96,6 +100,9 @@ class S3Target:
         self._memo = memo
         self._part = part
         self._lock = lock
+        self._pace = pace
+        # Sendings last long: they must not take the threads that everybody shares.
+        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix=f"s3 {name}")
         self._store: Store | None = None
         self._ability: _Ability | None = None
 
@@ -112,13 +119,14 @@ class S3Target:
         """See `Target.send`. What the store has under the name already is a success where it is the same, unless it are receipts."""
         stop = threading.Event()
         try:
-            return await asyncio.to_thread(self._send, item, progress, stop)
+            return await asyncio.get_running_loop().run_in_executor(self._senders, self._send, item, progress, stop)
         finally:
             stop.set()
 
     async def close(self) -> None:
         """See `Target.close`."""
         store, self._store = self._store, None
+        self._senders.shutdown(wait=False)
         if store is not None:
             await asyncio.to_thread(store.close)
 
@@ -170,7 +178,7 @@ class S3Target:
             if only_new and (found := store.head(key)) is not None:
                 return self._same(store, item, key, found, stop)
             if item.size <= self._part:
-                sha256, whole = self._put(store, ability, item, key, only_new), None
+                sha256, whole = self._put(store, ability, item, key, only_new, stop), None
             else:
                 sha256, whole = self._send_parts(store, ability, item, key, progress, stop)
         except (AlreadyThere, UploadGone) as error:
@@ -194,9 +202,10 @@ class S3Target:
             )  # fmt: skip
         return Receipt(self._name, item.item_id, sha256, item.size, proof, utc_now_ns())
 
-    def _put(self, store: Store, ability: _Ability, item: OutboxItem, key: str, only_new: bool) -> bytes:
+    def _put(self, store: Store, ability: _Ability, item: OutboxItem, key: str, only_new: bool, stop: threading.Event) -> bytes:
         with OutgoingFile(item) as file:
             data, sha256 = file.read(0, item.size), file.sha256()
+        self._in_turn(len(data), stop)
         said = {"ChecksumSHA256": base64_of(sha256)} if ability.sha256 else sums(ability.parts, data)
         more = {"Metadata": {"item": item.item_id, "sha256": sha256.hex()}, **self._locked()}
         store.put(key, data, said, more, only_new=only_new and ability.conditional)
@@ -230,6 +239,7 @@ class S3Target:
                     if size == len(data):
                         part["ETag"] = etag
                     else:
+                        self._in_turn(len(data), stop)
                         going = pool.submit(store.part, key, upload.upload, number, data, said)
                     parts.append(part)
                     waiting.append((len(data), part, going))
@@ -334,6 +344,10 @@ class S3Target:
         while part * MOST_PARTS < size and part < 5 << 30:
             part *= 2
         return min(part, 5 << 30)
+
+    def _in_turn(self, size: int, stop: threading.Event) -> None:
+        stop.wait(self._pace.delay(size))
+        _check(stop)
 
     def _locked(self) -> dict[str, Any]:
         if self._lock is None:

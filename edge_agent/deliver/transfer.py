@@ -35,7 +35,10 @@ class TransferStatus:
 
 @dataclass(frozen=True, slots=True)
 class LaneStatus:
-    """What a lane does: ``state`` is ``idle``, ``sending``, ``waiting`` (unreachable), ``refused`` or ``stopped``."""
+    """What a lane does.
+
+    ``state`` is ``idle``, ``sending``, ``waiting`` (unreachable), ``refused``, ``scheduled`` (its hours have not come) or ``stopped``.
+    """
 
     target: str
     state: str

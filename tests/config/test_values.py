@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from edge_agent.config.conditions import Idle, RunWhile, parse_idle, parse_run_while
-from edge_agent.config.values import BYTES, SECONDS, Duration, PositiveDuration, Size
+from edge_agent.config.values import BYTES, SECONDS, Duration, PositiveDuration, Size, hours, rate
 
 
 class Values(BaseModel):
@@ -92,3 +95,24 @@ def test_a_condition_holds_for_its_own_type_only() -> None:
 def test_a_ring_holds_seconds(text: str) -> None:
     assert parse_idle(text) == Idle("ring", 30.0)
     assert parse_idle(str(parse_idle(text))) == Idle("ring", 30.0)
+
+
+@pytest.mark.parametrize(("text", "value"), [("20 MB/s", 20_000_000), ("1.5 KiB/s", 1536)])
+def test_a_rate_is_bytes_per_second(text: str, value: int) -> None:
+    assert rate(text) == value
+
+
+@pytest.mark.parametrize("text", ["20 MB", "20", "0 B/s", "fast", 20, None, "20 MB/min"])
+def test_what_is_no_rate(text: object) -> None:
+    with pytest.raises(PydanticCustomError):
+        rate(text)
+
+
+def test_hours_of_the_day() -> None:
+    assert hours("22:00-06:30") == (datetime.time(22), datetime.time(6, 30))
+
+
+@pytest.mark.parametrize("text", ["22-6", "24:00-06:00", "22:00-22:00", "night", 22, None, "22:60-06:00"])
+def test_what_are_no_hours(text: object) -> None:
+    with pytest.raises(PydanticCustomError):
+        hours(text)
