@@ -1,7 +1,13 @@
 // A small server of node-opcua: counters that step together, an array, a text, a value that turns bad.
 // With load = {items, every}: so many counters more, Double, all of them set each `every` ms, for measurements.
-// argv[2] is JSON: {port, pki, every, secure, load}. Prints one JSON line when ready; ends when stdin does.
+// skew: seconds that its clock is wrong by. argv[2] is JSON: {port, pki, every, secure, load, skew}. Prints one JSON line when ready; ends when stdin does.
 const path = require("path");
+const skew = 1000 * (JSON.parse(process.argv[2]).skew || 0);
+if (skew) {
+    const Right = Date;
+    const now = () => Right.now() + skew;
+    global.Date = class extends Right { constructor(...given) { given.length ? super(...given) : super(now()); } static now() { return now(); } };
+}
 const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSecurityMode, SecurityPolicy,
     OPCUACertificateManager, DataValue, MonitoredItem, makeEUInformation } = require("node-opcua");
 
@@ -10,12 +16,14 @@ const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSe
     const certificates = new OPCUACertificateManager({ automaticallyAcceptUnknownCertificate: options.trust !== false,
         rootFolder: path.join(options.pki, "server") });
     await certificates.initialize();
+    const users = new OPCUACertificateManager({ automaticallyAcceptUnknownCertificate: true, rootFolder: path.join(options.pki, "users") });
+    await users.initialize();
     if (options.load) MonitoredItem.minimumSamplingInterval = 1;
     const server = new OPCUAServer({ port: options.port, host: "127.0.0.1", hostname: "127.0.0.1",
-        serverCertificateManager: certificates, allowAnonymous: !options.user,
+        serverCertificateManager: certificates, userCertificateManager: users, allowAnonymous: !options.user,
         userManager: { isValidUser: (user, password) => user === options.user && password === options.password },
         securityModes: options.secure ? [MessageSecurityMode.SignAndEncrypt] : [MessageSecurityMode.None],
-        securityPolicies: options.secure ? [SecurityPolicy.Basic256Sha256, SecurityPolicy.Aes256_Sha256_RsaPss] : [SecurityPolicy.None],
+        securityPolicies: options.secure ? [SecurityPolicy.Basic256Sha256, SecurityPolicy.Aes128_Sha256_RsaOaep, SecurityPolicy.Aes256_Sha256_RsaPss] : [SecurityPolicy.None],
         serverInfo: { applicationUri: "urn:peer:node-opcua" }, buildInfo: { productName: "peer", manufacturerName: "nobody here" } });
     await server.initialize();
     const space = server.engine.addressSpace;

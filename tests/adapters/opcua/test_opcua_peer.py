@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from adapters.opcua import OpcUaAdapter, OpcUaConfig
+from adapters.opcua import OpcUaConfig
 from adapters.testing import Disconnected, Opened
-from edge_agent.errors import InstrumentUnreachable, PermissionRefused
 from edge_agent.model import Cause, Valid
 
 pytestmark = pytest.mark.peers
@@ -79,87 +77,3 @@ async def test_killed_and_restarted_it_leaves_a_declared_gap(node_server: Any, c
     values = sink.values("Counter")
     restart = int(np.argmax(np.diff(values) < 0)) + 1
     assert set(np.diff(values[restart:])) == {1}
-
-
-@pytest.mark.parametrize("policy", ["Basic256Sha256", "Aes256_Sha256_RsaPss"])
-async def test_a_secured_connection_with_a_user_and_a_pinned_certificate(
-    safe_server: Any, config: Make, recording: Callable[..., Any], identity: Callable[..., Any], tmp_path: Path, policy: str
-) -> None:
-    own = identity("client")
-    (tmp_path / "password").write_text("correct horse\n")
-    theirs = next(Path(safe_server.facts["certificate"]).glob("*.pem"))
-    secure = config(
-        safe_server.endpoint,
-        nodes=lab("Counter"),
-        security=policy,
-        certificate=str(own.certificate),
-        private_key=str(own.key),
-        server_certificate=str(theirs),
-        user="lab",
-        password_file=str(tmp_path / "password"),
-        timeout="4 s",
-    )
-    async with recording(secure, "lab") as sink:
-        await sink.until(lambda s: len(s.values("Counter")) > 3, timeout=20)
-    (stream,) = {event.stream.key: event.stream for event in sink.of(Opened)}.values()
-    assert stream.transport == f"{policy} SignAndEncrypt, server certificate pinned"
-
-
-async def test_a_server_with_another_certificate_is_not_believed(safe_server: Any, config: Make, identity: Callable[..., Any]) -> None:
-    own, other = identity("client"), identity("other", uri="urn:somebody:else")
-    secure = config(
-        safe_server.endpoint,
-        nodes=lab("Counter"),
-        security="Basic256Sha256",
-        certificate=str(own.certificate),
-        private_key=str(own.key),
-        server_certificate=str(other.certificate),
-    )
-    with pytest.raises(PermissionRefused) as caught:
-        await OpcUaAdapter("lab", secure).preview()
-    assert "other.pem" in caught.value.try_
-    assert "compare the clocks" in caught.value.try_
-
-
-async def test_a_server_that_does_not_trust_us_is_said_so(
-    node_server: Any, config: Make, identity: Callable[..., Any], tmp_path: Path
-) -> None:
-    server = node_server(secure=True, trust=False, pki=str(tmp_path / "pki"))
-    own = identity("client")
-    secure = config(
-        server.endpoint, nodes=lab("Counter"), security="Basic256Sha256", certificate=str(own.certificate), private_key=str(own.key)
-    )
-    with pytest.raises(PermissionRefused) as caught:
-        await OpcUaAdapter("lab", secure).preview()
-    assert f"have the server trust {own.certificate}" in caught.value.try_
-    assert caught.value.exit_code == 6
-
-
-async def test_a_wrong_password_is_said_so_and_not_repeated_in_the_message(
-    safe_server: Any, config: Make, identity: Callable[..., Any], tmp_path: Path
-) -> None:
-    (tmp_path / "password").write_text("hunter2\n")
-    own = identity("client")
-    wrong = config(
-        safe_server.endpoint,
-        nodes=lab("Counter"),
-        security="Basic256Sha256",
-        certificate=str(own.certificate),
-        private_key=str(own.key),
-        user="lab",
-        password_file=str(tmp_path / "password"),
-    )
-    with pytest.raises(PermissionRefused) as caught:
-        await OpcUaAdapter("lab", wrong).preview()
-    assert "check user 'lab'" in caught.value.try_
-    assert "hunter2" not in str(caught.value)
-
-
-async def test_a_policy_that_the_server_does_not_offer_is_said_so(lab_server: Any, config: Make, identity: Callable[..., Any]) -> None:
-    own = identity("client")
-    secure = config(
-        lab_server.endpoint, nodes=lab("Counter"), security="Basic256Sha256", certificate=str(own.certificate), private_key=str(own.key)
-    )
-    with pytest.raises(InstrumentUnreachable) as caught:
-        await OpcUaAdapter("lab", secure).preview()
-    assert caught.value.why == "the server does not offer security Basic256Sha256 SignAndEncrypt"
