@@ -61,7 +61,7 @@ class FrameSeries(Series):
         segment, table, data = self._ready()
         self._append(segment, self.continuity.before(item.number, item.t_arrival, self.cause))
         self.cause = Cause.SOURCE
-        offset = (table.rows, *(0 for _ in self.stream.shape))
+        offset = (table.rows, *(0,) * len(self.stream.shape))
         segment.chunk(data.path, offset, encoded.stored, encoded.mask, encoded.digest, item.t_arrival, table.rows + 1, item.number)
         table.append_row(item.row, item.t_arrival)
         # Before a commit can cover it: what is durable belongs to the commit thread.

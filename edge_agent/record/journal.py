@@ -20,6 +20,8 @@ from edge_agent.segment.tags import Tag
 
 MAGIC = b"HSCJ"
 _HEAD = struct.Struct(">4sBI")
+_REST = struct.Struct(">BI")
+"""The head without `MAGIC`."""
 _CRC = struct.Struct(">I")
 _OFFSET = struct.Struct(">Q")
 _ROWS = struct.Struct(">HQI")
@@ -45,10 +47,9 @@ _LEAF = int(Frame.LEAF)
 
 def frame(kind: Frame, *parts: bytes | memoryview) -> bytes:
     """One encoded frame."""
-    length = sum(len(part) for part in parts)
-    head = _HEAD.pack(MAGIC, kind, length)
-    body = b"".join((head, *parts))
-    return body + _CRC.pack(google_crc32c.value(body[4:]))
+    body = b"".join(parts)
+    checked = _REST.pack(kind, len(body)) + body
+    return MAGIC + checked + _CRC.pack(google_crc32c.value(checked))
 
 
 @dataclass(frozen=True, slots=True)

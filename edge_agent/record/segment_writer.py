@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edge_agent.errors import DiskError
 from edge_agent.model import NO_SEQ, NO_TIME
@@ -80,8 +80,7 @@ class Sample:
     at: Reading
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     """An item that is written but not yet durable, the journal length that covers it, and where its series stood after it."""
 
     position: int
@@ -247,9 +246,12 @@ class SegmentWriter:
         """Write one chunk, then its leaf."""
         assert self._file is not None  # noqa: S101
         size = len(stored)
-        payload = leaf.Chunk(self.opening.segment_id, self._digests[path], offset, mask, size, digest, t_ns, seq, seq).payload()
-        with self._hdf5("writing a chunk"):
+        payload = leaf.chunk_payload(self.opening.segment_id, self._digests[path], offset, mask, size, digest, t_ns, seq, seq)
+        try:
             position = self._file.write_chunk(path, offset, stored, mask, rows)
+        except Exception as error:
+            self._broken("writing a chunk", error)
+            raise
         self.stored_bytes += size
         self.append_leaf(payload, position)
 
@@ -275,13 +277,14 @@ class SegmentWriter:
             mark: where its series stands now.
             last: the last counter value that is accounted for, where the source counts.
         """
+        key = item.key
         if last is not None:
-            self.last_seq[item.key] = last
+            self.last_seq[key] = last
         if item.n:
-            self.written[item.key] = self.written.get(item.key, 0) + item.n
+            self.written[key] = self.written.get(key, 0) + item.n
         arrived = item.t_last if isinstance(item, RowsItem) else item.t_arrival
         if arrived != NO_TIME:
-            self.last_time[item.key] = arrived
+            self.last_time[key] = arrived
         self.publish(item, mark)
 
     def publish(self, item: Item | None = None, mark: Any = None) -> None:
@@ -292,7 +295,8 @@ class SegmentWriter:
                 self.tree.append(payload)
             if item is not None:
                 self._pending.append(_Pending(self._position, item, mark))
-        self._staged, self._staged_leaves = bytearray(), []
+        self._staged.clear()
+        self._staged_leaves.clear()
 
     def dirty(self) -> bool:
         """Whether something is waiting for a commit, or for a head."""
@@ -469,11 +473,14 @@ class SegmentWriter:
         try:
             yield
         except Exception as error:
-            refusal = (self._file.refused if self._file is not None else None) or as_disk_error(doing, error)
-            self.failed = refusal or DiskError(f"HDF5 failed at {doing}", why=str(error), code="HDF5_FAILED")
-            if refusal is not None:
-                raise refusal from error
+            self._broken(doing, error)
             raise
+
+    def _broken(self, doing: str, error: Exception) -> None:
+        refusal = (self._file.refused if self._file is not None else None) or as_disk_error(doing, error)
+        self.failed = refusal or DiskError(f"HDF5 failed at {doing}", why=str(error), code="HDF5_FAILED")
+        if refusal is not None:
+            raise refusal from error
 
     def _sync(self, fd: int) -> None:
         try:

@@ -44,15 +44,18 @@ class Chunk:
 
     def payload(self) -> bytes:
         """The signed bytes."""
-        rank = len(self.offset)
-        return b"".join(
-            (
-                b"HSC1\x01",
-                _HEAD.pack(self.segment_id, self.dsd, rank),
-                struct.pack(f">{rank}Q", *self.offset),
-                _TAIL.pack(self.filter_mask, self.size, self.digest, self.t_utc_ns, self.seq_first, self.seq_last),
-            )
+        return chunk_payload(
+            self.segment_id, self.dsd, self.offset, self.filter_mask, self.size, self.digest, self.t_utc_ns, self.seq_first, self.seq_last
         )
+
+
+def chunk_payload(
+    segment_id: bytes, dsd: bytes, offset: tuple[int, ...], mask: int, size: int, digest: bytes, t_utc_ns: int, first: int, last: int
+) -> bytes:
+    """The payload of a `Chunk`, without making one: there is one for each frame."""
+    rank = len(offset)
+    head = _HEAD.pack(segment_id, dsd, rank) + struct.pack(f">{rank}Q", *offset)
+    return b"HSC1\x01" + head + _TAIL.pack(mask, size, digest, t_utc_ns, first, last)
 
 
 def chunk_payload_size(rank: int) -> int:
