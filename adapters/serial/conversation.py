@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import cast
 
 import numpy as np
 
@@ -30,7 +31,9 @@ from edge_agent.model import Cause, Gap, utc_now_ns
 TICK_SECONDS = 0.5
 MOST_NOISE = 10
 """Bad lines in a row after which the instrument is said to be misunderstood."""
-RETRY_SECONDS = 5.0
+BUSY_LINES = 64
+GATHER_SECONDS = 0.1
+"""A busy line is delivered in fewer and larger blocks."""
 AT_ONCE = 8
 """So many lines are worth being read at once."""
 
@@ -63,8 +66,11 @@ class Conversation:
         """The command of ``on_connect`` that waits for its answer."""
         self._asked: Query | None = None
         """The query with a form of its own that waits for its answer."""
-        self._first_words: asyncio.Queue[bytes] | None = None
-        """Takes the lines of a log-in."""
+        self._login: Login | None = None
+        """While the log-in is not done."""
+        self._let_in = asyncio.Event()
+        self._greeted: asyncio.Task[bool] | None = None
+        """Says who we are; None before the server has said its number."""
         self._answered = asyncio.Event()
         self._told: str | None = None
         """The last thing that was said of the source: why it is down, or "" for up."""
@@ -85,13 +91,17 @@ class Conversation:
                     if isinstance(event, Up | Down) and talk is not None:
                         talk.cancel()
                     if isinstance(event, Up):
-                        self._first_words = asyncio.Queue() if self._plan.login is not None else None
+                        self._login, self._greeted = self._plan.login, None
+                        self._let_in.clear()
                         talk = asyncio.create_task(self._talk())
                 self._rows.declare_garbage(HOLD_NS)
                 await self._deliver(events)
+                if len(events) >= BUSY_LINES:
+                    await asyncio.sleep(GATHER_SECONDS)
         finally:
-            if talk is not None:
-                talk.cancel()
+            for task in (talk, self._greeted):
+                if task is not None:
+                    task.cancel()
             self._end_outage(utc_now_ns())
             self._rows.close()
 
@@ -100,7 +110,7 @@ class Conversation:
         bytes_: list[Bytes] = []
         for kind, run in groupby(events, type):
             if kind is Line:
-                await self._deliver_lines([line for line in run if isinstance(line, Line)], bytes_)
+                await self._deliver_lines(cast(list[Line], list(run)), bytes_)
                 continue
             for event in run:
                 if isinstance(event, Bytes):
@@ -125,7 +135,7 @@ class Conversation:
 
     async def _deliver_at_once(self, lines: list[Line]) -> bool:
         """Many lines that nobody asked for, all of the first form; False where they have to be read one by one."""
-        if len(lines) < AT_ONCE or self._on_line is not None or self._question or self._asked or self._first_words or lines[0].doubtful:
+        if len(lines) < AT_ONCE or self._on_line is not None or self._question or self._asked or self._login or lines[0].doubtful:
             return False
         if not self._plan.unasked:
             return False
@@ -140,6 +150,9 @@ class Conversation:
         return True
 
     def _read(self, line: Line) -> Outcome:
+        if self._login is not None:
+            self._log_in(self._login, line.raw)
+            return Answer()
         outcome = self._outcome(line)
         if self._on_line is not None:
             self._on_line(line.on_the_line, outcome)
@@ -153,9 +166,6 @@ class Conversation:
         return outcome
 
     def _outcome(self, line: Line) -> Outcome:
-        if self._first_words is not None:
-            self._first_words.put_nowait(line.raw)
-            return Answer()
         told = self._plan.answer(self._question.text, line.raw) if self._question is not None else None
         if told is not None:
             self._question = None
@@ -208,7 +218,8 @@ class Conversation:
                 if not self._plan.talks:
                     self._well(event.t)
             case Down():
-                self._lose(event.error.reason)
+                if self._login is None or self._told is None:  # else the server's refusal says more
+                    self._lose(event.error.reason)
             case Refused():
                 self._refused(event)
             case Disturbed():
@@ -270,7 +281,13 @@ class Conversation:
         silence = self._plan.silence
         was_silent = False
         if self._plan.login is not None:
-            await self._log_in(self._plan.login)
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._let_in.wait()
+            except TimeoutError:
+                self._refuse(Why("the server did not let us in within {seconds} s", seconds=f"{self._timeout:g}"))
+                return
+            self._well(utc_now_ns())
         while True:
             answered = await self._greet()
             if was_silent and not answered:
@@ -285,20 +302,21 @@ class Conversation:
             else:
                 return
 
-    async def _log_in(self, login: Login) -> None:
-        """Answer the server's greeting; a refusal is told, and tried again with the next connection."""
-        words = self._first_words or asyncio.Queue()
+    def _log_in(self, login: Login, said: bytes) -> None:
+        """One line of a log-in; a refusal is told, and tried again with another connection."""
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._send(login.answer(await words.get()))
-                login.check(await words.get())
-            self._first_words = None
-            self._well(utc_now_ns())
-        except (LoginRefused, TimeoutError) as e:
-            late = Why("the server did not let us in within {seconds} s", seconds=f"{self._timeout:g}")
-            self._lose(e.why if isinstance(e, LoginRefused) else late)
-            await asyncio.sleep(RETRY_SECONDS)
-            self._reader.hang_up()
+            if self._greeted is None:
+                self._greeted = asyncio.create_task(self._send(login.answer(said)))
+                return
+            login.check(said)
+            self._login = None
+            self._let_in.set()
+        except LoginRefused as e:
+            self._refuse(e.why)
+
+    def _refuse(self, why: Why) -> None:
+        self._lose(why)
+        self._reader.hang_up()
 
     async def _greet(self) -> bool:
         """Send the commands of ``on_connect``; whether one of them was answered."""

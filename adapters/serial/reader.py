@@ -27,7 +27,7 @@ SHORTEST_PAUSE: Final = 0.2
 LONGEST_PAUSE: Final = 5.0
 QUIET_SECONDS: Final = 0.05
 """A line whose first byte comes after this much silence begins with it."""
-GATHER_SECONDS: Final = 0.005
+GATHER_SECONDS: Final = 0.01
 """How long a busy line is left alone between two reads: fewer and larger reads cost less, and a driver's buffer holds far more."""
 BUSY_BYTES: Final = 64
 ERRORS_SECONDS: Final = 0.5
@@ -108,7 +108,7 @@ class Reader:
         await asyncio.to_thread(self._thread.join)
 
     def hang_up(self) -> None:
-        """Give up this connection and make the next one."""
+        """Give up this connection, and make the next one after the longest pause."""
         self._hang_up.set()
 
     async def take(self, timeout: float) -> Sequence[Event]:
@@ -149,7 +149,9 @@ class Reader:
                 # A defect here must be seen and must not leave the instrument unread.
                 log.exception("%s: reading failed", self._thread.name)
                 self._post([Down(PortDown(f"reading failed: {type(e).__name__}: {e}"), utc_now_ns())])
-            if self._heard:
+            if self._hang_up.is_set():
+                pause = LONGEST_PAUSE
+            elif self._heard:
                 pause = SHORTEST_PAUSE
             # Jitter: many instruments behind one hub or server must not come back in step.
             self._stop.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311
@@ -192,13 +194,15 @@ class Reader:
         if not events:
             return
         with self._lock:
+            asleep = not self._waiting
             room = MOST_WAITING - len(self._waiting)
             if room >= len(events):
                 self._waiting.extend(events)
             else:
                 for event in events:
                     self._squeeze(event)
-        self._loop.call_soon_threadsafe(self._news.set)
+        if asleep:
+            self._loop.call_soon_threadsafe(self._news.set)
 
     def _squeeze(self, event: Event) -> None:
         """Take what tells of the port, and what still fits in; count the rest."""

@@ -89,6 +89,13 @@ class DelimiterSplitter:
         if not self._rest:
             self._t = t
         *pieces, self._rest = (self._rest + data).split(self._delimiter)
+        if pieces and not (self._skipping or self._mid_line) and len(self._rest) <= self._max_length >= max(map(len, pieces)):
+            # A busy line is this, thousands of times a second.
+            lines: list[Piece] = [Line(piece, t) for piece in pieces if piece and not piece.isspace()]
+            if lines and pieces[0] and self._t != t:
+                lines[0] = lines[0]._replace(t=self._t)
+            self._t = t
+            return lines
         found: list[Piece] = []
         for piece in pieces:
             self._take(piece, found)

@@ -50,6 +50,8 @@ class Form:
 
     expression: re.Pattern[str]
     kinds: Mapping[str, Kind]
+    many: re.Pattern[str] | None = None
+    """The same for many lines with a line feed between them, where that is possible; unnamed groups of a line, in order."""
 
     def channel_names(self) -> list[str]:
         """Names of the channels, in order."""
@@ -81,7 +83,10 @@ def from_template(template: str) -> Form:
         else:
             parts.append(re.escape(template[position]))
             position += 1
-    return _checked(Form(re.compile("".join(parts)), kinds), f"parse = {template!r}")
+    expression = "".join(parts)
+    # A blank of a template may be any white space, but must not reach into the next line.
+    many = "^{0}*(?:{1}){0}*$".format(r"[^\S\n]", expression.replace(r"\s+", r"[^\S\n]+"))
+    return _checked(Form(re.compile(expression), kinds, re.compile(many, re.MULTILINE)), f"parse = {template!r}")
 
 
 def from_pattern(pattern: str, dtypes: Mapping[str, str]) -> Form:
@@ -111,6 +116,7 @@ class TemplateParser:
         """``dtypes`` and ``units`` are what the configuration says of single channels."""
         self.channels = tuple(Channel(name, dtypes.get(name, DTYPES[form.kinds[name]]), units.get(name)) for name in form.channel_names())
         self._expression = form.expression
+        self._many = form.many
         self._kinds = form.kinds
         self._encoding = encoding
         self._unit_of = {c.name: f"{c.name}_unit" if f"{c.name}_unit" in form.kinds else "unit" for c in self.channels}
@@ -151,14 +157,13 @@ class TemplateParser:
         if not self._at_once:
             return None
         try:
-            texts = b"\n".join(lines).decode(self._encoding).split("\n")
+            texts = b"\n".join(lines).decode(self._encoding)
         except UnicodeDecodeError:
             return None
-        match = self._expression.fullmatch
-        found = [match(text.strip()) for text in texts]
-        if len(found) != len(lines) or None in found:
+        groups = self._groups(texts, len(lines))
+        if groups is None:
             return None
-        columns = list(zip(*(one.groups() for one in found if one is not None), strict=True))
+        columns = list(zip(*groups, strict=True))
         values: list[npt.NDArray[Any]] = []
         for channel in self.channels:
             column = _column(columns[self._places[channel.name]], channel.dtype)
@@ -179,6 +184,17 @@ class TemplateParser:
             codes = {word: _status(word, "word") for word in set(words)}
             status = np.array([codes[word] for word in words], np.uint32)
         return Columns(tuple(values), tuple(units), status)
+
+    def _groups(self, texts: str, count: int) -> Sequence[tuple[str | None, ...]] | None:
+        """The groups of so many lines; None where one of them does not fit."""
+        if self._many is not None:
+            found = self._many.findall(texts)
+            if len(found) != count or texts.count("\n") != count - 1:
+                return None
+            return found if self._many.groups > 1 else [(one,) for one in found]
+        matches = [self._expression.fullmatch(text.strip()) for text in texts.split("\n")]
+        groups = [match.groups() for match in matches if match is not None]
+        return groups if len(groups) == len(matches) == count else None
 
     def _stamp(self, text: str | None) -> int | Unparsed:
         if text is None:

@@ -44,5 +44,9 @@ def fill_in(given: Mapping[str, Any]) -> dict[str, Any]:
     if "profile" in given and profile in LANGUAGES and given.get("language", profile) != profile:
         raise ValueError(f'profile = "{profile}" is a language itself; leave out language')
     own = {key for key in given if given[key] is not None}
-    left = {key: value for key, value in known.items() if key not in own and not (key in _READS and own & _READS)}
-    return left | {key: value for key, value in given.items() if value is not None or key not in left}
+    other = own & _READS
+    left = {key: value for key, value in known.items() if key not in own and not (other and key in (*_READS, "channels"))}
+    filled = left | {key: value for key, value in given.items() if value is not None or key not in left}
+    if not other and isinstance(given.get("channels"), Mapping):
+        filled["channels"] = {**known.get("channels", {}), **given["channels"]}
+    return filled

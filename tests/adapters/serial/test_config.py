@@ -92,6 +92,16 @@ def test_the_example_configuration_is_right() -> None:
     assert "values=(21.35, 20.9)" in str(outcome)
 
 
+def test_the_example_of_text_over_tcp_is_right() -> None:
+    found = examine(EXAMPLE.with_name("beamline-text.toml"))
+    assert found.problems == ()
+    assert found.config is not None
+    stars = found.config.instruments["stars"].settings
+    assert isinstance(stars, SerialConfig)
+    assert stars.keys == EXAMPLE.with_name("edge1.key")
+    assert [query.text for query in stars.plan().queries] == ["idgap GetValue"]
+
+
 async def test_trying_a_template_that_is_wrong_says_so_before_any_port_is_opened() -> None:
     with pytest.raises(ConfigError, match="cannot be read like this") as refused:
         await anext(try_parse("/dev/ttyUSB0", "{mass}"))

@@ -88,7 +88,7 @@ def test_a_silence_begins_a_new_record_after_a_byte_was_lost() -> None:
 
 
 @pytest.mark.parametrize("splitter", [DelimiterSplitter(b"\r\n", 256), LengthSplitter(16)])
-def test_a_hundred_thousand_reads_of_noise_leave_memory_flat(splitter: DelimiterSplitter | LengthSplitter) -> None:
+def test_twenty_thousand_reads_of_noise_leave_memory_flat(splitter: DelimiterSplitter | LengthSplitter) -> None:
     noise = random.Random(7)
     parser = TemplateParser(from_template("{status:word} {mass:float} {unit:word}"), "ascii", {}, {})
     chunks = [noise.randbytes(noise.randrange(1, 64)) for _ in range(1000)]
@@ -96,7 +96,7 @@ def test_a_hundred_thousand_reads_of_noise_leave_memory_flat(splitter: Delimiter
         splitter.feed(chunk, 0)
     tracemalloc.start()
     try:
-        for i in range(100_000):
+        for i in range(20_000):
             for one in splitter.feed(chunks[i * 7919 % 1000], i):
                 if isinstance(one, Line):
                     assert not isinstance(parser.parse(one.raw), Reading)
