@@ -48,6 +48,14 @@ class _Outage:
     why: str
 
 
+@dataclass(slots=True)
+class _Unanswered:
+    """How often a question stayed without an answer since ``t_from``, UTC ns."""
+
+    t_from: int
+    count: int = 0
+
+
 class Conversation:
     """One instrument on one port. ``on_line`` sees every line and what became of it."""
 
@@ -333,20 +341,35 @@ class Conversation:
         loop = asyncio.get_running_loop()
         silent_since, misses = loop.time(), 0
         due = dict.fromkeys(range(len(queries)), loop.time())
-        while True:
-            turn = min(due, key=lambda i: due[i])
-            query = queries[turn]
-            await asyncio.sleep(due[turn] - loop.time())
-            if await self._put(query):
-                if misses >= SILENT_QUESTIONS:
-                    return
-                silent_since, misses = loop.time(), 0
-            else:
-                misses += 1
-            silent = loop.time() - silent_since
-            if misses >= SILENT_QUESTIONS and silent >= (self._plan.silence or 0.0):
-                self._lose(Why("no answer to {query}; is it on, are cable, baudrate and parity right?", query=repr(query.text)))
-            due[turn] = max(due[turn] + query.every, loop.time())
+        unanswered = {turn: _Unanswered(utc_now_ns()) for turn in due}
+        try:
+            while True:
+                turn = min(due, key=lambda i: due[i])
+                query = queries[turn]
+                await asyncio.sleep(due[turn] - loop.time())
+                if await self._put(query):
+                    self._declare_unanswered(query, unanswered[turn])
+                    unanswered[turn] = _Unanswered(utc_now_ns())
+                    if misses >= SILENT_QUESTIONS:
+                        return
+                    silent_since, misses = loop.time(), 0
+                else:
+                    misses += 1
+                    unanswered[turn].count += 1
+                silent = loop.time() - silent_since
+                if misses >= SILENT_QUESTIONS and silent >= (self._plan.silence or 0.0):
+                    why = Why("no answer to {query}; is it on, are cable, baudrate and parity right?", query=repr(query.text))
+                    self._lose(why)
+                due[turn] = max(due[turn] + query.every, loop.time())
+        finally:
+            for turn, query in enumerate(queries):
+                self._declare_unanswered(query, unanswered[turn])
+
+    def _declare_unanswered(self, query: Query, unanswered: _Unanswered) -> None:
+        """One question stays without an answer while others are answered: what it would have given is missing."""
+        if unanswered.count >= SILENT_QUESTIONS and query.form is not None and self._outage is None:
+            detail = f"no answer to {query.text!r}, asked {unanswered.count} times"
+            self._rows.gap(Gap(Cause.DISCONNECT, t_from=unanswered.t_from, t_to=utc_now_ns(), detail=detail), query.form)
 
     async def _put(self, query: Query) -> bool:
         """Ask one query; an answer that is late is waited for as long again, so that it is not taken for that of the next one."""

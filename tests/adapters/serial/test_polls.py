@@ -94,6 +94,23 @@ async def test_an_answer_that_is_no_item_is_missed_only_where_it_belongs(cable: 
     assert one.sink.gaps("b")[0].cause is Cause.GARBAGE
 
 
+async def test_a_question_that_stays_unanswered_is_a_gap_of_its_own_values(cable: Any, run: Run) -> None:
+    cable.answers |= {b"KRDG? A": b"1.5\r\n", b"KRDG? B": b"2.5\r\n"}
+    one = await run(cable.path, poll=POLL, timeout="50 ms")
+    await one.sink.until(got(a=1, b=1))
+    del cable.answers[b"KRDG? B"]
+    heard = cable.heard.count(b"KRDG? B")
+    await one.sink.until(lambda s: cable.heard.count(b"KRDG? B") >= heard + 5)
+    cable.answers[b"KRDG? B"] = b"3.5\r\n"
+    await one.sink.until(lambda s: 3.5 in s.values("b").tolist())
+    await one.sink.until(lambda s: s.gaps("b"))
+    gap = one.sink.gaps("b")[0]
+    assert (gap.cause, gap.count) == (Cause.DISCONNECT, None)
+    assert gap.detail.startswith("no answer to 'KRDG? B', asked ")
+    assert one.sink.gaps("a") == []
+    assert one.sink.of(Disconnected) == []
+
+
 async def test_binary_questions_are_framed_like_their_answers(serve: Serve, run: Run) -> None:
     _, crc = checker("crc16-modbus")
 

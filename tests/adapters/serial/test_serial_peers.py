@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import subprocess
-import sys
-import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,30 +19,9 @@ from firmware_sim.loopback import hold_port
 # pyserial's RFC 2217 client makes its thread a daemon in the way of Python 2.
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")]
 
-TOOLS = Path(__file__).parents[3] / ".test-tools"
-LEWIS = ("lewis==1.4.0",)
+Environment = Callable[..., Path]
 Run = Callable[..., Any]
 Start = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a program; it is gone after the test, and its output is shown when it ended before."""
-    processes: list[tuple[subprocess.Popen[bytes], Path]] = []
-
-    def start(*command: str | Path) -> subprocess.Popen[bytes]:
-        log = tmp_path / f"output-{len(processes)}"
-        with log.open("wb") as output:
-            process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        processes.append((process, log))
-        return process
-
-    yield start
-    for process, log in processes:
-        ended = process.poll()
-        process.kill()
-        process.wait()
-        assert ended in (None, -9), log.read_text(errors="replace")
 
 
 @pytest.fixture
@@ -60,22 +36,9 @@ def balance(tmp_path: Path) -> Iterator[Device]:
 
 
 @pytest.fixture(scope="session")
-def lewis() -> Path:
-    """The program in an environment of its own, made once; it is GPL and only ever run, never imported."""
-    folder = TOOLS / "lewis"
-    ready = folder / "requirements.txt"
-    wanted = "\n".join((sys.version.split()[0], *LEWIS)) + "\n"
-    TOOLS.mkdir(exist_ok=True)
-    with (TOOLS / "lewis.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.exists() or ready.read_text() != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, symlinks=True)
-            pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "--disable-pip-version-check", "install", "--quiet"]
-            done = subprocess.run([*pip, *LEWIS], capture_output=True, text=True, timeout=110)
-            assert done.returncode == 0, f"lewis could not be installed: {done.stderr}"
-            ready.write_text(wanted)
-    return folder / "bin" / "lewis"
+def lewis(environment: Environment) -> Path:
+    """It is GPL and only ever run, never imported."""
+    return environment("lewis", "lewis==1.4.0") / "lewis"
 
 
 def ser2net() -> str:
