@@ -81,7 +81,7 @@ def event_filter(min_severity: int) -> Any:
             TypeDefinitionId=ua.NodeId(_BASE), BrowsePath=[ua.QualifiedName("Severity", 0)], AttributeId=ua.AttributeIds.Value
         )
         least = ua.LiteralOperand(Value=ua.Variant(min_severity, ua.VariantType.UInt16))
-        element = ua.ContentFilterElement(FilterOperator_=ua.FilterOperator.GreaterThanOrEqual, FilterOperands=[severity, least])
+        element = ua.ContentFilterElement(FilterOperator=ua.FilterOperator.GreaterThanOrEqual, FilterOperands=[severity, least])
         chosen.WhereClause = ua.ContentFilter(Elements=[element])
     return chosen
 

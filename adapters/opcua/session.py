@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -99,21 +98,21 @@ class Session:
             for item, value in zip(silent, values, strict=True):
                 status = ua.StatusCode(value.status).name
                 if status in _VANISHED:
-                    await self._vanished(item, status)
+                    self._vanished(item, status)
                 elif isinstance(item.taker, Outlet) and item.taker.differs(value):
                     dead += [item] if item.suspect else []
                     item.suspect = True
             if dead:
                 await self._revive(dead)
 
-    async def _vanished(self, item: Item, status: str) -> None:
+    def _vanished(self, item: Item, status: str) -> None:
         uri = item.variable.stream.source_uri
         why = f"{uri} is no longer there: {status}"
         log.warning("%s: %s; asked for again every %g s", self._instrument, why, LOOK_AGAIN_SECONDS)
         self._interrupt(item, why)
-        await self._subscriptions.remove([item])
+        self._subscriptions.forget([item])
         self._outlets.active.discard(item.variable.stream.name)
-        self._missing.append(Missing(replace(item.variable.table, name=item.variable.stream.name), uri, why))
+        self._missing.append(Missing(item.variable.table.model_copy(update={"name": item.variable.stream.name}), uri, why))
         self._sink.disconnected(uri, why=why)
 
     async def _revive(self, items: Sequence[Item]) -> None:

@@ -192,8 +192,12 @@ class Subscriptions:
                 ua.DeleteMonitoredItemsParameters(SubscriptionId=home.number, MonitoredItemIds=numbers)
             )
             home.items -= len(mine)
-            for item in mine:
-                self._items.pop(item.handle, None)
+        self.forget(items)
+
+    def forget(self, items: Sequence[Item]) -> None:
+        """Take nothing more of these items: their variables are gone, and some servers stumble over being asked to delete them."""
+        for item in items:
+            self._items.pop(item.handle, None)
 
     def silent(self, seconds: float) -> list[Item]:
         """The items of which nothing came for so long."""
