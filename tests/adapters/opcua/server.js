@@ -1,6 +1,7 @@
 // A small server of node-opcua: counters that step together, an array, a text, a value that turns bad.
 // With load = {items, every}: so many counters more, Double, all of them set each `every` ms, for measurements.
-// skew: seconds that its clock is wrong by. argv[2] is JSON: {port, pki, every, secure, load, skew}. Prints one JSON line when ready; ends when stdin does.
+// lads: the nodesets of laboratory devices, with the device Incubator. history: the counters keep theirs.
+// skew: seconds that its clock is wrong by. argv[2] is JSON: {port, pki, every, secure, load, lads, history, skew}. Prints one JSON line when ready; ends when stdin does.
 const path = require("path");
 const skew = 1000 * (JSON.parse(process.argv[2]).skew || 0);
 if (skew) {
@@ -19,7 +20,9 @@ const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSe
     const users = new OPCUACertificateManager({ automaticallyAcceptUnknownCertificate: true, rootFolder: path.join(options.pki, "users") });
     await users.initialize();
     if (options.load) MonitoredItem.minimumSamplingInterval = 1;
-    const server = new OPCUAServer({ port: options.port, host: "127.0.0.1", hostname: "127.0.0.1",
+    const sets = options.lads ? require("node-opcua-nodesets").nodesets : {};
+    const loads = options.lads ? { nodeset_filename: [sets.standard, sets.di, sets.ia, sets.machinery, sets.amb, sets.lads] } : {};
+    const server = new OPCUAServer({ port: options.port, ...loads, host: "127.0.0.1", hostname: "127.0.0.1",
         serverCertificateManager: certificates, userCertificateManager: users, allowAnonymous: !options.user,
         userManager: { isValidUser: (user, password) => user === options.user && password === options.password },
         securityModes: options.secure ? [MessageSecurityMode.SignAndEncrypt] : [MessageSecurityMode.None],
@@ -45,6 +48,17 @@ const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSe
         timestamped_get: () => new DataValue({ statusCode: StatusCodes.BadSensorFailure, sourceTimestamp: new Date() }) } });
     const started = own.addVariable({ componentOf: folder, nodeId: "i=5001", browseName: "Started at", dataType: "DateTime" });
     started.setValueFromSource({ dataType: DataType.DateTime, value: new Date(Date.UTC(2026, 0, 2, 3, 4, 5, 678)) });
+    if (options.history) for (const [node] of counters) space.installHistoricalDataNode(node);
+    if (options.lads) {
+        const lads = space.getNamespaceIndex("http://opcfoundation.org/UA/LADS/");
+        const devices = space.findNode(`ns=${space.getNamespaceIndex("http://opcfoundation.org/UA/DI/")};i=5001`);
+        const made = (type, browseName, parent) => space.findObjectType(type, lads).instantiate({ browseName, componentOf: parent, namespace: own });
+        const device = made("LADSDeviceType", "Incubator", devices);
+        device.serialNumber.setValueFromSource({ dataType: DataType.String, value: "SN-77" });
+        const unit = made("FunctionalUnitType", "Chamber", device.functionalUnitSet);
+        const sensor = made("AnalogScalarSensorFunctionType", "Temperature", unit.functionSet);
+        sensor.sensorValue.setValueFromSource({ dataType: DataType.Double, value: 37.5 });
+    }
     const loaded = [];
     for (let n = 0; n < (options.load ? options.load.items : 0); n += 1) {
         const name = `Load${String(n).padStart(4, "0")}`;
