@@ -9,15 +9,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from edge_agent.codec.bitshuffle_lz4 import BitshuffleLz4
-from edge_agent.codec.blosc import Blosc
 from edge_agent.codec.buffers import Buffers, BuffersExhausted, Lease
 from edge_agent.codec.contract import CodecError, Decoder, Encoder, Filter, Readable, Writable
-from edge_agent.codec.deflate import Deflate
-from edge_agent.codec.lz4 import Lz4
-from edge_agent.codec.native import best_library
 from edge_agent.codec.plain import Plain
-from edge_agent.codec.shuffle_zstd import ShuffleZstd
 from edge_agent.errors import ConfigError
 
 __all__ = [
@@ -50,9 +44,15 @@ def encoder(name: str) -> Encoder:
     Raises:
         ConfigError: the name is unknown, or the C library that it needs is not installed.
     """
+    # Each with its library only when it is asked for: a verifier needs at most one of them.
     if name == "bitshuffle-lz4":
+        from edge_agent.codec.bitshuffle_lz4 import BitshuffleLz4
+        from edge_agent.codec.native import best_library
+
         return BitshuffleLz4(best_library())
     if name == "shuffle-zstd":
+        from edge_agent.codec.shuffle_zstd import ShuffleZstd
+
         return ShuffleZstd()
     if name == "none":
         return Plain()
@@ -67,9 +67,15 @@ def decoder(name: str) -> Decoder:
         ConfigError: the name is unknown, or the C library that it needs is not installed.
     """
     if name == "lz4":
+        from edge_agent.codec.lz4 import Lz4
+
         return Lz4()
     if name == "blosc":
+        from edge_agent.codec.blosc import Blosc
+
         return Blosc()
     if name == "deflate":
+        from edge_agent.codec.deflate import Deflate
+
         return Deflate()
     return encoder(name)

@@ -44,6 +44,11 @@ class Amendment:
     reason: str
     t_ns: int
 
+    def as_json(self) -> dict[str, Any]:
+        """What people are shown of it, as a JSON object."""
+        changes = [{"field": change.field, "old": change.old, "new": change.new} for change in self.changes]
+        return {"number": self.number, "changes": changes, "author": self.author, "reason": self.reason, "t_ns": self.t_ns}
+
     def payload(self) -> bytes:
         """The bytes that are signed."""
         changes = [[change.field, change.old, change.new] for change in self.changes]

@@ -12,19 +12,11 @@ from dataclasses import dataclass, field
 from edge_agent.seal import leaf
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.dsd import Counter, Dsd, dsd_digest, parse_dsd
+from edge_agent.segment.report import GapCount
 
 NO_META = bytes(32)
 """What CLOSE says of the metadata of a series that has no HDF5 file."""
 REASONS = frozenset({"rolled", "run-end", "recovered", "failed"})
-
-
-@dataclass(frozen=True, slots=True)
-class GapCount:
-    """Gaps of one source: how many, and the items missing in them; ``missing`` is None when one of them is not known."""
-
-    source_id: str
-    gaps: int
-    missing: int | None
 
 
 @dataclass(slots=True)

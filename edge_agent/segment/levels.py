@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from cryptography import x509
+from typing import TYPE_CHECKING
 
 from edge_agent.segment import judge as judging
 from edge_agent.segment.report import RunReport, SegmentReport
-from edge_agent.segment.run import verify_run
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 SUFFIXES = frozenset({".h5", ".hdf5", ".nxs"})
 
@@ -31,16 +32,23 @@ def verify_path(
     if not path.is_dir():
         beside = path if path.suffix == ".hsc" else path.with_suffix(".hsc")
         whole = path.suffix == ".hsc" or (path.suffix == ".nxs" and beside.is_file())
-        yield verify_run(beside, root, tsa_roots=tsa_roots, judge=judge) if whole else judge(path, root)
+        yield _run(beside, root, tsa_roots, judge) if whole else judge(path, root)
         return
     for folder, below, names in os.walk(path):
         sidecars = sorted(name for name in names if name.endswith(".hsc"))
         if sidecars:
             below.clear()
             for name in sidecars:
-                yield verify_run(Path(folder, name), root, tsa_roots=tsa_roots, judge=judge)
+                yield _run(Path(folder, name), root, tsa_roots, judge)
             continue
         below.sort()
         for name in sorted(names):
             if Path(name).suffix in SUFFIXES:
                 yield judge(Path(folder, name), root)
+
+
+def _run(path: Path, root: x509.Certificate | None, tsa_roots: Sequence[x509.Certificate], judge: judging.Judge) -> RunReport:
+    # Only now, because it takes longer to load than a worker that judges a single segment.
+    from edge_agent.segment.run import verify_run
+
+    return verify_run(path, root, tsa_roots=tsa_roots, judge=judge)

@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edge_agent.seal.amendment import Amendment
-from edge_agent.segment.account import GapCount
+if TYPE_CHECKING:
+    # Only named: who asks a worker must not load what judges.
+    from edge_agent.seal.amendment import Amendment
 
 DAMAGED, INTACT, SIGNED, WITNESSED, STAMPED = range(5)
+
+
+@dataclass(frozen=True, slots=True)
+class GapCount:
+    """Gaps of one source: how many, and the items missing in them; ``missing`` is None when one of them is not known."""
+
+    source_id: str
+    gaps: int
+    missing: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +128,59 @@ def segment_from_json(value: Mapping[str, Any]) -> SegmentReport:
     return report
 
 
+@dataclass(frozen=True, slots=True)
+class SliceReport:
+    """One slice. At level 0 only ``path``, ``dataset`` and ``reason`` are sure.
+
+    ``bounds`` are first element and end along each axis, ``chunks`` how many chunks were touched and checked, ``stored`` their bytes as
+    stored, ``leaves`` how many leaves were read. ``first`` and ``last`` are the source's own numbers, None where it has no counter.
+    """
+
+    path: str
+    dataset: str
+    level: int
+    reason: str = ""
+    bounds: tuple[tuple[int, int], ...] = ()
+    chunks: int = 0
+    stored: int = 0
+    leaves: int = 0
+    first: int | None = None
+    last: int | None = None
+    segment_id: bytes = b""
+    agent_id: bytes = b""
+    run_id: bytes = b""
+    run_no: int = 0
+    ordinal: int = 0
+    head: bytes = b""
+    state: str = ""
+    identity: bytes = b""
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON object of the fields by their names, bytes in hex."""
+        return {f.name: value.hex() if isinstance(value := getattr(self, f.name), bytes) else value for f in fields(self)}
+
+
+def slice_from_json(value: Mapping[str, Any]) -> SliceReport:
+    """The report that `SliceReport.as_json` turned into ``value``.
+
+    Raises:
+        ValueError: not such an object.
+    """
+    try:
+        plain = dict(value)
+        for name in ("segment_id", "agent_id", "run_id", "head", "identity"):
+            plain[name] = bytes.fromhex(plain[name])
+        plain["bounds"] = tuple((int(first), int(end)) for first, end in plain["bounds"])
+        plain["notes"] = tuple(plain["notes"])
+        report = SliceReport(**plain)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not the report of a slice: {error}") from error
+    if report.level not in range(SIGNED + 1):
+        raise ValueError(f"not the report of a slice: level {report.level!r}")
+    return report
+
+
 def _optional(value: Any) -> int | None:
     return None if value is None else int(value)
 
@@ -125,11 +188,8 @@ def _optional(value: Any) -> int | None:
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, SegmentReport):
+    if hasattr(value, "as_json"):
         return value.as_json()
-    if isinstance(value, Amendment):
-        changes = [{"field": change.field, "old": change.old, "new": change.new} for change in value.changes]
-        return {"number": value.number, "changes": changes, "author": value.author, "reason": value.reason, "t_ns": value.t_ns}
     if isinstance(value, GapCount):
         return {"source_id": value.source_id, "gaps": value.gaps, "missing": value.missing}
     if isinstance(value, tuple):

@@ -7,6 +7,7 @@ are foreign HDF5 and are judged in workers unless the caller says otherwise.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,9 @@ from cryptography import x509
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.sidecar import RunStatement, SegmentEntry
 from edge_agent.segment import judge as judging
-from edge_agent.segment.account import GapCount
 from edge_agent.segment.disk import check_file, inside
 from edge_agent.segment.late import with_receipts
-from edge_agent.segment.report import INTACT, SIGNED, RunReport, SegmentReport
+from edge_agent.segment.report import INTACT, SIGNED, GapCount, RunReport, SegmentReport
 from edge_agent.segment.statement import Stated, open_sidecar, sidecar_of
 from edge_agent.segment.vendor import check_series
 
@@ -90,13 +90,17 @@ def _described(report: RunReport, stated: Stated) -> RunReport:
 def _segment(stated: Stated, entry: SegmentEntry, root: x509.Certificate | None, judge: judging.Judge) -> SegmentReport:
     name = entry.name or ""
     try:
-        report = judge(inside(stated.folder, name), root)
+        path = inside(stated.folder, name)
+        # Both read the whole file: one in this process, one in the worker.
+        with ThreadPoolExecutor(1) as beside:
+            whole = beside.submit(check_file, stated.folder, name, entry.size, entry.sha256)
+            report = judge(path, root)
         if report.level < INTACT:
             return report
         if report.segment_id != entry.segment_id:
             raise SealError("not the segment that the run statement names")
         # Last, because what the judge finds is named by dataset and coordinate.
-        check_file(stated.folder, name, entry.size, entry.sha256)
+        whole.result()
     except SealError as error:
         return SegmentReport(str(stated.folder / name), 0, str(error).removeprefix(f"{name}: "))
     return report

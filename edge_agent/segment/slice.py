@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 from cryptography import x509
@@ -28,7 +27,7 @@ from edge_agent.seal.meta import meta_digest
 from edge_agent.segment import reader
 from edge_agent.segment.late import with_receipts
 from edge_agent.segment.part import PartialTree
-from edge_agent.segment.report import INTACT, SIGNED, RunReport
+from edge_agent.segment.report import INTACT, SIGNED, RunReport, SliceReport
 from edge_agent.segment.statement import open_sidecar, sidecar_of
 from edge_agent.segment.stored import check_properties
 from edge_agent.segment.verify import UNREADABLE
@@ -39,59 +38,6 @@ _PART = re.compile(r"(\d{0,18}):(\d{0,18})|(\d{1,18})")
 
 Bounds = tuple[tuple[int | None, int | None], ...]
 """First element and end (exclusive) along each axis that was named; None: from the first, to the last."""
-
-
-@dataclass(frozen=True, slots=True)
-class SliceReport:
-    """One slice. At level 0 only ``path``, ``dataset`` and ``reason`` are sure.
-
-    ``bounds`` are first element and end along each axis, ``chunks`` how many chunks were touched and checked, ``stored`` their bytes as
-    stored, ``leaves`` how many leaves were read. ``first`` and ``last`` are the source's own numbers, None where it has no counter.
-    """
-
-    path: str
-    dataset: str
-    level: int
-    reason: str = ""
-    bounds: tuple[tuple[int, int], ...] = ()
-    chunks: int = 0
-    stored: int = 0
-    leaves: int = 0
-    first: int | None = None
-    last: int | None = None
-    segment_id: bytes = b""
-    agent_id: bytes = b""
-    run_id: bytes = b""
-    run_no: int = 0
-    ordinal: int = 0
-    head: bytes = b""
-    state: str = ""
-    identity: bytes = b""
-    notes: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """A JSON object of the fields by their names, bytes in hex."""
-        return {f.name: value.hex() if isinstance(value := getattr(self, f.name), bytes) else value for f in fields(self)}
-
-
-def slice_from_json(value: Mapping[str, Any]) -> SliceReport:
-    """The report that `SliceReport.as_json` turned into ``value``.
-
-    Raises:
-        ValueError: not such an object.
-    """
-    try:
-        plain = dict(value)
-        for name in ("segment_id", "agent_id", "run_id", "head", "identity"):
-            plain[name] = bytes.fromhex(plain[name])
-        plain["bounds"] = tuple((int(first), int(end)) for first, end in plain["bounds"])
-        plain["notes"] = tuple(plain["notes"])
-        report = SliceReport(**plain)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"not the report of a slice: {error}") from error
-    if report.level not in range(SIGNED + 1):
-        raise ValueError(f"not the report of a slice: level {report.level!r}")
-    return report
 
 
 def parse_bounds(text: str) -> Bounds:

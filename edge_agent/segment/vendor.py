@@ -6,11 +6,11 @@ from edge_agent.seal.cbor import SealError
 from edge_agent.seal.leaf import FileLeaf
 from edge_agent.seal.sidecar import NamedFile
 from edge_agent.segment.account import account
+from edge_agent.segment.described import described
 from edge_agent.segment.disk import check_vendor_file
 from edge_agent.segment.heads import check_close_head
 from edge_agent.segment.report import INTACT, SegmentReport
 from edge_agent.segment.statement import Stated
-from edge_agent.segment.verify import described
 
 
 def check_series(stated: Stated) -> tuple[SegmentReport, ...]:

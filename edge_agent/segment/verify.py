@@ -16,11 +16,12 @@ from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.dsd import Counter
 from edge_agent.seal.head import parse_head
-from edge_agent.seal.keys import Trusted, check_chain
+from edge_agent.seal.keys import check_chain
 from edge_agent.seal.meta import meta_digest
 from edge_agent.segment import hdf5, integrity, reader
 from edge_agent.segment.account import Account, account
 from edge_agent.segment.clock import check_clock
+from edge_agent.segment.described import described
 from edge_agent.segment.early import check_early
 from edge_agent.segment.heads import check_heads
 from edge_agent.segment.numbers import check_numbers, column_of
@@ -65,36 +66,6 @@ def verify_segment(path: Path, root: x509.Certificate | None, storage: Storage =
     if not trusted.rooted:
         reason = "signed by an unknown key" if root is None else "the key chain does not lead to the given root"
     return replace(report, level=INTACT if reason else SIGNED, reason=reason, notes=notes, warning=warning)
-
-
-def described(report: SegmentReport, found: Account, trusted: Trusted) -> SegmentReport:
-    """The report with what the leaves say.
-
-    Raises:
-        SealError: OPEN names another agent than the key chain.
-    """
-    opening, closing = found.opening, found.closing
-    if opening.agent_id != trusted.agent_id:
-        raise SealError("OPEN names another agent than the key chain")
-    return replace(
-        report,
-        segment_id=opening.segment_id,
-        agent_id=opening.agent_id,
-        run_id=opening.run_id,
-        run_no=opening.run_no,
-        ordinal=opening.ordinal,
-        series=opening.series,
-        previous=opening.previous,
-        policy=closing.policy,
-        outcome=closing.outcome,
-        identity=trusted.identity,
-        rooted=trusted.rooted,
-        chunks=sum(len(leaves) for leaves in found.chunks.values()),
-        gaps=found.counted_gaps(),
-        start_seq=dict(opening.last_seq),
-        last_seq=found.last_seq,
-        uncounted=found.uncounted(),
-    )
 
 
 def _compare(contents: reader.Contents, found: Account) -> tuple[str, ...]:

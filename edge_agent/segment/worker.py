@@ -1,7 +1,9 @@
 """Judges one foreign segment, or one slice of it, in a process of its own, with little memory, limited time and no core dump.
 
     python -m edge_agent.segment.worker FILE [--dataset PATH --slice 0:10] [--root ROOT] [--seconds N] [--memory BYTES] [--json]
+    python -m edge_agent.segment.worker --wait
 
+With ``--wait`` it loads everything, then reads those arguments as one line of JSON from standard input, so that loading costs nobody time.
 Prints one JSON object (`SegmentReport.as_json` or `SliceReport.as_json`), with ``--json`` on one line, else indented for people. Exit
 code 0 whenever it could judge. On Windows there are no limits and the object's notes say so. HDF5 can be brought down by a hostile
 file: then this process dies, and whoever started it (`judge`) says so.
@@ -16,9 +18,10 @@ import os
 import sys
 from pathlib import Path
 
-from edge_agent.segment.report import SegmentReport
+from cryptography import x509
+
+from edge_agent.segment.report import SegmentReport, SliceReport
 from edge_agent.segment.roots import load_root
-from edge_agent.segment.slice import SliceReport, parse_bounds, verify_slice
 from edge_agent.segment.verify import verify_segment
 
 if sys.platform != "win32":
@@ -61,12 +64,17 @@ def _mapped() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Judge and print; see the module."""
+    if arguments == ["--wait"]:
+        line = sys.stdin.readline()
+        if not line:
+            return 0
+        arguments = json.loads(line)
     parser = argparse.ArgumentParser(prog="python -m edge_agent.segment.worker", description="Judge one signed segment.")
     parser.add_argument("path", type=Path)
     parser.add_argument("--dataset", help="judge a slice of this dataset only")
-    parser.add_argument("--slice", type=parse_bounds, default=(), help="as 100:110,0:5; default: all of it")
+    parser.add_argument("--slice", default=":", help="as 100:110,0:5; default: all of it")
     parser.add_argument("--root", type=Path, help="certificate of the facility's CA, PEM or DER")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="processor time")
     parser.add_argument("--memory", type=int, default=MEMORY, help="bytes of memory")
@@ -78,12 +86,19 @@ def main(arguments: list[str] | None = None) -> int:
     if given.dataset is None:
         report = verify_segment(given.path, root)
     else:
-        report = verify_slice(given.path, given.dataset, given.slice, root)
+        report = _slice(given.path, given.dataset, given.slice, root)
     if note:
         report = dataclasses.replace(report, notes=(*report.notes, note))
     sys.stdout.write(json.dumps(report.as_json(), indent=None if given.json else 2) + "\n")
     return 0
 
 
+def _slice(path: Path, dataset: str, text: str, root: x509.Certificate | None) -> SliceReport:
+    # Only now: whole segments are what most workers judge.
+    from edge_agent.segment.slice import parse_bounds, verify_slice
+
+    return verify_slice(path, dataset, parse_bounds(text), root)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -17,9 +17,8 @@ from edge_agent.seal.keys import KeyChain
 from edge_agent.seal.receipt import Custody, Inclusion, Receipts, Witness, parse_receipts, parse_witness
 from edge_agent.seal.sidecar import NamedFile, Sidecar, parse_run, parse_sidecar
 from edge_agent.seal.tree import inclusion_proof, leaf_hash, root_of
-from edge_agent.segment.account import GapCount
 from edge_agent.segment.levels import verify_path
-from edge_agent.segment.report import RunReport, SegmentReport
+from edge_agent.segment.report import GapCount, RunReport, SegmentReport
 from edge_agent.segment.run import verify_run
 from edge_agent.segment.verify import verify_segment
 

@@ -23,7 +23,8 @@ from edge_agent.seal import leaf
 from edge_agent.seal.dsd import Counter
 from edge_agent.segment import layout
 from edge_agent.segment.judge import judge_slice
-from edge_agent.segment.slice import SliceReport, check_slice, parse_bounds, slice_from_json, verify_slice, with_run
+from edge_agent.segment.report import SliceReport, slice_from_json
+from edge_agent.segment.slice import check_slice, parse_bounds, verify_slice, with_run
 
 TOOL = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
 CAMERA = "/entry/instrument/camera/image/data"

@@ -23,7 +23,7 @@ from edge_agent.seal.cbor import dumps
 from edge_agent.seal.head import State
 from edge_agent.seal.keys import KeyChain
 from edge_agent.segment import hdf5, layout
-from edge_agent.segment.account import GapCount
+from edge_agent.segment.report import GapCount
 from edge_agent.segment.verify import verify_segment
 
 DATA = "/entry/instrument/camera/image/data"

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from edge_agent.errors import ConfigError
 from edge_agent.segment import judge as judging
-from edge_agent.segment.judge import judge
+from edge_agent.segment.judge import Ready, judge
 from edge_agent.segment.report import SegmentReport, segment_from_json
 from edge_agent.segment.roots import load_root
 from edge_agent.segment.verify import verify_segment
@@ -118,6 +118,22 @@ def test_a_worker_that_answers_something_else_is_level_zero(
     stand_in(tmp_path, monkeypatch, f"print({answer!r}); print('first', 'last words', sep='\\n', file=sys.stderr); sys.exit(4)")
     report = judge(frames_file, None)
     assert (report.level, report.reason) == (0, "the verifier stopped without an answer (exit 4): last words")
+
+
+def test_a_worker_that_is_ready_before_it_is_asked_says_the_same_and_one_that_nobody_asks_ends(frames_file: Path, facility: Any) -> None:
+    with Ready() as ready:
+        first, second = ready.judge(frames_file, facility.root), ready.judge(frames_file, facility.root)
+    assert first == second == verify_segment(frames_file, facility.root)
+    with Ready() as ready:
+        process = ready._first._process
+    assert process.poll() is not None
+    alone = subprocess.run([PYTHON, "-m", "edge_agent.segment.worker", "--wait"], cwd=ROOT, stdin=subprocess.DEVNULL, timeout=200, check=False)
+    assert alone.returncode == 0
+
+
+def test_who_asks_a_worker_loads_nothing_that_reads_hdf5(frames_file: Path) -> None:
+    code = "import sys, edge_agent.segment.run, edge_agent.segment.levels; sys.exit('h5py' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([PYTHON, "-c", code], cwd=ROOT, timeout=100, check=False).returncode == 0
 
 
 def test_a_file_that_is_not_there_is_level_zero(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from edge_agent.seal.amendment import Amendment
-    from edge_agent.segment.report import RunReport, SegmentReport
-    from edge_agent.segment.slice import SliceReport
+    from edge_agent.segment.judge import Ready
+    from edge_agent.segment.report import RunReport, SegmentReport, SliceReport
 
     Found = RunReport | SegmentReport
 
@@ -50,20 +50,21 @@ def verify(
     """Judge everything; exit code 0 only when all of it reaches ``--level``, else 7."""
     from edge_agent.cli import output
     from edge_agent.errors import IntegrityError, UsageError
+    from edge_agent.segment.judge import Ready
     from edge_agent.segment.levels import verify_path
     from edge_agent.segment.report import RunReport
-    from edge_agent.segment.roots import load_root, load_roots
 
-    certificate = load_root(root) if root is not None else None
-    stampers = load_roots(tsa_root) if tsa_root is not None else []
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise UsageError(t("There is nothing at {paths}.", paths=", ".join(missing)), try_=t("give a run's folder or a segment"))
-    if dataset:
-        return _slice(paths, dataset, slice_, certificate, stampers, level, as_json=as_json)
-    if slice_ != ":":
+    if slice_ != ":" and not dataset:
         raise UsageError(t("--slice needs --dataset."), try_=t("name a dataset of the segment, as --dataset /entry/data/data"))
-    found = [report for path in paths for report in verify_path(path, certificate, tsa_roots=stampers)]
+    with Ready() as ready:
+        certificate = _certificates(root)[0] if root is not None else None
+        stampers = _certificates(tsa_root) if tsa_root is not None else []
+        if dataset:
+            return _slice(ready, paths, dataset, slice_, certificate, stampers, level, as_json=as_json)
+        found = [report for path in paths for report in verify_path(path, certificate, tsa_roots=stampers, judge=ready.judge)]
     if not found:
         raise UsageError(t("There is no run and no segment below {paths}.", paths=", ".join(map(str, paths))))
     lowest = min(report.level for report in found)
@@ -79,19 +80,32 @@ def verify(
     return 0 if lowest >= level else IntegrityError.exit_code
 
 
+def _certificates(file: Path) -> list[Certificate]:
+    from edge_agent.segment.roots import load_roots
+
+    return load_roots(file)
+
+
 def _slice(
-    paths: list[Path], dataset: str, slice_: str, root: Certificate | None, stampers: Sequence[Certificate], level: int, *, as_json: bool
+    ready: Ready,
+    paths: list[Path],
+    dataset: str,
+    slice_: str,
+    root: Certificate | None,
+    stampers: Sequence[Certificate],
+    level: int,
+    *,
+    as_json: bool,
 ) -> int:
     """Judge one slice of one segment."""
     from edge_agent.cli import output
     from edge_agent.errors import IntegrityError, UsageError
-    from edge_agent.segment.judge import judge_slice
     from edge_agent.segment.slice import parse_bounds, with_run
 
     if len(paths) != 1 or not paths[0].is_file():
         raise UsageError(t("A slice is checked in one segment file."), try_=t("give one file, as run_camera_000001.h5"))
-    parse_bounds(slice_)  # says what is wrong with it before a worker is started
-    report = with_run(judge_slice(paths[0], dataset, slice_, root), root, stampers)
+    parse_bounds(slice_)  # says what is wrong with it before the worker is asked
+    report = with_run(ready.judge_slice(paths[0], dataset, slice_, root), root, stampers)
     if as_json:
         output.emit({"ok": report.level >= level, "level": report.level, "asked": level, "items": [{"kind": "slice", **report.as_json()}]})
     else:
