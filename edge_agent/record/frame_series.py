@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from edge_agent.model import NO_TIME, Cause, Stream
+from edge_agent.model import NO_TIME, Cause, Gap, Stream
 from edge_agent.record.continuity import Continuity
 from edge_agent.record.items import FrameItem, GapItem, Item, ResetItem
 from edge_agent.record.segment_writer import SegmentWriter
@@ -38,6 +38,16 @@ class FrameSeries(Series):
             self.roll("rolled")
             self.stream = stream
             self.continuity.step = stream.step
+
+    def declare_tail(self) -> None:
+        """At the end of the run: no frame came since a crash, so nothing has said what is missing since then, and nobody knows how much.
+
+        Raises:
+            DiskError: the recorder is stopping and the disk still refuses.
+        """
+        if self.cause is Cause.CRASH and self.continuity.last is not None:
+            since, detail = self.continuity.last_time, "the agent was interrupted, and no frame came after it"
+            self.write(GapItem(self.stream, Gap(Cause.CRASH, None, None, None, since, self.state.now_ns(), detail)))
 
     def _prepare(self, item: Item) -> None:
         if isinstance(item, FrameItem):

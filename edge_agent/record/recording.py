@@ -229,7 +229,7 @@ class Recording:
         with self._lock:
             series = self._frames.get(stream.key)
             if series is None:
-                series = self._frames[stream.key] = FrameSeries(self.state, stream, self.frame_limits, self.preallocate)
+                series = self._frame_series(stream)
                 self._attach(series)
             else:
                 known = series
@@ -297,8 +297,13 @@ class Recording:
         if self.state.ordinal == 0:
             self._row_series().begin()
         failure: Exception | None = None
+        for stream in self.state.tails.values():
+            if stream.key not in self._frames:
+                self.recorder.attach(self._frame_series(stream))
         for series in self.series():
             try:
+                if isinstance(series, FrameSeries):
+                    series.declare_tail()
                 series.roll(reason, outcome)
             except Exception as error:
                 # The others must still be closed.
@@ -317,6 +322,10 @@ class Recording:
                 self._rows = RowSeries(self.state, self.row_limits, self.own_streams, self.known_rows)
                 self._attach(self._rows)
             return self._rows
+
+    def _frame_series(self, stream: Stream) -> FrameSeries:
+        series = self._frames[stream.key] = FrameSeries(self.state, stream, self.frame_limits, self.preallocate)
+        return series
 
     def _file_series(self) -> FileSeries:
         with self._lock:

@@ -53,6 +53,7 @@ REBUILT = ".rebuilt"
 def recover(
     folder: Path, final_name: str, session: Session, storage: Storage, now_ns: Callable[[], int], policy: bytes, *,
     chain: KeyChain | None, limit: int | None = None, cause: Cause = Cause.CRASH, clock: Callable[[], Clock] = Clock,
+    last: bool = False,
 ) -> Closed:  # fmt: skip
     """Rebuild one segment; the journal stays for the caller to remove once the outbox holds the result.
 
@@ -67,6 +68,7 @@ def recover(
         limit: see `read_remains`; then nothing is missing behind it, because what was not durable goes into the next segment.
         cause: why it was not closed.
         clock: what is known of the wall clock.
+        last: nothing comes after it in its run, so nothing that could say how many frames are missing behind it.
 
     Raises:
         NothingDurable: nothing was acknowledged.
@@ -88,7 +90,7 @@ def recover(
                 why="what was durable has other bytes now, or none",
                 try_="the files are in quarantine; check the disk (smartctl, kernel log)",
             )
-        builder = _Builder(remains, session, storage, now_ns, policy, chain, cause if limit is None else None, clock)
+        builder = _Builder(remains, session, storage, now_ns, policy, chain, cause if limit is None else None, clock, last)
         if remains.objects and remains.open_leaf.series != "files":
             closed = builder.with_data(path, journal_path, payload)
         else:
@@ -128,6 +130,7 @@ class _Builder:
     chain: KeyChain | None
     cause: Cause | None
     clock: Callable[[], Clock]
+    last: bool
     tree: Tree = field(init=False)
     at: Reading = field(init=False)
     gaps: dict[str, list[leaf.GapLeaf]] = field(init=False, default_factory=dict)
@@ -284,11 +287,14 @@ class _Builder:
             self._leaf(leaf.Chunk(self.tree.tree_id, dsd.digest(), offset, mask, size, digest, int(arrivals[first])).payload())
 
     def _declare(self, file: SegmentFile) -> None:
-        """The gaps of every stream; after a crash one more a row stream, whose tail may be missing: the next segment says until when."""
+        """The gaps of every stream; after a crash one more a row stream, whose tail may be missing: the next segment says until when.
+
+        The next frame says exactly how many are missing before it; where none comes any more, frames have such a gap too.
+        """
         times, counted, groups = self.remains.last_times(), self.remains.frames(), self._groups()
         if self.cause is not None:
             for source in dict.fromkeys((*groups, *times)):
-                if source not in counted:
+                if source not in counted or self.last:
                     last = times.get(source, NO_TIME)
                     self._leaf(leaf.GapLeaf(source, None, None, self.cause.value, None, last, last, "the agent was interrupted").payload())
         for source, group in groups.items():

@@ -87,6 +87,9 @@ class RunState:
     interrupted_since: int | None = None
     """Start of the run, UTC ns, when a crash interrupted it: of streams that have nothing durable in it, all since then may be lost."""
 
+    tails: dict[str, Stream] = field(default_factory=dict)
+    """Frame streams that a crash interrupted: where no frame comes any more, the end of the run says that some may be missing."""
+
     @property
     def policy(self) -> bytes:
         """Digest of the run's label."""

@@ -166,6 +166,8 @@ class Keeper:
             state.last_time.update(closed.last_time)
             state.files |= _files_in(closed)
             state.tags = self._tags_of(closed) or state.tags
+        if interrupted_since is not None:
+            state.tails = self._frame_streams(before)
         recording = Recording(
             self.recorder, state, frame_limits=self.frame_limits, row_limits=self.row_limits, preallocate=self.preallocate,
             own_streams=self.own_streams, known_rows=self.known_rows(run.group),
@@ -189,6 +191,17 @@ class Keeper:
         except (OSError, RuntimeError, LookupError, ValueError) as error:
             log.warning("%s: its list of tags cannot be read: %s", closed.path.name, error, extra={"code": "TAGS"})
             return ()
+
+    def _frame_streams(self, before: Sequence[Closed]) -> dict[str, Stream]:
+        """The frame streams of the segments that are still here, as the last one of each tells."""
+        last = {closed.series: closed.path for closed in before if closed.size and closed.series in closed.last_seq}
+        found: dict[str, Stream] = {}
+        for key, path in last.items():
+            try:
+                found[key] = peek.frame_stream(path, key, self.storage)
+            except (OSError, RuntimeError, LookupError, ValueError) as error:
+                log.warning("%s: its stream cannot be read: %s", path.name, error, extra={"code": "SEGMENT_READ"})
+        return found
 
     def forget(self, live: LiveRun) -> None:
         """The run is no longer recorded."""
@@ -322,8 +335,9 @@ class Keeper:
             chain = _chain_of(folder / (name + JOURNAL))
             _check_room(folder, name)
             return recover(
-                folder, name, self.session, self.storage, self.now_ns, policy, chain=chain, limit=limit, cause=cause, clock=self.clock
-            )
+                folder, name, self.session, self.storage, self.now_ns, policy, chain=chain, limit=limit, cause=cause, clock=self.clock,
+                last=entry.stage is not Stage.OPEN,
+            )  # fmt: skip
         except NothingDurable:
             log.info("%s: nothing had been acknowledged", name)
             self.storage.unlink(folder / (name + PART))

@@ -12,10 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.codec import decoder
+from edge_agent.model import Kind, Stream
 from edge_agent.segment import hdf5, tags
 from edge_agent.segment.tags import Tag
 from edge_agent.storage import DISK, Storage
 
+SOURCE = "source_"
+AGENT = ("source_uri", "source_type", "source_id")
+"""What the agent says of a source; the other facts with this prefix the source says of itself."""
 CODECS = {
     (32008,): "bitshuffle-lz4", (2, 32015): "shuffle-zstd", (): "none", (32004,): "lz4", (32001,): "blosc", (1,): "deflate",
 }  # fmt: skip
@@ -55,6 +59,24 @@ def tags_of(path: Path, storage: Storage = DISK) -> tuple[Tag, ...]:
         listed = file[tags.GROUP]
         columns = [listed[f.name].asstr()[()] if f.name in tags.TEXTS else listed[f.name][()].tolist() for f in fields(Tag)]
         return tuple(Tag(*line) for line in zip(*columns, strict=True))
+
+
+def frame_stream(path: Path, key: str, storage: Storage = DISK) -> Stream:
+    """The frame stream ``key`` of a closed segment of this agent, as its adapter described it."""
+    instrument, name = key.split("/")
+    with hdf5.opened(path, storage) as file:
+        group = file[f"/entry/instrument/{key}"]
+        data, facts = group["data"], dict(group.attrs)
+        own = {
+            fact.removeprefix(SOURCE): value.item() if isinstance(value, np.generic) else value
+            for fact, value in facts.items()
+            if fact.startswith(SOURCE) and fact not in AGENT
+        }
+        return Stream(
+            instrument, name, Kind.FRAMES, data.dtype.str, tuple(int(n) for n in data.shape[1:]), data.attrs["units"], facts["source_uri"],
+            facts["source_type"], bool(facts["counted"]), int(facts["step"]),
+            CODECS[tuple(number for number, _, _ in hdf5.filters_of(data.id))], transport=facts["transport"], attributes=own,
+        )  # fmt: skip
 
 
 def tag_rows(path: Path, source_id: str, table: str, names: Sequence[str], last: int) -> list[npt.NDArray[Any]]:

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edge_agent.runs.book import Stage
 from edge_agent.seal import cose
 from edge_agent.seal.leaf import RunClose, RunOpen, SegmentClose
 from edge_agent.seal.sidecar import parse_run, parse_sidecar
+from edge_agent.segment.peek import frame_stream
 from edge_agent.segment.run import verify_run
 from edge_agent.spool import DiskState
 from edge_agent.storage import Disk
@@ -223,6 +225,52 @@ async def test_an_interrupted_session_goes_on_and_says_what_may_be_missing(
     assert verify_run(house.keeper.folder(run), None).reason == "signed by an unknown key"
     for key in (camera.key, tag.key):
         assert house.keeper.totals()[key].discrepancy == 0
+
+
+async def test_frames_that_a_crash_may_have_taken_are_said_at_the_end_when_no_frame_comes_any_more(
+    new_house: New, camera: Stream, frame: MakeFrame, t0: int
+) -> None:
+    camera = replace(camera, unit="ct", source_uri="pva://CAM", attributes={"model": "EIGER", "gain": 1.5, "bits": 16})
+    house = new_house()
+    await house.open("bl")
+    run = house.desk.start("bl", project="p")
+    for number in range(3):
+        house.groups["bl"].offer(camera, frame(number))
+    await house.durable(camera, 3)
+    await house.crash()
+    for _ in range(2):
+        house = new_house()
+        await house.open("bl")
+        house.clock.now = t0 + 4 * S
+        await house.crash()
+    house = new_house()
+    await house.open("bl")
+    house.clock.now = t0 + 5 * S
+    await house.desk.stop("bl")
+    first, second = house.closed_segments(run)
+    assert house.column(run, camera, "frame_number") == [0, 1, 2]
+    assert [(g.first, g.last, g.count, g.cause) for g in house.gaps(run, camera)] == [(None, None, None, "crash")]
+    (gap,) = second.gaps[camera.key]
+    assert (gap.t_from, gap.t_to) == (t0 + 20 * MS, t0 + 5 * S)
+    for closed in (first, second):
+        assert replace(frame_stream(closed.path, camera.key), codec=None) == camera
+    assert verify_run(house.keeper.folder(run), None).reason == "signed by an unknown key"
+    assert house.keeper.totals()[camera.key].discrepancy == 0
+
+
+async def test_frames_that_a_crash_may_have_taken_while_their_run_closed_are_said(new_house: New, camera: Stream, frame: MakeFrame) -> None:
+    house = new_house()
+    await house.open("bl")
+    run = house.desk.start("bl", project="p")
+    house.groups["bl"].offer(camera, frame(0))
+    await house.durable(camera, 1)
+    (entry,) = house.keeper.book.entries()
+    house.keeper.book.put(replace(entry, stage=Stage.CLOSING, outcome="complete"))
+    await house.crash()
+    house = new_house()
+    await house.open("bl")
+    assert [(g.first, g.last, g.count, g.cause) for g in house.gaps(run, camera)] == [(None, None, None, "crash")]
+    assert verify_run(house.keeper.folder(run), None).reason == "signed by an unknown key"
 
 
 async def test_a_session_of_a_group_that_is_gone_after_a_restart_is_closed_as_aborted(
