@@ -144,10 +144,20 @@ class Desk:
         """Go on where a crash or a stop left off. A run that cannot be finished now is said, and stays for the next start."""
         for entry in entries:
             try:
-                await self._resume(entry)
+                await self._resume_patiently(entry)
             except (EdgeAgentError, OSError, ValueError, LookupError) as error:
                 log.error("run %s cannot be finished now: %s", entry.run.name, error, extra={"code": "RUN_STUCK"})
         self.witnessing.wake.set()
+
+    async def _resume_patiently(self, entry: RunEntry) -> None:
+        """A disk that refuses for a moment must not cost an open run what comes next: it would go elsewhere, or be ignored."""
+        for pause in (RETRY_FIRST, 2 * RETRY_FIRST):
+            try:
+                return await self._resume(entry)
+            except DiskError as error:
+                log.warning("run %s does not go on yet: %s", entry.run.name, error, extra={"code": error.code})
+                await self._pause(pause)
+        return await self._resume(entry)
 
     async def _resume(self, entry: RunEntry) -> None:
         name = entry.run.group

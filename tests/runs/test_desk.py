@@ -16,6 +16,7 @@ import pytest
 from edge_agent.errors import DiskError, EdgeAgentError, UsageError
 from edge_agent.model import Block, FileItem, Frame, Kind, Outcome, Stream
 from edge_agent.runs.book import Stage
+from edge_agent.runs.salvage import Salvage
 from edge_agent.seal import cose
 from edge_agent.seal.leaf import RunClose, RunOpen, SegmentClose
 from edge_agent.seal.sidecar import parse_run, parse_sidecar
@@ -447,6 +448,48 @@ class Refusing(Disk):
         if self.full and (".h5." in path or path.endswith("agent.log")):
             raise DiskError("The disk did not take it: making data durable", why="No space left on device", code="DISK_FULL")
         super().sync_data(fd)
+
+
+class RefusingOnce(Disk):
+    """A disk that fails once for the names in a folder, when it is told which."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+
+    def sync_folder(self, path: Path) -> None:
+        if path == self.folder:
+            self.folder = None
+            raise DiskError(f"The disk did not take it: making the folder {path.name} durable", why="Input/output error", code="DISK_IO")
+        super().sync_folder(path)
+
+
+async def test_a_disk_that_refuses_for_a_moment_at_the_start_does_not_keep_an_open_session_from_going_on(
+    new_house: New, camera: Stream, frame: MakeFrame, t0: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.runs.desk.RETRY_FIRST", 0.01)
+    house = new_house()
+    await house.open("bl")
+    run = house.desk.start("bl", project="p")
+    house.groups["bl"].offer(camera, frame(0))
+    await house.durable(camera, 1)
+    await house.crash()
+    disk = RefusingOnce()
+    house = new_house(storage=disk)
+    recover = Salvage.recover
+
+    def then_refuse(salvage: Salvage) -> Any:
+        found = recover(salvage)
+        disk.folder = house.folder / "runs"
+        return found
+
+    monkeypatch.setattr(Salvage, "recover", then_refuse)
+    await house.open("bl")
+    assert disk.folder is None
+    assert house.groups["bl"].foreground.entry.run == run
+    house.clock.now = t0 + S
+    house.groups["bl"].offer(camera, frame(1))
+    await house.desk.stop("bl")
+    assert house.column(run, camera, "frame_number") == [0, 1]
 
 
 async def test_a_log_that_refuses_a_segment_is_asked_again_and_the_segment_is_in_the_run(

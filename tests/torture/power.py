@@ -116,10 +116,11 @@ def apply(disk: bytearray, event: Event) -> None:
 
 @dataclass
 class Found:
-    """What stands in one or more segments."""
+    """What stands in one or more segments; ``open_ends`` are the sources of which something is missing and nobody knows how much."""
 
     frames: dict[int, bool] = field(default_factory=dict)
     accounted: set[int] = field(default_factory=set)
+    open_ends: set[str] = field(default_factory=set)
     values: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -127,6 +128,7 @@ class Found:
         self.problems += [f"frame {n} twice" for n in other.frames if n in self.frames] + other.problems
         self.frames |= other.frames
         self.accounted |= other.accounted
+        self.open_ends |= other.open_ends
         self.values += other.values
 
 
@@ -148,11 +150,15 @@ def look(spool: Path) -> Found:
 
 
 def look_at(path: Path) -> Found:
-    found = Found()
     report = verify_segment(path, None)
     if report.level < 1:
-        found.problems.append(f"{path.name}: {report.reason}")
-        return found
+        return Found(problems=[f"{path.name}: {report.reason}"])
+    return contents(path)
+
+
+def contents(path: Path) -> Found:
+    """What stands in a segment that is verified."""
+    found = Found()
     leaves, data = read_segment(SimpleNamespace(path=path, size=1), DISK)  # type: ignore[arg-type]
     camera, oven = "/entry/instrument/camera/image", "/entry/instrument/oven/temperature"
     for number, picture in zip(data.get(f"{camera}/frame_number", ()), data.get(f"{camera}/data", ()), strict=True):
@@ -163,6 +169,8 @@ def look_at(path: Path) -> Found:
     for each in leaves:
         if isinstance(each, leaf.GapLeaf) and each.first is not None and each.last is not None:
             found.accounted |= set(range(each.first, each.last + 1))
+        elif isinstance(each, leaf.GapLeaf):
+            found.open_ends.add(each.source_id)
     return found
 
 
