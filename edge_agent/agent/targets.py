@@ -24,8 +24,10 @@ from edge_agent.wire.broker import Broker
 def build_targets(config: Config, credentials: Credentials, session: Callable[[], Session], memo: Memo) -> dict[str, Target]:
     """One target a table, by name. ``session`` gives the session of now; in ``memo`` targets keep what they need after a restart.
 
+    A landing target of an agent that was never enrolled refuses everything: capture does not wait for anybody's token.
+
     Raises:
-        ConfigError: a landing target, and this agent was never enrolled.
+        ConfigError: what a target needs is not installed.
     """
     return {name: _build(name, table, config, credentials, session, memo) for name, table in config.targets.items()}
 
@@ -72,10 +74,9 @@ def _build(
         return _grdm(name, table, pace)
     folder = config.keys_dir
     if credentials.enrolment is None:
-        raise ConfigError(
-            f"target.{name}: this agent is not enrolled at a landing service", why=f"no enrolment in {folder}",
-            try_="get a token there (python -m landing token DIR --project P) and run: edge-agent enroll TOKEN", code="NOT_ENROLLED",
-        )  # fmt: skip
+        from edge_agent.deliver.unenrolled import Unenrolled
+
+        return Unenrolled(name, folder)
     if isinstance(table, tables.LandingTarget):
         from edge_agent.deliver.landing import LandingTarget
 

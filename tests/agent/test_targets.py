@@ -22,7 +22,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from edge_agent.agent.status import TimestampStatus
+from edge_agent.agent.status import TargetStatus, TimestampStatus
 from edge_agent.agent.targets import witnesses
 from edge_agent.deliver.folder import FolderTarget
 from edge_agent.deliver.landing import LandingTarget
@@ -478,3 +478,20 @@ async def test_a_run_that_landed_is_witnessed_then_time_stamped_and_amended_as_b
     assert done.returncode == 0, done.stdout
     (item,) = json.loads(done.stdout)["items"]
     assert item["amendments"][0]["changes"] == [["sample.name", None, "SiC"]]
+
+
+@pytest.mark.expects_errors
+async def test_an_agent_that_is_not_enrolled_captures_all_the_same_and_says_what_to_do(
+    configure: Configure, start: Any, adapters: ModuleType, until: Any
+) -> None:
+    agent = await start(configure(CAMERA, '[target.cloud]\nlanding = "https://landing.example"\n'))
+    await one_run(agent, adapters, until)
+
+    async def refused() -> TargetStatus | None:
+        (cloud,) = (await agent.status()).targets
+        return cloud if cloud.state == "refused" and cloud.waiting else None
+
+    cloud = await until(refused)
+    assert "not enrolled" in cloud.error
+    assert "edge-agent enroll TOKEN, and restart the agent" in cloud.error
+    assert cloud.parked == cloud.quarantined == 0
