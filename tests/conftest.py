@@ -28,7 +28,11 @@ def no_unexpected_errors(request: pytest.FixtureRequest, caplog: pytest.LogCaptu
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take out tests whose ``needs`` are missing, but never in CI and never for root, who can install them."""
+    """Put the longest first, so that two workers end together. Take out tests whose ``needs`` are missing.
+
+    But never in CI and never for root, who can install them.
+    """
+    items.sort(key=_seconds, reverse=True)
     missing: dict[str, str] = {}
     if os.environ.get("CI") or _is_root():
         config.stash[NOT_RUN] = missing
@@ -55,6 +59,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     missing = config.stash.get(NOT_RUN, {})
     if missing:
         terminalreporter.write_line("not run here: " + "; ".join(f"{test} ({why})" for test, why in missing.items()))
+
+
+def _seconds(item: pytest.Item) -> float:
+    """What a slow test says of itself, else 100; 0 for the others, which keep their order."""
+    mark = item.get_closest_marker("slow")
+    return 0.0 if mark is None else float(mark.args[0]) if mark.args else 100.0
 
 
 def _why(need: str) -> str:

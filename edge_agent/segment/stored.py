@@ -134,11 +134,14 @@ def _check_stored(dataset: h5d.DatasetID, dsd: Dsd, leaves: list[tuple[tuple[int
                 return number, error
         return None
 
-    threads = THREADS if len(leaves) >= WORTH_THREADS else 1
-    with ThreadPoolExecutor(threads) as pool:
-        found = [failure for failure in pool.map(check, range(threads), [threads] * threads) if failure is not None]
-    if found:
-        raise min(found, key=lambda failure: failure[0])[1]
+    if len(leaves) < WORTH_THREADS:
+        found = [check(0, 1)]
+    else:
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = list(pool.map(check, range(THREADS), [THREADS] * THREADS))
+    failures = [failure for failure in found if failure is not None]
+    if failures:
+        raise min(failures, key=lambda failure: failure[0])[1]
 
 
 def _check_one(

@@ -22,7 +22,7 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.slow(50)
 @pytest.mark.timeout(900)
 def test_the_wheel_alone_gives_a_working_demo_and_service(tmp_path: Path) -> None:
     source = tmp_path / "source"

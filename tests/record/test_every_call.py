@@ -93,14 +93,14 @@ def test_a_power_failure_at_any_call_of_a_reference_run_loses_nothing_durable(tm
     sweep(tmp_path, hdf5=HDF5_FAST, fault=Fault(0), power=True, third=2)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 @pytest.mark.parametrize("power", [False, True])
 @pytest.mark.parametrize("after", [False, True])
 def test_the_end_at_any_call_and_at_writes_of_hdf5_loses_nothing_durable(tmp_path: Path, power: bool, after: bool) -> None:
     sweep(tmp_path, hdf5=10, fault=Fault(0, after=after), power=power)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("times", [1, 7])
 def test_an_error_at_any_call_and_at_writes_of_hdf5_loses_nothing(tmp_path: Path, number: int, times: int) -> None:

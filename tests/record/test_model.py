@@ -141,6 +141,6 @@ def test_random_histories_lose_nothing_durable_and_hide_no_gap(tmp_path: Path) -
     histories(10, 25, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(90)
 def test_many_random_histories_lose_nothing_durable_and_hide_no_gap(tmp_path: Path) -> None:
     histories(400, 50, tmp_path)

@@ -115,7 +115,7 @@ def test_a_change_of_codec_in_the_middle_keeps_every_frame_in_order(rig: Make, k
     assert all(np.array_equal(picture, kit.image(number)) for number, picture in found.items())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 @pytest.mark.timeout(300)
 def test_three_times_what_the_machine_can_take_for_half_a_minute_accounts_for_every_number(rig: Make, kit: Any) -> None:
     random = np.random.default_rng(3)

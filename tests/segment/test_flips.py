@@ -74,8 +74,8 @@ def flip_all(segment: Path, root: Path, offsets: Sequence[int]) -> list[tuple[in
     [
         ("frames", 127),
         ("rows", 647),
-        pytest.param("frames", 9, marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
-        pytest.param("rows", 13, marks=[pytest.mark.slow, pytest.mark.timeout(1500)]),
+        pytest.param("frames", 9, marks=[pytest.mark.slow(130), pytest.mark.timeout(1500)]),
+        pytest.param("rows", 13, marks=[pytest.mark.slow(380), pytest.mark.timeout(1500)]),
     ],
 )
 def test_every_flipped_bit_is_reported_or_changes_nothing_that_is_read(

@@ -36,7 +36,7 @@ def test_ten_kills_of_the_full_pipeline_lose_nothing_durable_and_hide_no_gap(tmp
     assert result["kills"] == 10
 
 
-@pytest.mark.slow
+@pytest.mark.slow(360)
 @pytest.mark.timeout(900)
 def test_hundreds_of_kills_of_one_spool_lose_nothing_durable_and_hide_no_gap(tmp_path: Path) -> None:
     kills = int(os.environ.get("EDGE_AGENT_KILLS", "300"))

@@ -29,7 +29,7 @@ def test_disks_as_a_power_failure_leaves_them_hold_all_that_was_durable(tmp_path
     disks(tmp_path, 25, 25)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(450)
 @pytest.mark.timeout(900)
 def test_a_thousand_disks_as_a_power_failure_leaves_them_hold_all_that_was_durable(tmp_path: Path) -> None:
     disks(tmp_path, 1000, 80)
