@@ -194,7 +194,8 @@ class Keeper:
 
     def _frame_streams(self, before: Sequence[Closed]) -> dict[str, Stream]:
         """The frame streams of the segments that are still here, as the last one of each tells."""
-        last = {closed.series: closed.path for closed in before if closed.size and closed.series in closed.last_seq}
+        # A segment that had no frame yet when the crash came does not say what its frames would have been.
+        last = {closed.series: closed.path for closed in before if f"/entry/instrument/{closed.series}/data" in closed.shapes}
         found: dict[str, Stream] = {}
         for key, path in last.items():
             try:

@@ -255,6 +255,9 @@ async def test_frames_that_a_crash_may_have_taken_are_said_at_the_end_when_no_fr
     assert (gap.t_from, gap.t_to) == (t0 + 20 * MS, t0 + 5 * S)
     for closed in (first, second):
         assert replace(frame_stream(closed.path, camera.key), codec=None) == camera
+    # A segment that had no frame yet when the agent was killed has no dataset that would tell the stream.
+    without = replace(second, path=house.folder / "gone", shapes={})
+    assert list(house.keeper._frame_streams([first, without])) == [camera.key]
     assert verify_run(house.keeper.folder(run), None).reason == "signed by an unknown key"
     assert house.keeper.totals()[camera.key].discrepancy == 0
 
