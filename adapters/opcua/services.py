@@ -91,6 +91,7 @@ async def history(client: Any, node_id: Any, t_from: int, t_to: int, structures:
     request.Parameters = ua.HistoryReadParameters(
         HistoryReadDetails=details,
         TimestampsToReturn=ua.TimestampsToReturn.Both,
+        ReleaseContinuationPoints=False,  # True, the library's default, asks to forget them and for no values
         NodesToRead=[ua.HistoryReadValueId(NodeId=node_id, ContinuationPoint=more)],
     )
     data, at = await ask(client, request)

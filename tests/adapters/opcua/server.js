@@ -52,7 +52,8 @@ const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSe
     if (options.lads) {
         const lads = space.getNamespaceIndex("http://opcfoundation.org/UA/LADS/");
         const devices = space.findNode(`ns=${space.getNamespaceIndex("http://opcfoundation.org/UA/DI/")};i=5001`);
-        const made = (type, browseName, parent) => space.findObjectType(type, lads).instantiate({ browseName, componentOf: parent, namespace: own });
+        const made = (type, browseName, parent) => space.findObjectType(type, lads).instantiate({ browseName, componentOf: parent, namespace: own,
+            optionals: ["FunctionSet"] });
         const device = made("LADSDeviceType", "Incubator", devices);
         device.serialNumber.setValueFromSource({ dataType: DataType.String, value: "SN-77" });
         const unit = made("FunctionalUnitType", "Chamber", device.functionalUnitSet);
