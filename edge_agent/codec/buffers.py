@@ -48,6 +48,22 @@ class Lease:
         self.view = memoryview(b"")
         self._pool._give(memory)  # noqa: SLF001 - the two classes are one concept
 
+    def shrunk(self, nbytes: int) -> Lease | None:
+        """Move the first `nbytes` to a buffer that fits and give this one back.
+
+        Returns:
+            The other lease; None, and this one stays, where that spares less than three quarters or no buffer is free.
+        """
+        if self._memory is None or 4 * rounded(nbytes) > self._memory.nbytes:
+            return None
+        try:
+            other = self._pool.take(nbytes, 0)
+        except BuffersExhausted:
+            return None
+        other.view[:] = self.view[:nbytes]
+        self.release()
+        return other
+
     def __enter__(self) -> Lease:
         """Return itself."""
         return self

@@ -115,12 +115,12 @@ def _bound(codec: str, data: npt.NDArray[Any]) -> int:
 def _encode(codec: str, data: npt.NDArray[Any], lease: Lease) -> Encoded:
     size, mask = encoder(codec).encode(np.ascontiguousarray(data), lease.view, data.dtype.itemsize)
     stored = lease.view[:size]
-    return Encoded(stored, mask, hashlib.sha256(stored).digest(), lease.release)
+    return Encoded(stored, mask, hashlib.sha256(stored).digest(), lease)
 
 
 def _as_it_came(data: Packed) -> Encoded:
     stored = np.ascontiguousarray(data.stored).data
-    return Encoded(stored, 0, hashlib.sha256(stored).digest(), lambda: None)
+    return Encoded(stored, 0, hashlib.sha256(stored).digest())
 
 
 def _as_it_is(codec: str, data: npt.NDArray[Any]) -> Encoded:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_agent.codec import Lease
 from edge_agent.model import NO_SEQ, NO_TIME, Block, FileItem, Frame, Gap, Reset, Stream, Valid
 from edge_agent.record.room import PER_ITEM, Charge
 
@@ -20,25 +21,22 @@ _ROW = struct.Struct("<QqqqBI")
 
 @dataclass(slots=True)
 class Encoded:
-    """An encoded frame: stored bytes, HDF5 filter mask, SHA-256 of the stored bytes, and how to give the buffer back if they are in one."""
+    """An encoded frame: stored bytes, HDF5 filter mask, SHA-256 of the stored bytes, and the buffer that they are in, if any."""
 
     stored: memoryview
     mask: int
     digest: bytes
-    release: Callable[[], None] | None = None
+    lease: Lease | None = None
 
     def let_go(self) -> None:
         """Give the buffer back, where there is one; nobody may look at the bytes any more."""
-        if self.release is not None:
-            self.release()
+        if self.lease is not None:
+            self.lease.release()
 
-    def unlent(self) -> Encoded:
-        """The same in no buffer."""
-        if self.release is None:
-            return self
-        own = Encoded(memoryview(bytes(self.stored)), self.mask, self.digest)
-        self.release()
-        return own
+    def shrunk(self) -> Encoded:
+        """The same in a buffer that fits, where there is one."""
+        lease = None if self.lease is None else self.lease.shrunk(len(self.stored))
+        return self if lease is None else Encoded(lease.view, self.mask, self.digest, lease)
 
 
 @dataclass(slots=True)
@@ -88,10 +86,11 @@ class FrameItem:
         return self.encoded
 
     def written(self) -> None:
-        """It is in the file, and not yet durable: one of the two forms is enough now, and its buffer is used again while a cache has it.
+        """It is in the file, and not yet durable: one of the two forms is enough now.
 
-        While little waits for the disk, the raw data waits; else a copy of the stored bytes, which are fewer. The buffer itself is as
-        large as the worst case: a slow disk that held the buffers would soon have the encoders wait for them.
+        While little waits for the disk, the raw data waits, and the buffer is used again while a core's cache has it; else the stored
+        bytes wait, which are fewer. Few ones move into a buffer that fits: theirs is as large as the worst case, and a slow disk that
+        held such buffers would soon have the encoders wait for them.
         """
         if self.encoded is None:
             return
@@ -100,7 +99,7 @@ class FrameItem:
             self.encoded = None
         else:
             self.again = None
-            self.encoded = self.encoded.unlent()
+            self.encoded = self.encoded.shrunk()
             self.charge.shrink(len(self.encoded.stored) + PER_ITEM)
 
     def done(self) -> None:

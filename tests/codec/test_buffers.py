@@ -35,6 +35,25 @@ def test_a_buffer_that_was_given_back_is_lent_again() -> None:
     assert pool.held == 2 * PAGE
 
 
+def test_what_fills_a_quarter_of_a_buffer_moves_to_one_that_fits() -> None:
+    pool = Buffers(16 * PAGE)
+    large = pool.take(8 * PAGE)
+    large.view[:] = bytes(range(256)) * (8 * PAGE // 256)
+    small = large.shrunk(2 * PAGE)
+    assert small is not None
+    assert bytes(small.view) == bytes(range(256)) * (2 * PAGE // 256)
+    assert len(large.view) == 0, "it was given back"
+    small.release()
+    large = pool.take(8 * PAGE)
+    assert large.shrunk(2 * PAGE + 1) is None, "too little is spared"
+    others = [pool.take(PAGE) for _ in range(8)]
+    assert large.shrunk(PAGE) is None, "no buffer is free"
+    assert len(large.view) == 8 * PAGE
+    for lease in (*others, large):
+        lease.release()
+    assert pool.held <= pool.limit
+
+
 def test_idle_buffers_of_another_size_make_room_for_what_is_needed() -> None:
     pool = Buffers(4 * PAGE)
     for lease in [pool.take(PAGE) for _ in range(4)]:

@@ -191,7 +191,7 @@ class Bench:
         self.told.frames.append(number)
         charge = NotedCharge(number % 2 == 0, self._note(self.told.durable_frames, number))
         item = NotedFrame(kit.CAMERA, number, frame.t_arrival, frame_row(frame), charge)
-        item.again = lambda: Encoded(view, 0, hashlib.sha256(view).digest(), lambda: None)
+        item.again = lambda: Encoded(view, 0, hashlib.sha256(view).digest())
         self._write(self.camera, item)
 
     def refuse(self, n: int) -> None:
