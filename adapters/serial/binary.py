@@ -1,7 +1,8 @@
 """Reads binary records by a format of Python's ``struct`` module (``"<IHf256H"``), with a name for each field. Pure.
 
 Invariants: a format has a fixed size, and a record of another size is no item; a repeated number (``256H``) is one field of so many
-values side by side; ``x`` skips a byte and has no name; the name ``_`` skips a field, ``status`` goes to the status of the row.
+values side by side, and the last field may be repeated to the end of the record (``*H``); ``x`` skips a byte and has no name; the
+name ``_`` skips a field, ``status`` goes to the status of the row.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _CODES: Final[Mapping[str, str]] = {
     "b": "i1", "B": "u1", "?": "u1", "h": "i2", "H": "u2", "i": "i4", "I": "u4", "l": "i4", "L": "u4", "q": "i8", "Q": "u8",
     "e": "f2", "f": "f4", "d": "f8",
 }  # fmt: skip
+_OPEN: Final = re.compile(r"^[^*]*\*[bB?hHiIlLqQefd]$")
+MOST_LENGTHS: Final = 64
 _FIELD: Final = re.compile(r"\s*([0-9]*)([xcbB?hHiIlLqQefds])")
 
 
@@ -28,30 +31,51 @@ class BinaryParser:
     """Reads records of one format; raises ValueError for a format or names that do not fit together."""
 
     def __init__(self, form: str, names: Sequence[str], units: Mapping[str, str]) -> None:
-        self._dtype = _dtype(form, names)
-        fields = [name for name in self._dtype.names or () if not name.startswith("_") and name != "status"]
+        self._form, self._fields = form.rstrip(), tuple(names)
+        self._open = "*" in form
+        if self._open and not _OPEN.search(self._form):
+            raise ValueError(f"struct = {form!r}: * stands before the last field, which then goes on to the end of the record")
+        # One value in an open field is enough to know all types.
+        dtype = _dtype(self._form.replace("*", "1"), names)
+        self._least = dtype.itemsize - (dtype[-1].itemsize if self._open else 0)
+        self._dtypes: dict[int, np.dtype[Any]] = {dtype.itemsize: dtype}
+        fields = [name for name in dtype.names or () if not name.startswith("_") and name != "status"]
         if not fields:
             raise ValueError('fields names no value; write for example struct = "<If" with fields = ["_", "mass"]')
-        self._names = fields
-        self._status = "status" in (self._dtype.names or ())
-        self.channels = tuple(_channel(name, self._dtype[name], units.get(name)) for name in fields)
+        self._status = "status" in (dtype.names or ())
+        self.channels = tuple(_channel(name, dtype[name], units.get(name), any_length=self._open and name == names[-1]) for name in fields)
 
     def parse(self, line: bytes) -> Outcome:
         """The values of one record."""
         columns = self.parse_many([line])
         if columns is None:
-            return Unparsed(Why("has {size} bytes and not {wanted}", size=len(line), wanted=self._dtype.itemsize))
+            wanted = f"{self._least}+" if self._open else self._least
+            return Unparsed(Why("has {size} bytes and not {wanted}", size=len(line), wanted=wanted))
         values: list[Value] = [column[0] if column.ndim > 1 else column[0].item() for column in columns.values]
         return Reading(tuple(values), columns.units, int(columns.status[0]))
 
     def parse_many(self, lines: Sequence[bytes]) -> Columns | None:
         """The values of many records, without a loop over them."""
-        if any(len(line) != self._dtype.itemsize for line in lines):
+        dtype = self._of(len(lines[0]))
+        if dtype is None or any(len(line) != dtype.itemsize for line in lines):
             return None
-        records: npt.NDArray[Any] = np.frombuffer(b"".join(lines), self._dtype)
+        records: npt.NDArray[Any] = np.frombuffer(b"".join(lines), dtype)
         values = tuple(np.ascontiguousarray(records[channel.name]).astype(channel.dtype, copy=False) for channel in self.channels)
         status = records["status"].astype(np.uint32) if self._status else np.zeros(len(lines), np.uint32)
         return Columns(values, (None,) * len(values), status)
+
+    def _of(self, size: int) -> np.dtype[Any] | None:
+        """The type of a record of so many bytes; None when there is none."""
+        if size in self._dtypes or not self._open:
+            return self._dtypes.get(size)
+        one = next(iter(self._dtypes.values()))
+        count, rest = divmod(size - self._least, one[-1].base.itemsize)
+        if rest or count < 1:
+            return None
+        dtype = _dtype(self._form.replace("*", str(count)), self._fields)
+        if len(self._dtypes) < MOST_LENGTHS:
+            self._dtypes[size] = dtype
+        return dtype
 
 
 def _dtype(form: str, names: Sequence[str]) -> np.dtype[Any]:
@@ -90,6 +114,5 @@ def _dtype(form: str, names: Sequence[str]) -> np.dtype[Any]:
     return dtype
 
 
-def _channel(name: str, dtype: np.dtype[Any], unit: str | None) -> Channel:
-    base, shape = dtype.base, dtype.shape
-    return Channel(name, base.newbyteorder("<").str, unit, shape)
+def _channel(name: str, dtype: np.dtype[Any], unit: str | None, *, any_length: bool) -> Channel:
+    return Channel(name, dtype.base.newbyteorder("<").str, unit, None if any_length else dtype.shape)

@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from adapters.serial.binary import BinaryParser
+from adapters.serial.frame import BadFrame, Frame
 from adapters.serial.outcome import Channel, Columns, Outcome, Reading, Unparsed
 from adapters.serial.splitter import CUT_OFF, SILENCE_SECONDS, Junk, Line, Piece
 from adapters.serial.why import Why
@@ -174,3 +176,28 @@ def block_parser(template: str, dtypes: Mapping[str, str], units: Mapping[str, s
 
 def _blanks(text: str) -> bytes:
     return rb"\s+".join(re.escape(word.encode()) for word in re.split(r"\s+", text.strip()))
+
+
+class BlockRecordParser:
+    """Reads answers that are one block, whose content is a record of binary fields, if its check is right."""
+
+    def __init__(self, record: BinaryParser, check: Frame | None) -> None:
+        self._record = record
+        self._check = check
+        self._content = BlockParser("content", b"", b"", "|u1", None)
+        self.channels = record.channels
+
+    def parse(self, line: bytes) -> Outcome:
+        """The values of the record."""
+        found = self._content.parse(line)
+        if not isinstance(found, Reading):
+            return found
+        content = np.asarray(found.values[0]).tobytes()
+        try:
+            return self._record.parse(content if self._check is None else self._check.decode(content))
+        except BadFrame as e:
+            return Unparsed(e.why)
+
+    def parse_many(self, lines: Sequence[bytes]) -> Columns | None:
+        """None: blocks are few."""
+        return None

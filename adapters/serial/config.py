@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from adapters.quantities import Seconds
 from adapters.serial import profiles, stamps
-from adapters.serial.frame_config import FrameConfig
+from adapters.serial.frame_config import BlockConfig, FrameConfig
 from adapters.serial.plan import Plan, make_plan
 from edge_agent.adapter import AdapterConfig
 
@@ -113,9 +113,11 @@ class SerialConfig(AdapterConfig):
     pattern: str | None = None
     """Instead of `parse`: a regular expression with named groups."""
     struct: str | None = None
-    """Instead of `parse`: a format of binary fields as in Python's struct module, as "<IHf256H"."""
+    """Instead of `parse`: a format of binary fields as in Python's struct module, as "<IHf256H"; "*H" at the end: as many as come."""
     fields: list[str] = Field(default_factory=list)
     """The names of the fields of struct; "_" skips one."""
+    block: BlockConfig | None = None
+    """The record of struct is the content of a block (IEEE 488.2), as { check = { kind = "crc32", order = "little" } }."""
     time_format: str | None = None
     """How a field of the kind ts is written, as "%d.%m.%Y %H:%M:%S". Default: ISO 8601 or seconds since 1970."""
     timezone: str | None = None

@@ -74,6 +74,15 @@ class EscapeConfig(BaseModel):
         return self
 
 
+class BlockConfig(BaseModel):
+    """What the content of a binary block ends with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    check: CheckConfig | None = None
+    """The CRC or sum at the end of the content."""
+
+
 class FrameConfig(BaseModel):
     """How a message is framed. What is left out does not occur."""
 

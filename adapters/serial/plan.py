@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from adapters.serial import sics
 from adapters.serial.binary import BinaryParser
-from adapters.serial.blocks import LONGEST_BLOCK, BlockParser, BlockSplitter, block_parser
+from adapters.serial.blocks import LONGEST_BLOCK, BlockParser, BlockRecordParser, BlockSplitter, block_parser
 from adapters.serial.control_bytes import parse_control_bytes
 from adapters.serial.frame import Frame, make_frame
+from adapters.serial.frame_config import FrameConfig, LengthConfig
 from adapters.serial.frame_splitter import FrameSplitter
 from adapters.serial.outcome import Answer, Parser
 from adapters.serial.raw import GARBAGE, RAW
@@ -167,7 +168,7 @@ def _delimiter(config: SerialConfig) -> bytes:
 def _splitter(
     config: SerialConfig, end: bytes, frame: Frame | None, parsers: Sequence[Parser], *, free: bool
 ) -> Callable[[bool], Splitter]:
-    blocks = any(isinstance(parser, BlockParser) for parser in parsers)
+    blocks = any(isinstance(parser, BlockParser | BlockRecordParser) for parser in parsers)
     longest = config.max_length or (LONGEST_BLOCK if blocks and frame is not None else LONGEST_LINE)
 
     def make(mid_line: bool) -> Splitter:
@@ -232,7 +233,11 @@ def _parsers(config: SerialConfig, reads: _Reads, default: str | None = None) ->
     if reads.fields and reads.struct is None:
         raise ValueError('fields are the names for struct = "..."; give them together')
     if reads.struct is not None:
-        return [BinaryParser(reads.struct, reads.fields, config.units)]
+        record = BinaryParser(reads.struct, reads.fields, config.units)
+        if config.block is None:
+            return [record]
+        check = make_frame(FrameConfig(length=LengthConfig(), check=config.block.check), b"", None) if config.block.check else None
+        return [BlockRecordParser(record, replace(check, length=None) if check is not None else None)]
     if reads.pattern is not None:
         return [_text(config, reads.pattern, pattern=True)]
     templates = [reads.parse] if isinstance(reads.parse, str) else reads.parse or ([default] if default is not None else [])

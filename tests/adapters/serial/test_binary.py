@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.serial.binary import BinaryParser
-from adapters.serial.blocks import BlockSplitter, block_parser
-from adapters.serial.outcome import Reading, Unparsed
+from adapters.serial.blocks import BlockRecordParser, BlockSplitter, block_parser
+from adapters.serial.outcome import Answer, Reading, Unparsed
 from adapters.serial.splitter import Junk, Line
 from adapters.serial.stamps import Stamps
+from adapters.serial.stars import StarsParser
 from adapters.serial.template import ScpiParser, TemplateParser, from_pattern, from_template
 from adapters.testing import Opened
 
@@ -43,6 +44,29 @@ def test_big_endian_records_are_the_same_numbers() -> None:
     assert outcome.values[0].dtype == np.dtype("<u2")
 
 
+def test_the_last_field_may_go_on_to_the_end_of_the_record() -> None:
+    parser = BinaryParser("<I*H", ["n", "spectrum"], {})
+    for size in (3, 5):
+        outcome = parser.parse(struct.pack(f"<I{size}H", 7, *range(size)))
+        assert isinstance(outcome, Reading)
+        assert (outcome.values[0], outcome.values[1].tolist()) == (7, list(range(size)))
+    assert [channel.shape for channel in parser.channels] == [(), None]
+    for wrong in (b"", b"abcd", b"abcde"):
+        assert parser.parse(wrong) == Unparsed(f"has {len(wrong)} bytes and not 4+")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=60))
+def test_no_bytes_make_a_binary_parser_fail(data: bytes) -> None:
+    record = BinaryParser("<Hf*B", ["a", "b", "c"], {})
+    block = block_parser("X {s:block}", {}, {})
+    stamped = TemplateParser(from_template("{time:ts} {x:float}"), "latin-1", {}, {})
+    assert block is not None
+    for parser in (record, block, BlockRecordParser(record, None), stamped, StarsParser(from_template("{x:float}"), "ascii", {}, {})):
+        assert isinstance(parser.parse(data), Reading | Answer | Unparsed)
+        assert isinstance(parser.parse(b"X #2" + data), Reading | Answer | Unparsed)
+
+
 @pytest.mark.parametrize(
     ("form", "names", "said"),
     [
@@ -52,6 +76,7 @@ def test_big_endian_records_are_the_same_numbers() -> None:
         ("<I", ["_"], "fields names no value"),
         ("@I", ["a"], 'begin it with "<"'),
         ("<Z", ["a"], "no format of a field"),
+        ("<*HI", ["a", "b"], "* stands before the last field"),
         ("<4B", ["status"], "status has to be one whole number"),
     ],
 )

@@ -55,6 +55,7 @@ async def test_a_framed_pump_is_asked_and_a_wrong_check_costs_one_answer(simulat
     assert one.sink.of(Opened)[0].stream.unit == "mbar"
 
 
+@pytest.mark.slow
 async def test_spectra_of_a_scpi_instrument_arrive_whole(simulate: Callable[[str], str], run: Run) -> None:
     one = await run(
         simulate("Spectrometer"), profile="scpi", command="CURV?", every="20 ms", parse="{spectrum:block}",
