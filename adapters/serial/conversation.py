@@ -191,8 +191,7 @@ class Conversation:
         other = self._by_itself(line)
         if not isinstance(other, Unparsed):
             return other  # it came in between, and the answer is still to come
-        if not self._plan.mixed:
-            self._answered.set()
+        # Noise, too, may come before the answer. Who takes it for the answer takes each answer for that of the next question from then on.
         return outcome
 
     def _by_itself(self, line: Line) -> Outcome:
@@ -255,7 +254,7 @@ class Conversation:
             self._sink.connected(self._source, detail=self._plan.profile)
 
     def _bad(self, junk: Junk, asked: Query | None) -> None:
-        if asked is None or not self._plan.mixed:
+        if asked is None:
             self._answered.set()
         self._rows.garbage(junk, asked.form if asked is not None else None)
         self._noise += not junk.more
@@ -375,9 +374,10 @@ class Conversation:
         """Ask one query; an answer that is late is waited for as long again, so that it is not taken for that of the next one."""
         self._asked = query if query.form is not None else None
         try:
-            if await self._ask(query.command, query.timeout):
-                return True
-            return query.form is not None and len(self._plan.queries) > 1 and await self._heard(query.timeout)
+            heard = await self._ask(query.command, query.timeout)
+            if self._asked is not None and len(self._plan.queries) > 1:
+                return await self._heard(query.timeout)
+            return heard
         finally:
             self._asked = None
 

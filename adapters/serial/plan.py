@@ -89,8 +89,6 @@ class Plan:
     start: bytes | None
     silence: float | None
     free: bool
-    mixed: bool
-    """Lines that nobody asked for may come between a question and its answer."""
     answer: Callable[[str, bytes], Answer | None]
     """``answer(command, line)``: the line as the answer to a command of ``on_connect``, or None when it is none."""
     login: Login | None
@@ -144,7 +142,6 @@ def make_plan(config: SerialConfig) -> Plan:
         start=say.encode("command", sics.REPEATED) if streaming else None,
         silence=SILENT_STREAM_SECONDS if config.silence is None and streaming else config.silence,
         free=not balance and not queries,
-        mixed=bool(tops) or stars,
         answer=_answer_sics if balance else _answer_query,
         login=_login(config) if stars else None,
         frame=frame,
