@@ -37,7 +37,7 @@ DELAY = 8.0
 """Seconds from the server's start to its first frame: everybody is connected by then."""
 FRAMES = 10
 MEAN = 1.6
-WARM = 3.0
+WARM = 8.0
 WRITER = "pvapy.hpc.hdf5AdImageWriter.Hdf5AdImageWriter"
 PER_FILE = 500
 

@@ -11,8 +11,9 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, ClassVar
 
-from adapters.epics import ca
-from adapters.epics.camera import camera_facts
+from adapters.epics import auto, ca
+from adapters.epics.attributes import Attributes
+from adapters.epics.camera import Settings
 from adapters.epics.config import IMAGE, EpicsConfig, Pv, split_uri
 from adapters.epics.environment import channel_access, where
 from adapters.epics.images import ImageStream
@@ -37,7 +38,7 @@ class EpicsAdapter:
         self._config = config
         self._addresses = config.parsed_addresses()
         # Before any instrument runs: libca reads its addresses once.
-        if config.camera is not None or any(pv.scheme == "ca" for pv, _ in config.rows()):
+        if config.camera is not None or any(pv.scheme != "pva" for pv in config.rows()):
             channel_access.add(self._addresses)
 
     async def run(self, sink: Sink) -> None:
@@ -49,16 +50,11 @@ class EpicsAdapter:
             if client is not None:
                 last.push_async_callback(asyncio.to_thread, client.close)
                 tasks.create_task(client.widen())
-            for pv, unit in self._config.rows():
-                stream = RowStream(sink, self._rows(pv), unit)
-                if pv.scheme == "ca":
-                    tasks.create_task(ca.follow(pv.name, pump.emit(stream), self._addresses))
-                elif client is not None:
-                    client.monitor(pv.name, scalar_callback(pv.uri, pump.emit(stream)), self._config.queue)
-                    tasks.create_task(self._complain(sink, pv, stream.was_seen))
+            for pv in self._config.rows():
+                self._follow_rows(sink, client, pv, pump, tasks)
             image = self._config.image_pv()
             if image is not None and client is not None:
-                frames = self._follow_image(sink, client, image, tasks)
+                frames = self._follow_image(sink, client, image, pump, tasks)
                 first.callback(frames.close)
             await pump.run()
 
@@ -73,25 +69,31 @@ class EpicsAdapter:
 
     def _expected(self) -> list[Stream]:
         image = self._config.image_pv()
-        return [self._rows(pv) for pv, _ in self._config.rows()] + ([self._frames(image)] if image else [])
+        return [self._rows(pv) for pv in self._config.rows()] + ([self._frames(image)] if image else [])
 
     def _pva_client(self) -> PvaClient | None:
-        if self._config.image_pv() is None and all(pv.scheme == "ca" for pv, _ in self._config.rows()):
+        if self._config.image_pv() is None and all(pv.scheme == "ca" for pv in self._config.rows()):
             return None
         return PvaClient(self.instrument, self._addresses)
 
-    def _follow_image(self, sink: Sink, client: PvaClient, pv: Pv, tasks: asyncio.TaskGroup) -> ImageStream:
-        async def describe() -> None:
-            if self._config.camera is not None:
-                facts = await camera_facts(client, split_uri(self._config.camera, "pva")[1])
-                if facts:
-                    sink.describe(facts)
+    def _follow_rows(self, sink: Sink, client: PvaClient | None, pv: Pv, pump: Pump, tasks: asyncio.TaskGroup) -> None:
+        stream = RowStream(sink, self._rows(pv), pv.unit)
+        if pv.scheme == "ca" or client is None:
+            tasks.create_task(ca.follow(pv.name, pump.emit(stream), self._addresses))
+        elif pv.scheme == "auto":
+            tasks.create_task(auto.follow(pv.name, pump.emit(stream), client, self._addresses, pv.queue, pipeline=pv.pipeline))
+        else:
+            client.monitor(pv.name, scalar_callback(pv.uri, pump.emit(stream)), pv.queue, pipeline=pv.pipeline)
+            tasks.create_task(self._complain(sink, pv, stream.was_seen))
 
-        def joined() -> None:
-            tasks.create_task(describe())
-
-        frames = ImageStream(sink, self._frames(pv), asyncio.get_running_loop(), joined)
-        client.monitor(pv.name, frames.update, self._config.queue)
+    def _follow_image(self, sink: Sink, client: PvaClient, pv: Pv, pump: Pump, tasks: asyncio.TaskGroup) -> ImageStream:
+        if self._config.camera is not None:
+            prefix = split_uri(self._config.camera, "pva")[1]
+            settings = Settings(client, prefix, self._config.settings, self._addresses, sink.describe)
+            tasks.create_task(settings.follow())
+        attributes = Attributes(sink, self._frames(pv), self._config.attributes, pump.emit) if self._config.attributes else None
+        frames = ImageStream(sink, self._frames(pv), asyncio.get_running_loop(), attributes)
+        client.monitor(pv.name, frames.update, pv.queue, pipeline=pv.pipeline)
         tasks.create_task(self._complain(sink, pv, frames.was_seen))
         return frames
 

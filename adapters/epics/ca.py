@@ -7,17 +7,19 @@ loop's thread; libca's own threads stay inside aioca. aioca is imported late: `e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from typing import Any
 
 from adapters.epics.config import Address
 from adapters.epics.environment import channel_access, where
-from adapters.epics.events import TEXT, Description, Emit, Joined, Lost, Sample, Spoiled, sample
+from adapters.epics.events import TEXT, Alarms, Description, Emit, Joined, Lost, Sample, Spoiled, sample
 from edge_agent.model import utc_now_ns
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 5.0
+DESCRIPTION_SECONDS = 1.0
 
 _TYPES = {
     0: ("STRING", TEXT),
@@ -34,6 +36,12 @@ _LIMITS = (
     "upper_disp_limit", "lower_disp_limit", "upper_alarm_limit", "upper_warning_limit", "lower_warning_limit", "lower_alarm_limit",
     "upper_ctrl_limit", "lower_ctrl_limit", "precision",
 )  # fmt: skip
+
+_STATUS = (
+    "", "READ", "WRITE", "HIHI", "HIGH", "LOLO", "LOW", "STATE", "COS", "COMM", "TIMEOUT", "HWLIMIT", "CALC", "SCAN", "LINK", "SOFT",
+    "BAD_SUB", "UDF", "DISABLE", "SIMM", "READ_ACCESS", "WRITE_ACCESS",
+)  # fmt: skip
+"""Alarm status by number (EPICS alarm.h)."""
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +87,12 @@ async def describe(pv: str) -> Description:
     for number, state in enumerate(getattr(control, "enums", ())):
         attributes[f"state_{number}"] = str(state)
     attributes["host"] = str(info.host)
-    return Description(f"ca {kind}", str(getattr(control, "units", "")), attributes)
+    if "." not in pv:
+        # The record's description is a PV of its own; servers that are no IOC do not have it.
+        text = await aioca.caget(f"{pv}.DESC", timeout=DESCRIPTION_SECONDS, throw=False)
+        if text.ok and str(text):
+            attributes["description"] = str(text)
+    return Description(f"ca {kind}", str(getattr(control, "units", "")), attributes, f"ca://{pv}")
 
 
 async def _monitor(pv: str, emit: Emit) -> None:
@@ -87,6 +100,23 @@ async def _monitor(pv: str, emit: Emit) -> None:
     import aioca
 
     over = asyncio.Event()
+    alarms = Alarms()
+    described: set[asyncio.Task[None]] = set()
+
+    async def describe_again() -> None:
+        with contextlib.suppress(aioca.CANothing):
+            emit(Joined(await describe(pv), utc_now_ns()))
+
+    told = False
+
+    def changed(value: Any) -> None:
+        # Unit, precision, limits or states; the first one comes with the subscription and says nothing new.
+        nonlocal told
+        first, told = not told, True
+        if not first and not isinstance(value, aioca.CANothing):
+            task = asyncio.ensure_future(describe_again())
+            described.add(task)
+            task.add_done_callback(described.discard)
 
     def update(value: Any) -> None:
         # An exception here would close the subscription for good and only be printed.
@@ -96,16 +126,26 @@ async def _monitor(pv: str, emit: Emit) -> None:
                     emit(Lost("the IOC closed the connection or no longer answers", utc_now_ns()))
                 over.set()
             else:
-                emit(convert(value))
+                converted = convert(value)
+                emit(converted)
+                severity, status = value.severity, value.status
+                message = _STATUS[status] if status < len(_STATUS) else str(status)
+                alarm = alarms.changed(severity, status, message, converted.t_source, converted.t_arrival)
+                if alarm is not None:
+                    emit(alarm)
         except Exception as e:
             log.exception("ca://%s: an update was not understood", pv)
             emit(Spoiled(f"{type(e).__name__}: {e}", utc_now_ns()))
 
     subscription = aioca.camonitor(pv, update, format=aioca.FORMAT_TIME, all_updates=True, notify_disconnect=True)
+    properties = aioca.camonitor(pv, changed, events=aioca.DBE_PROPERTY, format=aioca.FORMAT_CTRL, all_updates=True)
     try:
         await over.wait()
     finally:
         subscription.close()
+        properties.close()
+        for task in list(described):
+            task.cancel()
 
 
 def convert(value: Any) -> Sample:

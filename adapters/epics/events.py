@@ -35,16 +35,20 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the IOC says of a PV."""
+    """What the IOC says of a PV; ``uri`` names it with its protocol."""
 
     source_type: str
     unit: str = ""
     attributes: Mapping[str, str | int | float] = field(default_factory=dict)
+    uri: str = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Sample:
-    """One value of one PV. ``value`` fits ``form``; ``status`` is ``severity << 16 | status``; ``cut``: longer than the form holds."""
+    """One value of one PV. ``value`` fits ``form``; ``status`` is ``severity << 16 | status``; ``cut``: longer than the form holds.
+
+    Never changed; not frozen, since there are many and that would treble their cost.
+    """
 
     value: Any
     form: Form
@@ -79,7 +83,28 @@ class Spoiled:
     t: int
 
 
-Event: TypeAlias = Sample | Joined | Lost | Spoiled
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """The alarm of the PV changed: ``MAJOR HIHI``. Times in UTC ns."""
+
+    text: str
+    status: int
+    t_source: int
+    t_arrival: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """One update of an NTTable: columns of one length by name, as numbers or texts (list of str), with the numpy dtype of an element."""
+
+    columns: Mapping[str, tuple[Any, str]]
+    t_source: int
+    t_arrival: int
+    bad: bool
+    status: int
+
+
+Event: TypeAlias = Sample | Alarm | Table | Joined | Lost | Spoiled
 Emit: TypeAlias = Callable[[Event], None]
 
 
@@ -88,6 +113,30 @@ def time_ns(seconds: int, nanoseconds: int) -> int:
     if seconds <= 0 or (seconds == EPICS_EPOCH and nanoseconds == 0) or seconds >= 2**63 // NS:
         return NO_TIME
     return seconds * NS + nanoseconds
+
+
+_SEVERITIES = ("NO_ALARM", "MINOR", "MAJOR", "INVALID")
+_SCALARS = {dtype: Form(dtype) for dtype in ("|u1", "|i1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4", "<f8")}
+
+
+class Alarms:
+    """Tells when the alarm of one PV changed; a PV that is not in alarm when it is first seen says nothing."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, str] = (0, "")
+
+    def changed(self, severity: int, status: int, message: str, t_source: int, t_arrival: int) -> Alarm | None:
+        """The alarm, if it is another than the last one."""
+        if (coded := code(severity, status)) == self._last[0] and message == self._last[1]:
+            return None
+        self._last = coded, message
+        word = _SEVERITIES[severity] if 0 <= severity < len(_SEVERITIES) else str(severity)
+        return Alarm(f"{word} {message}".strip() if severity else word, coded, t_source, t_arrival)
+
+
+def code(severity: int, status: int) -> int:
+    """Both as one number: ``severity << 16 | status``."""
+    return (severity & 0xFFFF) << 16 | status & 0xFFFF
 
 
 def sample(value: Any, dtype: str, seconds: int, nanoseconds: int, severity: int, status: int) -> Sample:
@@ -101,6 +150,10 @@ def sample(value: Any, dtype: str, seconds: int, nanoseconds: int, severity: int
         severity: alarm severity.
         status: alarm status.
     """
+    form = _SCALARS.get(dtype)
+    if form is not None and isinstance(value, (int, float)):
+        bad = severity >= INVALID or value != value
+        return Sample(value, form, time_ns(seconds, nanoseconds), utc_now_ns(), bad, code(severity, status))
     cut = False
     if dtype == TEXT:
         texts = [value] if isinstance(value, str) else list(value)
@@ -119,7 +172,7 @@ def sample(value: Any, dtype: str, seconds: int, nanoseconds: int, severity: int
         form = Form(dtype)
     bad = severity >= INVALID or not_a_number(converted)
     stamp = time_ns(seconds, nanoseconds)
-    return Sample(converted, form, stamp, utc_now_ns(), bad, (severity & 0xFFFF) << 16 | status & 0xFFFF, cut)
+    return Sample(converted, form, stamp, utc_now_ns(), bad, code(severity, status), cut)
 
 
 def encode_text(text: str) -> tuple[bytes, bool]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from p4p.client.thread import Disconnected
 
+from adapters.epics.attributes import Attributes
 from adapters.epics.ndarray import Image, NotAnImage, read_image
 from adapters.epics.pva import reason
 from edge_agent.adapter import Inlet, Sink
@@ -29,13 +30,13 @@ log = logging.getLogger(__name__)
 
 
 class ImageStream:
-    """State of one image PV; ``on_join`` is called on the loop at each connection."""
+    """State of one image PV; ``attributes`` takes what stands beside the pixels."""
 
-    def __init__(self, sink: Sink, stream: Stream, loop: asyncio.AbstractEventLoop, on_join: Callable[[], None]) -> None:
+    def __init__(self, sink: Sink, stream: Stream, loop: asyncio.AbstractEventLoop, attributes: Attributes | None = None) -> None:
         self.stream = stream
         self._sink = sink
         self._loop = loop
-        self._on_join = on_join
+        self._attributes = attributes
         self._codec = stream.codec
         self._form: tuple[tuple[int, ...], str, str] | None = None
         self._inlet: Inlet | None = None
@@ -69,6 +70,8 @@ class ImageStream:
 
     def _take(self, value: Any, arrival: int) -> None:
         if isinstance(value, Exception):
+            if self._attributes is not None:
+                self._attributes.lost(reason(value), arrival)
             if self._joined or not isinstance(value, Disconnected):
                 self._on_loop(self._lost, reason(value))
             return
@@ -84,6 +87,8 @@ class ImageStream:
         else:
             if image is not None:
                 self._deliver(image, arrival)
+                if self._attributes is not None:
+                    self._attributes.take(value, image.t_source, arrival)
         self._first = False  # what a server has ready for whoever connects was this update, pixels or not
 
     def _deliver(self, image: Image, arrival: int) -> None:
@@ -107,7 +112,6 @@ class ImageStream:
     def _join(self, kind: str) -> None:
         self._joined = self._seen = True
         self._sink.connected(self.stream.source_uri, detail=kind)
-        self._on_join()
 
     def _lost(self, why: str) -> None:
         self._joined = False

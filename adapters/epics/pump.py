@@ -1,7 +1,8 @@
 """Carries events from any thread to the row streams on the loop, and keeps their number in bounds.
 
-Invariants: events of one PV stay in order; what arrives in one turn of the loop becomes one batch per PV; when the
-recorder is so far behind that `LIMIT` events wait, further samples are counted and declared as a gap, never forgotten.
+Invariants: events of one PV stay in order; the first that comes after a pause is delivered at once, what comes within `GATHER_SECONDS`
+after that as one batch per PV, since a block of rows costs as much as a single one; when the recorder is so far behind that `LIMIT`
+events wait, further samples are counted and declared as a gap, never forgotten.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from adapters.epics.rows import RowStream
 from edge_agent.model import utc_now_ns
 
 LIMIT = 100_000
+GATHER_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class Pump:
             await self._wake.wait()
             self._wake.clear()
             await self.flush()
+            await asyncio.sleep(GATHER_SECONDS)
 
     async def flush(self) -> None:
         """Deliver what waits now."""

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,21 @@ from p4p.util import ThreadedWorkQueue
 
 from adapters.epics.config import Address
 from adapters.epics.environment import pva_configurations
-from adapters.epics.events import TEXT, Description, Emit, Joined, Lost, Sample, Spoiled, sample
+from adapters.epics.events import (
+    INVALID,
+    TEXT,
+    Alarms,
+    Description,
+    Emit,
+    Joined,
+    Lost,
+    Sample,
+    Spoiled,
+    Table,
+    code,
+    sample,
+    time_ns,
+)
 from edge_agent.model import utc_now_ns
 
 _TYPES = {
@@ -53,15 +68,16 @@ class PvaClient:
         self._fallback = found[1] if found else None
         self._contexts = [Context("pva", conf=conf, useenv=conf is None, nt=False)]
         self._work = ThreadedWorkQueue(name=f"{instrument} pva", maxsize=0, daemon=True).start()
-        self._monitors: list[_Monitor] = []
+        self._monitors: list[Monitor] = []
 
-    def monitor(self, pv: str, callback: Callable[[Any], None], queue: int = QUEUE, *, pipeline: bool = False) -> None:
+    def monitor(self, pv: str, callback: Callable[[Any], None], queue: int = QUEUE, *, pipeline: bool = False) -> Monitor:
         """Call back with each p4p Value, and with an exception (`Disconnected` and others) when the PV goes."""
         request = f"record[queueSize={queue}{',pipeline=true' if pipeline else ''}]"
-        monitor = _Monitor(pv, callback, request, self._work)
+        monitor = Monitor(pv, callback, request, self._work)
         self._monitors.append(monitor)
         for context in self._contexts:
             monitor.ask(context)
+        return monitor
 
     async def widen(self) -> None:
         """After `SEARCH_SECONDS`: ask for what UDP did not find by TCP, where addresses were given."""
@@ -94,7 +110,7 @@ class PvaClient:
             context.close()
 
 
-class _Monitor:
+class Monitor:
     """One PV, asked for in one or two ways; the way that brings the first value stays, the other is ended."""
 
     def __init__(self, pv: str, callback: Callable[[Any], None], request: str, work: ThreadedWorkQueue) -> None:
@@ -104,20 +120,24 @@ class _Monitor:
         self._work = work
         self._asked: list[Any] = []
         self._chosen: int | None = None
+        self._ended = False
 
     @property
     def found(self) -> bool:
-        """Whether a value came."""
-        return self._chosen is not None
+        """Whether a value came, or nobody asks any more."""
+        return self._ended or self._chosen is not None
 
     def ask(self, context: Context) -> None:
         """Ask by this way, too."""
+        if self._ended:
+            return
         way = len(self._asked)
         update = partial(self._take, way) if way else self._first
         self._asked.append(context.monitor(self._pv, update, request=self._request, notify_disconnect=True, queue=self._work))
 
     def close(self) -> None:
-        """End it."""
+        """End it; blocks until a running callback has returned."""
+        self._ended = True
         for subscription in self._asked:
             subscription.close()
 
@@ -140,28 +160,51 @@ class _Monitor:
 
 def scalar_callback(uri: str, emit: Emit) -> Callable[[Any], None]:
     """What `PvaClient.monitor` calls for a PV that becomes rows."""
-    joined = False
+    return _Rows(uri, emit).update
 
-    def update(value: Any) -> None:
-        nonlocal joined
+
+class _Rows:
+    """One PV: how its type is read is decided at each connection, since a server cannot change it in between."""
+
+    def __init__(self, uri: str, emit: Emit) -> None:
+        self._uri = uri
+        self._emit = emit
+        self._layout: Layout | None = None
+        self._alarms = Alarms()
+
+    def update(self, value: Any) -> None:
+        """Take what p4p gives. Never raises."""
         try:
-            if isinstance(value, Exception):
-                if joined or not isinstance(value, Disconnected):
-                    emit(Lost(reason(value), utc_now_ns()))
-                joined = False
-                return
-            converted = convert(value)
-            if not joined or any(field.startswith("display") or field == "value.choices" for field in value.changedSet()):
-                emit(Joined(describe(value), utc_now_ns()))
-                joined = True
-            emit(converted)
+            self._take(value)
         except ValueError as e:
-            emit(Spoiled(str(e), utc_now_ns()))
+            self._emit(Spoiled(str(e), utc_now_ns()))
         except Exception as e:
-            log.exception("%s: an update was not understood", uri)
-            emit(Spoiled(f"{type(e).__name__}: {e}", utc_now_ns()))
+            log.exception("%s: an update was not understood", self._uri)
+            self._emit(Spoiled(f"{type(e).__name__}: {e}", utc_now_ns()))
 
-    return update
+    def _take(self, value: Any) -> None:
+        emit = self._emit
+        if isinstance(value, Exception):
+            if self._layout is not None or not isinstance(value, Disconnected):
+                emit(Lost(reason(value), utc_now_ns()))
+            self._layout = None
+            return
+        changed = value.changedSet()
+        layout, joins = self._layout, self._layout is None
+        if layout is None:
+            layout = layout_of(value)
+        if joins or any(field.startswith("display") or field == "value.choices" for field in changed):
+            emit(Joined(replace(describe(value), uri=f"pva://{self._uri.partition('://')[2]}"), utc_now_ns()))
+        self._layout = layout
+        converted = convert(value, layout)
+        # An update of the alarm alone is no value.
+        if joins or any(field.startswith("value") for field in changed):
+            emit(converted)
+        if layout.alarm and (joins or any(field.startswith("alarm") for field in changed)):
+            known = value["alarm.severity"], value["alarm.status"], value["alarm.message"]
+            alarm = self._alarms.changed(*known, converted.t_source, converted.t_arrival)
+            if alarm is not None:
+                emit(alarm)
 
 
 def reason(error: Exception) -> str:
@@ -202,22 +245,51 @@ def is_enum(value: Any) -> bool:
     return hasattr(inner, "getID") and "index" in inner and "choices" in inner
 
 
-def convert(value: Any) -> Sample:
-    """A sample from an NTScalar, NTScalarArray or NTEnum; raises ValueError on anything else."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a type is read: where its value is, what that is, and what stands beside it. ``columns``: of a table, with their dtypes."""
+
+    path: str
+    dtype: str
+    array: bool
+    alarm: bool
+    time: bool
+    columns: tuple[tuple[str, str], ...] = ()
+
+
+def layout_of(value: Any) -> Layout:
+    """The layout of an NTScalar, NTScalarArray, NTEnum or NTTable; raises ValueError on anything else."""
     if "value" not in value:
-        raise ValueError(f"{value.getID()} has no value; NTScalar, NTScalarArray, NTEnum can be recorded")
+        raise ValueError(f"{value.getID()} has no value; NTScalar, NTScalarArray, NTEnum, NTTable can be recorded")
+    beside = "alarm" in value, "timeStamp" in value
     if is_enum(value):
-        plain, code = value["value"]["index"], "i"
-    else:
-        plain, code = value["value"], value.type()["value"]
-    element = code.removeprefix("a") if isinstance(code, str) else ""
+        return Layout("value.index", "<i4", False, *beside)
+    if normative_type(value) == "NTTable":
+        types = value["value"].type()
+        columns = tuple((name, _TYPES[types[name][1:]]) for name in types.keys())
+        return Layout("value", "", True, *beside, columns)
+    spelled = value.type()["value"]
+    element = spelled.removeprefix("a") if isinstance(spelled, str) else ""
     if element not in _TYPES:
-        raise ValueError(f"{normative_type(value)} cannot be recorded as rows; NTScalar, NTScalarArray, NTEnum can")
-    if code.startswith("a") and element != "s":
+        raise ValueError(f"{normative_type(value)} cannot be recorded as rows; NTScalar, NTScalarArray, NTEnum, NTTable can")
+    return Layout("value", _TYPES[element], spelled.startswith("a"), *beside)
+
+
+def convert(value: Any, layout: Layout) -> Sample | Table:
+    """The value, with times and alarm."""
+    severity, status = (value["alarm.severity"], value["alarm.status"]) if layout.alarm else (0, 0)
+    seconds, nanoseconds = (value["timeStamp.secondsPastEpoch"], value["timeStamp.nanoseconds"]) if layout.time else (0, 0)
+    if layout.columns:
+        # Copies: an array is a view of what the library received.
+        columns = {
+            name: (list(value[f"value.{name}"]) if dtype == TEXT else np.array(value[f"value.{name}"], dtype), dtype)
+            for name, dtype in layout.columns
+        }
+        return Table(columns, time_ns(seconds, nanoseconds), utc_now_ns(), severity >= INVALID, code(severity, status))
+    plain = value[layout.path]
+    if layout.array and layout.dtype != TEXT:
         plain = np.asarray(plain)
-    seconds, nanoseconds = stamp(value, "timeStamp")
-    severity, status = (value["alarm"]["severity"], value["alarm"]["status"]) if "alarm" in value else (0, 0)
-    return sample(plain, _TYPES[element], seconds, nanoseconds, severity, status)
+    return sample(plain, layout.dtype, seconds, nanoseconds, severity, status)
 
 
 def stamp(value: Any, field: str) -> tuple[int, int]:

@@ -2,18 +2,22 @@
 
 Invariants: runs on the agent's loop, takes events in their order; the first value after each connection is
 `Valid.INITIAL`; an outage between two connections becomes exactly one Gap with an unknown count, since neither protocol
-numbers its updates; a changed type, length, unit or limit opens the stream anew before the next row.
+numbers its updates; a changed type, length, unit or limit opens the stream anew before the next row. Alarms are rows of a stream of
+their own, which exists once there was one (``NAME.alarm``); so are the columns of a table (``NAME.COLUMN``), a row each.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from adapters.epics.events import TEXT_BYTES, Description, Event, Form, Joined, Lost, Sample, Spoiled
+from adapters.epics.events import TEXT, TEXT_BYTES, Alarm, Description, Event, Form, Joined, Lost, Sample, Spoiled, Table, encode_text
 from edge_agent.adapter import Inlet, Sink
 from edge_agent.model import Block, Cause, Gap, Stream, Valid
 
@@ -36,6 +40,7 @@ class RowStream:
 
     def __init__(self, sink: Sink, stream: Stream, unit: str | None = None) -> None:
         self.stream = stream
+        self._source = stream.source_uri
         self._unit = unit
         self._sink = sink
         self._inlet: Inlet | None = None
@@ -47,6 +52,7 @@ class RowStream:
         self._outage: Outage | None = None
         self._last_arrival = 0
         self._undeclared: list[Gap] = []
+        self._children: dict[str, RowStream] = {}
 
     def was_seen(self) -> bool:
         """Whether the PV answered, if only once."""
@@ -56,13 +62,18 @@ class RowStream:
         """Deliver a batch: runs of samples of one form go out as one block."""
         run: list[Sample] = []
         for event in events:
-            if isinstance(event, Sample) and (not run or event.form == run[0].form):
+            if isinstance(event, Sample) and (not run or event.form is run[0].form or event.form == run[0].form):
                 run.append(event)
                 continue
             await self._put(run)
             run = []
             if isinstance(event, Sample):
                 run.append(event)
+            elif isinstance(event, Alarm):
+                text, _ = encode_text(event.text)
+                await self._child("alarm").put_rows(np.array([text], TEXT), event.t_source, event.t_arrival, False, event.status)
+            elif isinstance(event, Table):
+                await self._table(event)
             else:
                 self._note(event)
         await self._put(run)
@@ -72,6 +83,9 @@ class RowStream:
         self._declare(Gap(Cause.OVERLOAD, count=count, t_from=t_from, t_to=t_to, detail="too many updates waited"))
 
     def _note(self, event: Joined | Lost | Spoiled) -> None:
+        if not isinstance(event, Spoiled):
+            for child in self._children.values():
+                child.follow(event)
         if isinstance(event, Spoiled):
             log.warning("%s: an update cannot be recorded: %s", self.stream.source_uri, event.why)
             self._declare(Gap(Cause.GARBAGE, count=1, t_from=event.t, t_to=event.t, detail=event.why))
@@ -79,24 +93,69 @@ class RowStream:
             self._description = event.description
             if not self._joined:
                 self._joined = self._seen = self._first = True
-                self._sink.connected(self.stream.source_uri, detail=event.description.source_type)
+                self._sink.connected(self._source, detail=event.description.source_type)
         else:
             self._joined = False
             if self._outage is None and self._inlet is not None:
                 self._outage = Outage(max(self._last_arrival, event.t - SIGN_OF_LIFE_NS), event.why)
-            self._sink.disconnected(self.stream.source_uri, why=event.why)
+            self._sink.disconnected(self._source, why=event.why)
+
+    def follow(self, event: Joined | Lost) -> None:
+        """What happens to the PV happens to its alarms and columns; the sink is told once."""
+        if isinstance(event, Joined):
+            self._description = replace(event.description, unit="", attributes={})
+            self._first = self._first or not self._joined
+            self._joined = True
+        else:
+            self._joined = False
+            if self._outage is None and self._inlet is not None:
+                self._outage = Outage(max(self._last_arrival, event.t - SIGN_OF_LIFE_NS), event.why)
+
+    def _child(self, name: str) -> RowStream:
+        child = self._children.get(name)
+        if child is None:
+            own = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:30]
+            base = self.stream.name[: 62 - len(own)]
+            child = self._children[name] = RowStream(self._sink, replace(self.stream, name=f"{base}.{own}", unit=""))
+            child.follow(Joined(self._description, self._last_arrival))
+        return child
+
+    async def _table(self, table: Table) -> None:
+        for name, (values, dtype) in table.columns.items():
+            if dtype == TEXT:
+                values = np.array([encode_text(text)[0] for text in values], TEXT)
+            await self._child(name).put_rows(np.array(values, dtype), table.t_source, table.t_arrival, table.bad, table.status)
+
+    async def put_rows(self, values: npt.NDArray[Any], t_source: int, t_arrival: int, bad: bool, status: int) -> None:
+        """Rows of one time: the alarm, a column of a table."""
+        n = len(values)
+        if not n:
+            return
+        inlet = self._begin(Form(values.dtype.str), t_arrival)
+        mark = Valid.BAD if bad else Valid.INITIAL if self._first else Valid.GOOD
+        self._first, self._last_arrival = False, t_arrival
+        times = np.full(n, t_source, np.int64), np.full(n, t_arrival, np.int64)
+        await inlet.put(Block(values, *times, valid=np.full(n, mark, np.uint8), status=np.full(n, status, np.uint32)))
+
+    def _begin(self, form: Form, t_arrival: int) -> Inlet:
+        inlet = self._open(form)
+        if self._outage is not None:
+            inlet.gap(Gap(Cause.DISCONNECT, t_from=self._outage.t_from, t_to=t_arrival, detail=self._outage.why))
+            self._outage = None
+        return inlet
 
     async def _put(self, run: list[Sample]) -> None:
         if not run:
             return
-        inlet = self._open(run[0].form)
-        if self._outage is not None:
-            inlet.gap(Gap(Cause.DISCONNECT, t_from=self._outage.t_from, t_to=run[0].t_arrival, detail=self._outage.why))
-            self._outage = None
-        # Filled item by item: numpy would make one array of rows that are arrays anyway, and cut no text unasked.
-        values = np.empty((len(run), *run[0].form.shape), run[0].form.dtype)
-        for i, one in enumerate(run):
-            values[i] = one.value
+        form = run[0].form
+        inlet = self._begin(form, run[0].t_arrival)
+        if form.shape or form.dtype == TEXT:
+            # Filled item by item: numpy would make one array of rows that are arrays anyway, and cut no text unasked.
+            values = np.empty((len(run), *form.shape), form.dtype)
+            for i, one in enumerate(run):
+                values[i] = one.value
+        else:
+            values = np.array([one.value for one in run], form.dtype)
         valid = np.array([Valid.BAD if one.bad else Valid.GOOD for one in run], np.uint8)
         if self._first and not run[0].bad:
             valid[0] = Valid.INITIAL
@@ -111,7 +170,7 @@ class RowStream:
                 status=np.array([one.status for one in run], np.uint32),
             )
         )
-        for one in run:
+        for one in run if form.dtype == TEXT else ():
             if one.cut:
                 inlet.gap(Gap(Cause.GARBAGE, t_from=one.t_arrival, t_to=one.t_arrival, detail=f"text longer than {TEXT_BYTES} bytes cut"))
 
@@ -131,6 +190,7 @@ class RowStream:
                 self.stream,
                 dtype=form.dtype,
                 shape=form.shape,
+                source_uri=description.uri or self.stream.source_uri,
                 unit=self._unit if self._unit is not None else description.unit,
                 source_type=description.source_type,
                 attributes=description.attributes,

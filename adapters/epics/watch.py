@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from adapters.epics import ca
+from adapters.epics import auto, ca
 from adapters.epics.config import Scheme, parse_address, split_uri
 from adapters.epics.events import Event, Lost, Sample
 from adapters.epics.pva import PvaClient, scalar_callback
@@ -34,19 +34,24 @@ async def watch(uri: str, *, addresses: Sequence[str] = (), default: Scheme = "c
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     async with contextlib.AsyncExitStack() as stack:
+        following: asyncio.Future[None] | None = None
         if scheme == "ca":
             following = asyncio.ensure_future(ca.follow(pv, emit, where))
-            stack.callback(following.cancel)
-            following.add_done_callback(lambda done: emit(Lost("the watch ended", 0)) if not done.cancelled() else None)
         else:
             client = PvaClient(pv, where)
             stack.push_async_callback(asyncio.to_thread, client.close)
-            client.monitor(pv, scalar_callback(uri, emit))
             widening = asyncio.ensure_future(client.widen())
             stack.callback(widening.cancel)
+            if scheme == "auto":
+                following = asyncio.ensure_future(auto.follow(pv, emit, client, where))
+            else:
+                client.monitor(pv, scalar_callback(uri, emit))
+        if following is not None:
+            stack.callback(following.cancel)
+            following.add_done_callback(lambda done: emit(Lost("the watch ended", 0)) if not done.cancelled() else None)
         while True:
             event = await events.get()
-            if scheme == "ca" and following.done():
+            if following is not None and following.done():
                 following.result()
             value = _plain(event) if isinstance(event, Sample) and not event.bad else None
             if value is not None and isinstance(event, Sample):

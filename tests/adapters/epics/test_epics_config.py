@@ -16,13 +16,13 @@ EXAMPLES = Path(__file__).parents[3] / "config"
 
 
 def test_a_pv_names_its_protocol_or_takes_the_default() -> None:
-    config = EpicsConfig(pvs=["ca://X:TEMP", "pva://X:Y", "X:Z"], default="pva")
-    assert [pv for pv, _ in config.rows()] == [Pv("ca", "X:TEMP", "X_TEMP"), Pv("pva", "X:Y", "X_Y"), Pv("pva", "X:Z", "X_Z")]
+    config = EpicsConfig(pvs=["ca://X:TEMP", "pva://X:Y", "X:Z", "auto://X:A"], default="pva")
+    assert config.rows() == [Pv("ca", "X:TEMP", "X_TEMP"), Pv("pva", "X:Y", "X_Y"), Pv("pva", "X:Z", "X_Z"), Pv("auto", "X:A", "X_A")]
 
 
 def test_a_pv_may_be_a_table_with_name_and_unit() -> None:
     config = EpicsConfig.model_validate({"pvs": [{"pv": "X:T", "name": "T", "unit": "K"}]})
-    assert config.rows() == [(Pv("ca", "X:T", "T"), "K")]
+    assert config.rows() == [Pv("ca", "X:T", "T", "K")]
 
 
 def test_a_camera_is_its_prefix() -> None:
@@ -112,3 +112,57 @@ def test_the_example_configuration_is_valid() -> None:
     for instrument in table.values():
         own = {key: value for key, value in instrument.items() if key in EpicsConfig.model_fields}
         assert EpicsConfig.model_validate(own).rows() or own["camera"]
+
+
+def test_queue_and_pipelining_are_per_pv_and_pipelining_is_off_unless_asked_for() -> None:
+    config = EpicsConfig.model_validate({"pvs": ["X:A", {"pv": "pva://X:B", "queue": 7, "pipeline": True}], "queue": 50, "image": "X:I"})
+    assert [(pv.queue, pv.pipeline) for pv in config.rows()] == [(50, False), (7, True)]
+    image = config.image_pv()
+    assert image is not None
+    assert (image.queue, image.pipeline) == (50, False)
+
+
+def listed(tmp_path: Path, **table: object) -> list[Pv]:
+    return EpicsConfig.model_validate(table, context={"folder": tmp_path}).rows()
+
+
+def test_a_request_file_is_read_with_its_macros_and_the_files_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/beamline.req").write_text("# motors\nfile motor.req P=$(P),M=m1\nfile motor.req P=$(P), M=m2\n\n${P}TEMP # K\n$(Q=BL06:)X\n")
+    (tmp_path / "lists/motor.req").write_text("$(P)$(M).VAL\n$(P)$(M).DIR\n")
+    rows = listed(tmp_path, lists=[{"file": "lists/beamline.req", "macros": {"P": "BL05:"}}], default="auto")
+    assert [pv.name for pv in rows] == ["BL05:m1.VAL", "BL05:m1.DIR", "BL05:m2.VAL", "BL05:m2.DIR", "BL05:TEMP", "BL06:X"]
+    assert {pv.scheme for pv in rows} == {"auto"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp932"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_table_is_read_by_its_heading(encoding: str, delimiter: str, tmp_path: Path) -> None:
+    lines = [["PV", "説明", "name", "unit"], ["pva://X:T", "試料温度", "sample", "K"], ["X:I", "", "", ""], ["# X:OFF"]]
+    (tmp_path / "pvs.csv").write_text("\n".join(delimiter.join(line) for line in lines), encoding=encoding)
+    assert listed(tmp_path, lists=["pvs.csv"]) == [Pv("pva", "X:T", "sample", "K"), Pv("ca", "X:I", "X_I")]
+
+
+def test_a_table_without_a_heading_is_a_column_of_pvs_and_what_the_configuration_says_wins(tmp_path: Path) -> None:
+    (tmp_path / "pvs.csv").write_text("X:A\nX:B\nX:A\n")
+    rows = listed(tmp_path, lists=["pvs.csv"], pvs=[{"pv": "pva://X:B", "name": "B"}])
+    assert rows == [Pv("pva", "X:B", "B"), Pv("ca", "X:A", "X_A")]
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "main.req cannot be read: No such file or directory"),
+        ({"main.req": "$(P)X"}, "line 1: the macro P has no value; give macros ="),
+        ({"main.req": "file main.req"}, "files name each other in a circle"),
+        ({"main.req": "$(P=$(P))X"}, "the macro P has no value"),
+        ({"main.req": "http://x"}, "'http://x' is no PV"),
+        ({"main.req": "X:A\nX/A"}, "two PVs would be the stream 'X_A'"),
+    ],
+)
+def test_a_mistake_in_a_list_is_named_with_its_place(files: dict[str, str], says: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValidationError) as caught:
+        listed(tmp_path, lists=["main.req"])
+    assert says in str(caught.value)

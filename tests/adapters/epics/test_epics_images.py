@@ -216,6 +216,37 @@ async def test_a_pv_that_is_no_image_is_said_so(pv_server: Any, recording: Calla
     assert "the PV holds epics:nt/NTScalar:1.0, not an NTNDArray; record it with pvs =" in sink.of(Disconnected)[0].why
 
 
+def attribute(name: str, value: Any, descriptor: str = "") -> dict[str, Any]:
+    return {"name": name, "value": value, "descriptor": descriptor, "sourceType": 1, "source": f"SRC:{name}"}
+
+
+async def test_attributes_of_the_frames_are_rows_at_their_time_and_only_when_they_change(camera: Any) -> None:
+    sink, pv = camera
+    for number in range(1, 5):
+        listed = [attribute("Angle", number / 2, "of the sample"), attribute("Gain", "low" if number < 4 else "high"), attribute("Mode", 3)]
+        pv.post(picture(number, FRAME, t=1_700_000_000 + number, attribute=listed))
+    await sink.until(lambda s: len(s.values("image.Angle")) == 4 and len(s.values("image.Gain")) == 2 and len(s.values("image.Mode")))
+    assert sink.values("image.Angle").tolist() == [0.5, 1.0, 1.5, 2.0]
+    assert sink.values("image.Gain").tolist() == [b"low", b"high"]
+    assert sink.values("image.Mode").tolist() == [3]
+    times = [t for block in sink.blocks("image.Angle") for t in block.t_source.tolist()]
+    assert times == [frame.t_source for frame in sink.frames("image")]
+    described = {event.stream.name: event.stream.attributes for event in sink.of(Opened)}
+    assert described["image.Angle"] == {"description": "of the sample", "attribute_source": "SRC:Angle"}
+    assert len(sink.of(Disconnected)) == 0
+
+
+@pytest.mark.parametrize(("wanted", "names"), [(False, set()), (["Gain"], {"image.Gain"})])
+async def test_attributes_are_recorded_as_wanted(wanted: Any, names: set[str], pv_server: Any, recording: Callable[..., Any]) -> None:
+    pv = SharedPV(initial=picture(1, FRAME, attribute=[attribute("Angle", 1.0), attribute("Gain", "low")]))
+    pv_server.start(image=pv)
+    async with recording(image="pva://T:image", addresses=[f"127.0.0.1:{pv_server.port}"], attributes=wanted) as sink:
+        await sink.until(lambda s: s.frames("image") and len(s.of(Opened)) == 1 + len(names))
+        pv.post(picture(2, FRAME, attribute=[attribute("Angle", 2.0), attribute("Gain", "low")]))
+        await sink.until(lambda s: len(s.frames("image")) == 2)
+    assert {event.stream.name for event in sink.of(Opened)} == {"image"} | names
+
+
 async def test_a_recorder_that_refuses_frames_does_not_stop_the_camera(camera: Any) -> None:
     sink, pv = camera
     sink.accepts = False

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adapters.testing import Disconnected, Opened, Restarted
+from adapters.testing import Connected, Disconnected, Opened, Restarted
 from edge_agent.model import NO_TIME, Cause, Valid
 
 pytestmark = pytest.mark.peers
@@ -59,6 +59,25 @@ async def test_one_ioc_looks_the_same_over_both_protocols(
     assert not any(sink.gaps(name) for name in names)
 
 
+async def test_a_pv_is_reached_by_the_protocol_that_answers(
+    soft_ioc: Callable[[], Any], program: Start, recording: Callable[..., Any], pva_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.epics.auto.HEAD_START_SECONDS", 1.5)
+    monkeypatch.setattr("adapters.epics.ca.CONNECT_SECONDS", 1.0)
+    soft_ioc()
+    async with recording(pvs=["pva://P:COUNT"], addresses=[f"pva://127.0.0.1:{pva_port}"]) as sink:
+        await sink.until(lambda s: len(s.values("P_COUNT")), timeout=40)
+    # For the second, PV Access is looked for where nobody is.
+    for addresses, kind in (([f"pva://127.0.0.1:{pva_port}"], "pva NTScalar"), (["pva://127.0.0.1:1"], "ca DOUBLE")):
+        async with recording(pvs=["auto://P:COUNT", "auto://P:ABSENT"], addresses=addresses) as sink:
+            await sink.until(lambda s: len(s.values("P_COUNT")) > 3 and s.of(Disconnected), timeout=40)
+        stream = sink.of(Opened)[0].stream
+        assert (stream.source_type, stream.source_uri) == (kind, f"{kind[:3].strip()}://P:COUNT")
+        assert set(np.diff(sink.values("P_COUNT"))) == {1.0}
+        assert {event.source for event in sink.of(Disconnected)} == {"auto://P:ABSENT"}
+        assert {event.source for event in sink.of(Connected)} == {"auto://P:COUNT"}
+
+
 @pytest.mark.parametrize("scheme", ["ca", "pva"])
 async def test_an_ioc_that_is_killed_and_comes_back_leaves_a_gap(
     scheme: str, soft_ioc: Callable[[], Any], recording: Callable[..., Any], pva_port: int
@@ -72,6 +91,25 @@ async def test_an_ioc_that_is_killed_and_comes_back_leaves_a_gap(
         before = len(sink.values("COUNT"))
         await sink.until(lambda s: len(s.values("COUNT")) > before + 3, timeout=60)
     assert [(gap.cause, gap.count) for gap in sink.gaps("COUNT")] == [(Cause.DISCONNECT, None)]
+
+
+async def test_what_is_changed_at_a_record_is_described_anew_and_its_alarm_recorded(
+    soft_ioc: Callable[[], Any], recording: Callable[..., Any]
+) -> None:
+    ioc = soft_ioc()
+    async with recording(pvs=[{"pv": "ca://P:COUNT", "name": "COUNT"}]) as sink:
+        await sink.until(lambda s: len(s.values("COUNT")) > 3, timeout=40)
+        ioc.stdin.write(b'dbpf P:COUNT.EGU mA\ndbpf P:COUNT.HIHI 0\ndbpf P:COUNT.HHSV MAJOR\n')
+        ioc.stdin.flush()
+        await sink.until(lambda s: s.of(Opened)[-1].stream.unit == "mA" and len(s.values("COUNT.alarm")), timeout=30)
+        before = len(sink.values("COUNT"))
+        await sink.until(lambda s: len(s.values("COUNT")) > before + 3)
+    described = [event.stream for event in sink.of(Opened) if event.stream.name == "COUNT"]
+    assert described[0].unit == "n"
+    assert described[0].attributes["description"] == "counts"
+    assert sink.values("COUNT.alarm").tolist() == [b"MAJOR HIHI"]
+    assert set(np.diff(sink.values("COUNT"))) == {1.0}
+    assert not sink.gaps("COUNT")
 
 
 def detector(start: Start, command: Path, *options: str) -> subprocess.Popen[bytes]:

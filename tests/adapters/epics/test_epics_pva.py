@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from p4p import Type, Value
-from p4p.nt import NTEnum, NTScalar
+from p4p.nt import NTEnum, NTScalar, NTTable
 from p4p.server.thread import SharedPV
 
 from adapters.epics import EpicsAdapter, EpicsConfig
@@ -138,7 +138,7 @@ async def test_a_structure_that_is_no_scalar_is_said_so_and_harms_nobody(
     async with recording(**at(pv_server, pvs=["pva://T:point", "pva://T:bare", "pva://T:temp"])) as sink:
         await sink.until(lambda s: len(s.values("T_temp")) and "has no value" in caplog.text and "as rows" in caplog.text)
     assert "pva://T:bare" in caplog.text
-    assert "NTScalar, NTScalarArray, NTEnum can" in caplog.text
+    assert "NTScalar, NTScalarArray, NTEnum, NTTable can" in caplog.text
 
 
 async def test_updates_beyond_the_bound_are_counted_and_declared(
@@ -188,3 +188,63 @@ async def test_a_port_that_never_answers_is_given_up_in_time(monkeypatch: pytest
         with pytest.raises(InstrumentUnreachable, match="none of its 1 PVs answers"):
             async with asyncio.timeout(60):
                 await EpicsAdapter("line", config).preview()
+
+
+async def test_an_alarm_is_told_apart_from_the_value_and_the_connection(pv_server: Any, recording: Callable[..., Any]) -> None:
+    pv = SharedPV(initial=reading(293.0, 1_700_000_000))
+    pv_server.start(temp=pv)
+    async with recording(**at(pv_server, pvs=[{"pv": "pva://T:temp", "name": "temp"}])) as sink:
+        await sink.until(lambda s: len(s.values("temp")) == 1)
+        stamp = {"secondsPastEpoch": 1_700_000_001, "nanoseconds": 0}
+        pv.post(Value(scalar_type("d"), {"alarm": {"severity": 2, "status": 3, "message": "HIHI"}, "timeStamp": stamp}))
+        await sink.until(lambda s: len(s.values("temp.alarm")) == 1)
+        pv.post(reading(294.0, 1_700_000_002, severity=2, status=3))
+        pv.post(reading(295.0, 1_700_000_003))
+        await sink.until(lambda s: len(s.values("temp")) == 3 and len(s.values("temp.alarm")) >= 2)
+        pv.close()
+        await sink.until(lambda s: s.of(Disconnected))
+    assert sink.values("temp").tolist() == [293.0, 294.0, 295.0], "an alarm without a value is no row of the value"
+    assert sink.values("temp.alarm").tolist()[0] == b"MAJOR HIHI"
+    assert sink.values("temp.alarm").tolist()[-1] == b"NO_ALARM"
+    first = sink.blocks("temp.alarm")[0]
+    assert first.status is not None
+    assert (first.status.tolist(), first.t_source.tolist()) == ([2 << 16 | 3], [1_700_000_001_000_000_000])
+    assert [event.source for event in sink.of(Disconnected)] == ["pva://T:temp"], "the connection is told once"
+
+
+async def test_a_table_becomes_a_stream_a_column_and_a_row_a_line(pv_server: Any, recording: Callable[..., Any]) -> None:
+    kind = NTTable([("position", "d"), ("state_of_it", "s"), ("count", "i")])
+    pv = SharedPV(initial=kind.wrap([{"position": 1.5, "state_of_it": "in", "count": 7}]))
+    pv_server.start(table=pv)
+    async with recording(**at(pv_server, pvs=[{"pv": "pva://T:table", "name": "table"}])) as sink:
+        await sink.until(lambda s: len(s.values("table.count")) == 1)
+        pv.post(kind.wrap([{"position": n / 2, "state_of_it": "out", "count": n} for n in range(4)]))
+        await sink.until(lambda s: len(s.values("table.count")) == 5)
+        pv.post(kind.wrap([]))
+        pv.post(kind.wrap([{"position": 9.0, "state_of_it": "end", "count": 9}]))
+        await sink.until(lambda s: len(s.values("table.count")) == 6)
+    assert sink.values("table.position").tolist() == [1.5, 0.0, 0.5, 1.0, 1.5, 9.0]
+    assert sink.values("table.state_of_it").tolist() == [b"in", *[b"out"] * 4, b"end"]
+    assert sink.values("table.count").tolist() == [7, 0, 1, 2, 3, 9]
+    assert len({event.stream.name for event in sink.of(Opened)}) == 3
+    assert len(sink.of(Opened)) == 3, "a table of another length is no other stream"
+    lines = [block for block in sink.blocks("table.count") if len(block) == 4]
+    assert len(set(lines[0].t_source.tolist())) == 1
+
+
+@pytest.mark.parametrize("code", "?bBhHiIlLfds")
+async def test_every_type_arrives_as_itself_alone_and_in_an_array(code: str, pv_server: Any, recording: Callable[..., Any]) -> None:
+    one = "text" if code == "s" else True if code == "?" else 3
+    kinds = dict(zip("?bBhHiIlLfd", ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"), strict=True))
+    several = ["a", "bc"] if code == "s" else np.array([1, 0, 1], kinds[code])
+    pvs = {"one": SharedPV(nt=NTScalar(code), initial=one), "several": SharedPV(nt=NTScalar(f"a{code}"), initial=several)}
+    pv_server.start(**pvs)
+    async with recording(**at(pv_server, pvs=[{"pv": f"T:{name}", "name": name} for name in pvs], default="pva")) as sink:
+        await sink.until(lambda s: all(len(s.values(name)) for name in pvs))
+    expected = {
+        "?": "|u1", "b": "|i1", "B": "|u1", "h": "<i2", "H": "<u2", "i": "<i4", "I": "<u4", "l": "<i8", "L": "<u8", "f": "<f4", "d": "<f8",
+        "s": "|S256",
+    }  # fmt: skip
+    assert {event.stream.dtype for event in sink.of(Opened)} == {expected[code]}
+    assert sink.values("one").tolist() == [b"text" if code == "s" else 1 if code == "?" else 3]
+    assert sink.values("several").tolist() == [[b"a", b"bc"] if code == "s" else [1, 0, 1]]
