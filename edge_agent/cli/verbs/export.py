@@ -1,0 +1,101 @@
+"""``edge-agent export rde | weko``: a landed run as repositories take it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_agent.cli.options import JsonFlag
+from edge_agent.words import t
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help=t("Folder of a run that has landed."))]
+Out = Annotated[Path, typer.Option("--out", "-o", help=t("Folder to write to."))]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    group = typer.Typer(no_args_is_help=True, help=t("A landed run in the form that a repository takes."))
+    group.command("rde", help=t("For NIMS RDE: the zip of its rdeformat mode, and the invoice."))(rde)
+    group.command("rde-template", help=t("What an RDE data-set template needs to take these zips."))(rde_template)
+    group.command("weko", help=t("For WEKO3 and JAIRO Cloud: a BagIt zip with an RO-Crate; deposited when told to."))(weko)
+    app.add_typer(group, name="export")
+
+
+def rde(
+    run: Run,
+    invoice: Annotated[Path, typer.Option("--invoice", help=t("JSON file with what only the site knows: datasetId, basic.dataOwnerId."))],
+    out: Out = Path(),
+    as_json: JsonFlag = False,
+) -> int:
+    """Write the zip and the invoice."""
+    import json
+
+    from edge_agent.cli import output
+    from edge_agent.errors import UsageError
+    from edge_agent.export.rde import export_rde
+    from edge_agent.export.run_folder import open_run
+
+    try:
+        base = json.loads(invoice.read_text(encoding="utf-8"))
+        if not isinstance(base, dict):
+            raise ValueError(t("it is no JSON object"))
+    except (OSError, ValueError) as error:
+        raise UsageError(t("{file} is no invoice.", file=invoice), why=str(error), try_="edge-agent explain EXPORT_INVOICE") from error
+    archive, paper = export_rde(open_run(run), out, base)
+    if as_json:
+        output.emit({"ok": True, "zip": str(archive), "invoice": str(paper)})
+        return 0
+    output.say(t("{zip} and {invoice} are ready for RDE's entry screen.", zip=archive, invoice=paper))
+    return 0
+
+
+def rde_template(out: Out = Path()) -> int:
+    """Write the template's files."""
+    from edge_agent.cli import output
+    from edge_agent.export.rde import template
+
+    template(out)
+    output.say(t("{folder} is for the data-set template.", folder=out / "tasksupport"))
+    return 0
+
+
+def weko(
+    run: Run,
+    index: Annotated[list[str], typer.Option("--index", help=t("Number of the index that the item goes into; may be repeated."))],
+    out: Out = Path(),
+    public: Annotated[bool, typer.Option("--public", help=t("Ask for publication; by default the item is private."))] = False,
+    deposit: Annotated[str, typer.Option("--deposit", metavar="URL", help=t("Deposit it: address of the SWORD service document."))] = "",
+    token: Annotated[Path | None, typer.Option("--token", help=t("File with the access token for the deposit."))] = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Write the zip, and deposit it."""
+    import asyncio
+
+    from edge_agent.cli import output
+    from edge_agent.errors import UsageError
+    from edge_agent.export import weko as repository
+    from edge_agent.export.run_folder import open_run
+
+    opened = open_run(run)
+    archive = repository.export_weko(opened, out, index, "public" if public else "private")
+    answer: dict[str, object] = {"ok": True, "zip": str(archive)}
+    if deposit:
+        if token is None:
+            raise UsageError(t("A deposit needs a token."), try_="--token FILE")
+        try:
+            secret = token.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UsageError(t("{file} cannot be read.", file=token), why=str(error)) from error
+        made = asyncio.run(repository.deposit(opened, archive, deposit, secret))
+        answer |= {"status": made.status, "place": made.place}
+    if as_json:
+        output.emit(answer)
+        return 0
+    output.say(t("{zip} is ready.", zip=archive))
+    if deposit:
+        waits = answer["status"] == 202
+        said = t("It waits for a person: {place}", place=answer["place"]) if waits else t("Deposited: {place}", place=answer["place"])
+        output.say(said)
+    return 0
