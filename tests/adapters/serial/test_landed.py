@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 CONFIG = """\
 site = "bench"
@@ -54,6 +56,7 @@ print(json.dumps([spectra, received.hex(), sent.hex(), about]))
 """`passed` stands in docs/serial.md. A process of its own: the filters must not get into that of the tests."""
 
 
+@pytest.mark.slow
 def test_spectra_of_two_lengths_and_all_bytes_of_the_line_land(cable: Any, tmp_path: Path) -> None:
     (tmp_path / "space").mkdir()
     file = tmp_path / "agent.toml"

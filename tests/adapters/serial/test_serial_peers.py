@@ -108,6 +108,6 @@ async def test_a_motor_of_lewis_is_asked_for_its_position_while_it_moves(start: 
     assert positions == sorted(positions)
     assert len(set(positions)) > 3
     assert one.sink.of(Described)[0].facts == {"T": "0.0"}
-    assert one.sink.of(Opened)[0].stream.unit == "mm"
+    assert {event.stream.name: event.stream.unit for event in one.sink.of(Opened)} == {"position": "mm", "garbage": ""}
     # The motor repeats "T=3.0" though nobody asked; that is no position, and it is said.
     assert [(gap.count, gap.detail[:10]) for gap in one.sink.gaps("position")] == [(1, "b'T=3.0': ")]
