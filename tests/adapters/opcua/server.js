@@ -1,6 +1,6 @@
 // A small server of node-opcua: counters that step together, an array, a text, a value that turns bad.
 // With load = {items, every}: so many counters more, Double, all of them set each `every` ms, for measurements.
-// lads: the nodesets of laboratory devices, with the device Incubator. history: the counters keep theirs.
+// lads: the nodesets of laboratory devices, with the device Incubator. history: the counters keep theirs. alarm: a limit alarm on Level, which rises and falls.
 // skew: seconds that its clock is wrong by. argv[2] is JSON: {port, pki, every, secure, load, lads, history, skew}. Prints one JSON line when ready; ends when stdin does.
 const path = require("path");
 const skew = 1000 * (JSON.parse(process.argv[2]).skew || 0);
@@ -59,6 +59,16 @@ const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSe
         const unit = made("FunctionalUnitType", "Chamber", device.functionalUnitSet);
         const sensor = made("AnalogScalarSensorFunctionType", "Temperature", unit.functionSet);
         sensor.sensorValue.setValueFromSource({ dataType: DataType.Double, value: 37.5 });
+    }
+    if (options.alarm) {
+        const tank = own.addObject({ organizedBy: space.rootFolder.objects, browseName: "Tank", eventNotifier: 1, notifierOf: space.rootFolder.objects.server });
+        const level = own.addVariable({ componentOf: tank, nodeId: "s=Level", browseName: "Level", dataType: "Double", eventSourceOf: tank });
+        level.setValueFromSource({ dataType: DataType.Double, value: 20 });
+        own.instantiateExclusiveLimitAlarm("ExclusiveLimitAlarmType", { browseName: "LevelHigh", conditionName: "LevelHigh", componentOf: tank,
+            conditionSource: level, inputNode: level, optionals: ["ConfirmedState", "Confirm"],
+            highHighLimit: 100, highLimit: 50, lowLimit: 1, lowLowLimit: 0 });
+        let steps = 0;
+        setInterval(() => level.setValueFromSource({ dataType: DataType.Double, value: (steps += 1) % 2 ? 60 : 20 }), 300).unref();
     }
     const loaded = [];
     for (let n = 0; n < (options.load ? options.load.items : 0); n += 1) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,18 @@ async def test_a_link_that_is_cut_for_seconds_loses_nothing_of_a_server_with_his
     assert np.count_nonzero(marks == Valid.HISTORY) > 5
     (gap,) = sink.gaps("Total")
     assert (gap.cause, gap.count) == (Cause.DISCONNECT, 0)
+
+
+async def test_an_alarm_is_recorded_with_its_states(node_server: Any, config: Make, recording: Callable[..., Any]) -> None:
+    server = node_server(alarm=True)
+    async with recording(config(server.endpoint, events=["i=2253"], timeout="4 s"), "lab") as sink:
+        await sink.until(lambda s: sum(b"LevelHigh" in text for text in s.values("events").tolist()) > 3, timeout=30)
+    events = [json.loads(text) for text in sink.values("events").tolist()]
+    alarms = [event for event in events if event.get("condition") == "LevelHigh"]
+    assert {event["active"] for event in alarms} == {True, False}
+    assert {event["type"] for event in alarms} == {"ExclusiveLimitAlarmType"}
+    assert {event["source"] for event in alarms} == {"1:Level"}
+    assert any(event["acknowledged"] is False for event in alarms)
 
 
 @pytest.fixture(scope="module")
