@@ -53,7 +53,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding  # noqa: E402
 from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5s, h5t  # noqa: E402
 
-FORMAT = "HSC/1-draft"
+FORMAT = "HSC/1"
 README = (
     "This file is signed chunk by chunk (HSC/1). To check it without our software:\n"
     "python verify_hsc1.py FILE --root root.pem\n"
@@ -113,7 +113,7 @@ def anything(value: object) -> bool:
 MAYBE_INT = (int, None)
 CLOCK_STATE = [str, MAYBE_INT, MAYBE_INT, bool]
 HEAD = {1: "HSC/1/head", 2: b16, 3: b16, 4: int, 5: b32, 6: int, 7: (b32, None), 8: int, 9: int, 10: b16,
-        11: CLOCK_STATE, 12: None, 13: int, 14: 1}  # fmt: skip
+        11: CLOCK_STATE, 12: (b32, None), 13: int, 14: 1}  # fmt: skip
 ED25519_KEY = {1: 1, -1: 6, -2: b32}
 P256_KEY = {1: 2, -1: 1, -2: b32, -3: b32}
 ML_DSA_KEY = {1: 7, 3: -49, -1: lambda value: isinstance(value, bytes) and len(value) == 1952}
@@ -133,10 +133,10 @@ BODIES: dict[int, tuple[str, Any]] = {
     2: ("DATASET", {1: b32}), 3: ("META", {1: b32}), 4: ("GAP", GAP), 5: ("CLOCK", CLOCK), 6: ("CLOSE", CLOSE), 7: ("OPEN", OPEN),
     8: ("SEQ_RESET", RESET), 9: ("ROWS", ROWS), 10: ("FILE", FILE),
 }  # fmt: skip
-SIDECAR = {1: FORMAT, 2: anything, 3: [anything], 4: anything, 5: [{1: b16, 2: [bytes]}]}
+SIDECAR = {1: FORMAT, 2: bytes, 3: [bytes], 4: CHAIN, 5: [{1: b16, 2: [bytes]}]}
 RUN = {1: "HSC/1/run", 2: b16, 3: int, 4: b16, 5: [[int, b16, (str, None), int, b32, b32, int]], 6: [[str, int, b32]],
        7: (None, [str, int, b32]), 8: {str: b32}, 9: [[str, int, MAYBE_INT]], 10: str, 11: b32}  # fmt: skip
-RECEIPTS = {1: "HSC/1/receipts", 2: [bytes], 3: [anything], 4: [{1: b16, 2: int, 3: int, 4: bytes, 5: [b32]}], 5: [bytes], 6: [bytes],
+RECEIPTS = {1: "HSC/1/receipts", 2: [bytes], 3: [bytes], 4: [{1: b16, 2: int, 3: int, 4: bytes, 5: [b32]}], 5: [bytes], 6: [bytes],
             7: CHAIN}  # fmt: skip
 AMENDMENT = {1: "HSC/1/amendment", 2: b16, 3: b16, 4: b32, 5: int, 6: (b32, None), 7: [[str, (str, None), str]], 8: str, 9: str, 10: int}
 WITNESS = {1: "HSC/1/witness", 2: b16, 3: b16, 4: int, 5: b32, 6: b32, 7: int}
@@ -577,6 +577,15 @@ def key_with_name(certificate: x509.Certificate, pattern: str) -> tuple[Json, st
     return None
 
 
+def names_agent(certificate: x509.Certificate) -> bool:
+    """Whether a certificate is one of an identity, right or wrong."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return False
+    return any(uri.startswith("urn:hsc:agent:") for uri in names.get_values_for_type(x509.UniformResourceIdentifier))
+
+
 @dataclass(frozen=True, slots=True)
 class Roots:
     """What the caller trusts: certificates, or the SHA-256 of one that the key chain must then contain; `stampers` for time-stamps."""
@@ -628,15 +637,30 @@ def open_chain(item: Any, roots: Roots, what: str) -> dict[bytes, Session]:
     want(fits(chain, CHAIN), f"{what}: has other fields than the format allows")
     keys: dict[bytes, Json] = {}
     owners: dict[bytes, tuple[str, bool]] = {}
+    order, seen = list[bytes](), set[x509.Certificate]()
+    below: x509.Certificate | None = None
     for certificate in certificates(chain[1], what):
-        if found := key_with_name(certificate, r"urn:hsc:agent:[0-9a-f]{32}"):
+        if names_agent(certificate):
+            found = key_with_name(certificate, r"urn:hsc:agent:[0-9a-f]{32}")
+            want(found, f"{what}: an identity certificate has another kind of key, or not one name of an agent")
+            want(certificate not in seen, f"{what}: an identity certificate stands there twice")
+            seen.add(certificate)
+            assert found is not None  # noqa: S101 - by the line above
             kid = thumbprint(found[0])
             trusted = roots.certify(certificate, chain[1]) or (kid in owners and owners[kid][1])
             keys[kid], owners[kid] = found[0], (found[1][-32:], trusted)
+            order += [kid] if order[-1:] != [kid] else []
+            below = certificate
+        else:
+            want(below is not None and issued(below, certificate), f"{what}: a certificate is no identity and certifies none before it")
+            below = None
+    want(len({agent for agent, _ in owners.values()}) == 1, f"{what}: has identity certificates of no agent or of several")
+    signers = list[bytes]()
     sessions: dict[bytes, Session] = {}
     for number, record in enumerate(chain[2]):
         name = f"{what}: session record {number}"
         payload, kid = open_cose(record, "session", keys, name)
+        signers += [kid] if kid not in signers else []
         body = decode(payload, name, SESSION)
         want(body[2].hex() == owners[kid][0], f"{name}: names another agent than its identity certificate")
         kinds = [key[1] for key in body[3]]
@@ -646,6 +670,7 @@ def open_chain(item: Any, roots: Roots, what: str) -> dict[bytes, Session]:
         session = Session(tuple(body[3]), body[2], body[4], kid, owners[kid][1])
         sessions |= {thumbprint(key): session for key in body[3]}
     want(sessions, f"{what}: holds no session record")
+    want(order == signers, f"{what}: has identities that signed no session record, or not in the order of what they signed")
     return sessions
 
 
@@ -1168,8 +1193,10 @@ class Segment:
     def index(self, group: Any) -> Any:
         """The group of the indices."""
         index = h5o.open(group, b"index")
-        plain = isinstance(index, h5g.GroupID) and h5o.get_info(index).rc == 1 and not h5a.get_num_attrs(index)
-        want(plain and h5o.get_info(group).rc == 1, "/entry/integrity/index: is not a plain group")
+        plain = isinstance(index, h5g.GroupID) and h5o.get_info(index).rc == 1 and h5o.get_info(group).rc == 1
+        want(plain, "/entry/integrity/index: is not a plain group")
+        marks = {name: (dims, text(value)) for name, (_, dims, value) in self.attributes(index, "/entry/integrity/index").items()}
+        want(marks == {"NX_class": (None, "NXcollection")}, "/entry/integrity/index: has other attributes than NX_class")
         return index
 
     def rows(self, group: Any, name: str, width: int, rank: int, first: int | None, count: int) -> Any:
@@ -1620,8 +1647,13 @@ def open_run(path: str, roots: Roots) -> tuple[Json, Json, Json, Json]:
                     "gap_counts": {s: [n, c] for s, n, c in statement[9]},
                     "segments": segments, "witnessed": [], "stamped": "", "amendments": [], "sidecar": sha(raw).hex(),
                     "problem": "", "ahead": "",
-                    "times": {name.hex(): head[8] - max(head[11][2] or 0, 0) for name, (head, _) in heads.items()}}  # fmt: skip
+                    "times": {name.hex(): times_of(head) for name, (head, _) in heads.items()}}  # fmt: skip
     return result, statement, heads, sidecar
+
+
+def times_of(head: Json) -> list[Any]:
+    """Time of a head, uncertainty (ns), and the receipt that it names."""
+    return [head[8], max(head[11][2] or 0, 0), head[12] and head[12].hex()]
 
 
 def read_run(path: str, roots: Roots) -> Json:
@@ -1675,12 +1707,13 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
     keys = {}
     for certificate in certificates(receipts[2], "the file"):
         found = key_with_name(certificate, "urn:hsc:receipts")
+        want(found, "a certificate is not one of a receipt key")
         if found and roots.certify(certificate, carried):
             keys[thumbprint(found[0])] = found[0]
     amendments = read_amendments(receipts, run, roots)
     if not run["trusted"]:
         return {"amendments": amendments}
-    heads = set()
+    held = dict[str, int]()
     segments = {s[1]: s for s in run["segments"]}
     seen: dict[tuple[bytes, int], bytes] = {}
     first_seen: dict[tuple[bytes, int], int] = {}
@@ -1692,7 +1725,7 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
         want(body[2].hex() == run["agent"], f"{what}: is for another agent")
         if kind == "witness":
             want(seen.setdefault((body[3], body[4]), body[5]) == body[5], f"{what}: a fork, two roots of one log and size")
-            heads.add(body[6])
+            held[sha(item).hex()] = body[7]
             first_seen[body[3], body[4]] = min(body[7], first_seen.get((body[3], body[4]), body[7]))
             continue
         want(body[8] in ("fsynced", "store-digest", "read-back"), f"{what}: has an unknown durability")
@@ -1712,7 +1745,7 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
             entry = segments.get(body[1].hex())
             if entry and [entry[5], run["run"], entry[0]] == [body[2].hex(), body[3].hex(), body[4]]:
                 witnessed.append(entry[5])
-                gained = run["times"][entry[5]] - first_seen[proof[1], proof[2]]
+                gained = run["times"][entry[5]][0] - first_seen[proof[1], proof[2]]
                 ahead[entry[5]] = max(gained, ahead.get(entry[5], gained))
                 closes.setdefault(entry[5], []).append((proof[1], proof[3]))
         elif proof[4][:4] == b"HSC1" and proof[4][4:5] in KEY_LEAVES:
@@ -1728,9 +1761,20 @@ def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
                     where = f"segment {ordinal} is signed by a key that was {said} its place in the agent log"
                     misplaced = misplaced or where
     times = [t for token in receipts[5] if roots.stampers and (t := stamped(token, roots, bytes.fromhex(run["sidecar"])))]
-    late = next((e for e in run["segments"] if ahead.get(e[5], 0) > 5_000_000), None)
-    clock = f"the clock of segment {late[0]} was ahead: a witness had seen it {ahead[late[5]] / 1e9:.3f} s before" if late else ""
+    clock = next(filter(None, (impossible(e[0], *run["times"][e[5]], ahead.get(e[5], 0), held) for e in run["segments"])), "")
     return {"amendments": amendments, "witnessed": witnessed, "stamped": min(times, default=""), "ahead": clock, "misplaced": misplaced}
+
+
+def impossible(ordinal: int, time: int, unsure: int, named: str | None, ahead: int, held: dict[str, int]) -> str:
+    """What is impossible about the time of a close head, between the receipt that it names and the one that saw it."""
+    if ahead > 5_000_000 + unsure:
+        return f"the clock of segment {ordinal} was ahead: a witness had seen it {ahead / 1e9:.3f} s before"
+    if named is not None and named not in held:
+        return f"the receipt that the close head of segment {ordinal} names is not among the receipts"
+    if named is not None and held[named] - time > 5_000_000 + unsure:
+        younger = f"its close head names a receipt that is {(held[named] - time) / 1e9:.3f} s younger"
+        return f"the clock of segment {ordinal} was behind: {younger}"
+    return ""
 
 
 def stamped(token: bytes, roots: Roots, digest: bytes) -> str:

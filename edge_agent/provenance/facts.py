@@ -163,7 +163,7 @@ class Policy:
 class Integrity:
     """Where the signatures are. ``sidecar`` is the file beside the run; level is as HSC/1 says."""
 
-    format: str = "HSC/1-draft"
+    format: str = "HSC/1"
     sidecar: Text = Absent("the run was open when this was written")
     root: Text = Absent("each segment carries its own")
     level: Text = Absent("a verifier decides, not the agent")

@@ -19,6 +19,13 @@ from edge_agent.seal.keys import KeyChain, SessionRecord
 LIFETIME_NS = 24 * 3600 * 10**9
 
 
+@dataclass(slots=True)
+class Newest:
+    """SHA-256 of the newest WITNESS receipt that the agent holds durably; shared by the sessions of a process, set by who witnesses."""
+
+    receipt: bytes | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """What signs: ``keys`` never leave the process; ``chain`` is what a stranger needs to check them."""
@@ -28,6 +35,7 @@ class Session:
     keys: tuple[cose.Signer, ...] = field(repr=False)
     record: SessionRecord
     chain: KeyChain
+    newest: Newest = field(default_factory=Newest, compare=False)
 
     @property
     def key(self) -> cose.Signer:

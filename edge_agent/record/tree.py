@@ -11,7 +11,7 @@ from edge_agent.record.session import Session
 from edge_agent.seal import cose
 from edge_agent.seal.clock import Clock
 from edge_agent.seal.head import Head, State, head_hash, parse_head
-from edge_agent.seal.keys import KeyChain
+from edge_agent.seal.keys import KeyChain, joined
 from edge_agent.seal.tree import Frontier, leaf_hash
 
 ANCHOR_S = 60.0
@@ -82,6 +82,7 @@ class Tree:
             boot_id=signer.boot_id,
             clock=moment.clock,
             state=state,
+            not_before=signer.newest.receipt,
         )
         payload = head.payload()
         data = cose.sign_all(signer.keys, cose.HEAD, payload) if anchor else cose.sign(signer.key, cose.HEAD, payload)
@@ -93,9 +94,4 @@ class Tree:
 
     def chain(self) -> KeyChain:
         """Everything needed to check the anchors: the keys of this boot, and of the boot that began the tree."""
-        mine = self.session.chain
-        if self.earlier is None:
-            return mine
-        certificates = dict.fromkeys((*self.earlier.certificates, *mine.certificates))
-        sessions = dict.fromkeys((*self.earlier.sessions, *mine.sessions))
-        return KeyChain(tuple(certificates), tuple(sessions))
+        return self.session.chain if self.earlier is None else joined((self.earlier, self.session.chain))

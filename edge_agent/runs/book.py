@@ -16,13 +16,19 @@ from typing import Any
 
 from edge_agent.model import Access, Label, RunContext
 from edge_agent.record.segment_writer import Closed
+from edge_agent.runs.held import receipt
 from edge_agent.runs.mirror import Mirror
+from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError, dumps, loads
 from edge_agent.seal.head import State as HeadState
+from edge_agent.seal.head import parse_head
 from edge_agent.seal.leaf import GapLeaf
 from edge_agent.spool.state import State
 
 log = logging.getLogger(__name__)
+
+NAMED = "receipt-"
+"""Among what came late: a receipt that a close head of the run names, by its SHA-256."""
 
 
 class Stage(StrEnum):
@@ -153,7 +159,11 @@ class Book:
         return [entry_of(data) for data in list(self._state.under("past/").values())[-most:]][::-1]
 
     def add_segment(self, run: RunContext, closed: Closed) -> None:
-        """Remember a closed segment; the same ordinal again replaces it."""
+        """Remember a closed segment, and the receipt that its head names; the same ordinal again replaces it."""
+        named = parse_head(cose.payload_of(closed.head_cose)).not_before
+        found = None if named is None else receipt(self._state, named)
+        if named is not None and found is not None:
+            self.put_late(run, f"{NAMED}{named.hex()}", found)
         key, data = f"segment/{run.name}/{closed.ordinal:06d}", _closed_value(closed)
         self._mirror.put(key, data)
         self._state.put(key, data)

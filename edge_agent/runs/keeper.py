@@ -34,6 +34,7 @@ from edge_agent.record.segment_writer import JOURNAL, PART, Closed, SegmentWrite
 from edge_agent.record.series import FRAME_LIMITS, ROW_LIMITS, Limits, RunState
 from edge_agent.record.session import Session
 from edge_agent.runs.book import Book, RunEntry, Stage
+from edge_agent.runs.held import Held
 from edge_agent.runs.intake import Intake
 from edge_agent.runs.live import LiveRun, counts_of
 from edge_agent.runs.logbook import Logbook
@@ -41,7 +42,7 @@ from edge_agent.runs.mirror import Mirror
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError, dumps, loads
 from edge_agent.seal.clock import Clock
-from edge_agent.seal.keys import KeyChain, key_chain, parse_session
+from edge_agent.seal.keys import KeyChain, joined, key_chain, parse_session
 from edge_agent.seal.leaf import FileLeaf, RunOpen
 from edge_agent.seal.leaf import parse as parse_leaf
 from edge_agent.seal.log_leaf import Quarantine
@@ -110,6 +111,7 @@ class Keeper:
     disk: Callable[[], DiskState] = lambda: DiskState.OK
     book: Book = field(init=False)
     logbook: Logbook = field(init=False)
+    held: Held = field(init=False)
     live: list[LiveRun] = field(init=False, default_factory=list)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
     _counting: threading.RLock = field(init=False, default_factory=threading.RLock)
@@ -118,6 +120,7 @@ class Keeper:
     def __post_init__(self) -> None:
         """Open the book."""
         self.book = Book(self.spool.state, Mirror(self.spool.folder / "book", self.storage))
+        self.held = Held(self.spool.state, self.session.newest, self.session.agent_id)
         self.logbook = Logbook(self)
         self.logbook.begin()
 
@@ -392,9 +395,7 @@ class Keeper:
         """The keys of the sessions that have one of these kids, and of the chains in ``more``."""
         known = [key_chain(loads(data, "key chain")) for data in self.book.chains()]
         used = [c for c in known if any(kids & set(parse_session(cose.parse(s).payload).by_kid) for s in c.sessions)]
-        certificates = dict.fromkeys(der for chain in (*used, *more) for der in chain.certificates)
-        sessions = dict.fromkeys(record for chain in (*used, *more) for record in chain.sessions)
-        return KeyChain(tuple(certificates), tuple(sessions))
+        return joined((*used, *more))
 
     def chains(self, segments: Sequence[Closed], session: Session) -> KeyChain:
         """Keys of every session that signed a close head among ``segments``, and of the one that signs now."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edge_agent.record.segment_writer import JOURNAL, Closed
@@ -99,6 +99,7 @@ class Logbook:
             for series in self._series():
                 series.roll("rolled")
         old = self.keeper.session
+        session = replace(session, newest=old.newest)
         self.keeper.agent_log.use(session)
         self.keeper.session = session
         if compromised:

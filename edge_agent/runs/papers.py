@@ -17,7 +17,7 @@ from pathlib import Path
 from edge_agent.errors import EdgeAgentError
 from edge_agent.model import ItemKind
 from edge_agent.record.segment_writer import Closed
-from edge_agent.runs.book import RunEntry, Stage
+from edge_agent.runs.book import NAMED, RunEntry, Stage
 from edge_agent.runs.keeper import Keeper
 from edge_agent.runs.live import LiveRun
 from edge_agent.seal import cose
@@ -136,6 +136,9 @@ class Papers:
     def _receipts(self, entry: RunEntry) -> Receipts:
         late = self.keeper.book.late(entry.run)
         receipts = parse_receipts(late[WITNESSED]) if WITNESSED in late else Receipts()
+        if receipts.receipts:
+            named = (data for name, data in late.items() if name.startswith(NAMED))
+            receipts = replace(receipts, receipts=tuple(dict.fromkeys((*receipts.receipts, *named))))
         amendments = tuple(data for name, data in late.items() if name.startswith(AMENDMENT))
         # A newer receipt of a witness may have taken the place of the one whose head was stamped.
         heads = {parse_witness(w.payload).head for data in receipts.receipts if (w := cose.parse(data)).content_type == cose.WITNESS}

@@ -85,7 +85,7 @@ class Witnessing:
             witness = parse_witness(cose.parse(receipt).payload)
             if (witness.size, witness.root) != (head.head.size, head.head.root):
                 raise TargetUnreachable(f"{name} witnessed another log", why=f"{witness.size} leaves instead of {head.head.size}")
-            await asyncio.to_thread(self.keeper.spool.state.put, f"witness/{name}", dumps(receipt))
+            await asyncio.to_thread(self._keep, name, receipt)
         except LogSizeDiffers as error:
             if again and 0 <= error.size <= self.keeper.agent_log.size:
                 return await self._ask(name, target, error.size, again=False)
@@ -100,6 +100,10 @@ class Witnessing:
             return self._refused(name, error)
         self.errors.pop(name, None)
         return True
+
+    def _keep(self, name: str, receipt: bytes) -> None:
+        self.keeper.spool.state.put(f"witness/{name}", dumps(receipt))
+        self.keeper.held.take(receipt)
 
     def _refused(self, name: str, error: EdgeAgentError) -> bool:
         if self.errors.get(name) != error.what:

@@ -80,7 +80,7 @@ def parse_dsd(encoded: bytes) -> Dsd:
     except (TypeError, ValueError) as error:
         raise SealError(f"DSD: {error}") from error
     if options != 0 or dsd.step < 1 or dsd.encode() != encoded:
-        raise SealError("DSD: a field has a value that HSC/1-draft does not know")
+        raise SealError("DSD: a field has a value that HSC/1 does not know")
     if not dsd.chunk or min(dsd.chunk) < 1 or len(dsd.chunk) != len(dsd.maxdims):
         raise SealError(f"DSD: chunks of {dsd.chunk} elements in a dataset of {dsd.maxdims}")
     return dsd

@@ -24,7 +24,10 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One head. ``previous`` is the hash of the previous anchor head's payload; times are ns (UTC, and since boot)."""
+    """One head. ``previous`` is the hash of the previous anchor head's payload; times are ns (UTC, and since boot).
+
+    ``not_before`` is the SHA-256 of the newest WITNESS receipt (COSE) that the signer held: the head is younger than that receipt.
+    """
 
     agent_id: bytes
     tree_id: bytes
@@ -37,13 +40,15 @@ class Head:
     boot_id: bytes
     clock: Clock
     state: State
+    not_before: bytes | None = None
 
     def payload(self) -> bytes:
         """The bytes that COSE signs."""
         return dumps(
             {
                 1: NAME, 2: self.agent_id, 3: self.tree_id, 4: self.size, 5: self.root, 6: self.head_seq, 7: self.previous,
-                8: self.t_utc_ns, 9: self.t_boot_ns, 10: self.boot_id, 11: self.clock.value(), 12: None, 13: int(self.state), 14: SHA256_ID,
+                8: self.t_utc_ns, 9: self.t_boot_ns, 10: self.boot_id, 11: self.clock.value(), 12: self.not_before, 13: int(self.state),
+                14: SHA256_ID,
             }
         )  # fmt: skip
 
@@ -60,10 +65,10 @@ def parse_head(payload: bytes) -> Head:
         SealError: not a head of HSC/1.
     """
     optional = (bytes, type(None))
-    name, agent, tree, size, root, seq, previous, t_utc, t_boot, boot, clock, anchor, state, algorithm = fields(
+    name, agent, tree, size, root, seq, previous, t_utc, t_boot, boot, clock, not_before, state, algorithm = fields(
         loads(payload, "head"), "head", k1=str, k2=bytes, k3=bytes, k4=int, k5=bytes, k6=int, k7=optional, k8=int, k9=int, k10=bytes,
         k11=list, k12=optional, k13=int, k14=int,
     )  # fmt: skip
-    if name != NAME or algorithm != SHA256_ID or anchor is not None or state not in set(State):
-        raise SealError("head: a field has a value that HSC/1-draft does not know")
-    return Head(agent, tree, size, root, seq, previous, t_utc, t_boot, boot, parse_clock(clock), State(state))
+    if name != NAME or algorithm != SHA256_ID or len(not_before or bytes(32)) != 32 or state not in set(State):
+        raise SealError("head: a field has a value that HSC/1 does not know")
+    return Head(agent, tree, size, root, seq, previous, t_utc, t_boot, boot, parse_clock(clock), State(state), not_before)

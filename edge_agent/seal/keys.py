@@ -1,13 +1,14 @@
 """Keys: the identity certificate, the session record that it signs, and the chain from a session's keys to the facility's root.
 
-Certificates are checked for who issued them, not for today's date: a key is valid by its position in the agent log
-(docs/signed-chunks.md, Keys).
+Certificates are checked for who issued them, not for today's date: a key is valid by its position in the agent log. A key chain is exactly
+ordered and holds nothing that it does not need (docs/signed-chunks.md, Keys): what nobody has to look at, nobody can hide something in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from cryptography import x509
@@ -85,6 +86,23 @@ class KeyChain:
     def value(self) -> dict[int, Any]:
         """The map of the page."""
         return {1: list(self.certificates), 2: list(self.sessions)}
+
+
+def joined(chains: Iterable[KeyChain]) -> KeyChain:
+    """One chain of several valid ones, in the order that `check_chain` asks for.
+
+    Raises:
+        SealError: a certificate that cannot be read.
+    """
+    sessions: dict[bytes, None] = {}
+    groups: dict[bytes, dict[bytes, tuple[bytes, ...]]] = {}
+    for chain in chains:
+        sessions |= dict.fromkeys(chain.sessions)
+        for identity in _identities(chain.certificates):
+            groups.setdefault(identity.kid, {}).setdefault(identity.parts[0], identity.parts)
+    signers = dict.fromkeys(cose.parse(record).kid for record in sessions)
+    parts = (parts for kid in signers for parts in groups.get(kid, {}).values())
+    return KeyChain(tuple(der for part in parts for der in part), tuple(sessions))
 
 
 def key_chain(value: Any) -> KeyChain:
@@ -171,29 +189,62 @@ def check_chain(chain: KeyChain, root: x509.Certificate | None) -> Trusted:
     Raises:
         SealError: no identity certificate, a record that it did not sign, records of several agents.
     """
-    certificates = [load_certificate(der) for der in chain.certificates]
-    identities = [(c, name) for c in certificates for name in urns(c) if name.startswith(AGENT_URN)]
+    identities = _identities(chain.certificates)
     if not identities:
         raise SealError("key chain: no identity certificate")
-    by_kid = {cose.thumbprint(signing_key(c)): (c, bytes.fromhex(_hex(name))) for c, name in identities}
+    if len({identity.agent_id for identity in identities}) > 1:
+        raise SealError("key chain: identity certificates of several agents")
+    by_kid = {identity.kid: identity for identity in identities}
     sessions: dict[bytes, SessionRecord] = {}
-    used: set[bytes] = set()
-    agent_ids: set[bytes] = set()
+    signers: dict[bytes, None] = {}
     for data in chain.sessions:
         signed = cose.parse(data)
         if signed.kid not in by_kid:
             raise SealError("key chain: a session record is signed by an identity that is not in the chain")
-        certificate, agent_id = by_kid[signed.kid]
-        record = parse_session(signed.check(signing_key(certificate), cose.SESSION))
-        if record.agent_id != agent_id:
+        identity = by_kid[signed.kid]
+        record = parse_session(signed.check(identity.key, cose.SESSION))
+        if record.agent_id != identity.agent_id:
             raise SealError("key chain: a session record names another agent than its certificate")
         sessions |= dict.fromkeys(record.by_kid, record)
-        used.add(signed.kid)
-        agent_ids.add(agent_id)
-    if len(agent_ids) != 1:
-        raise SealError("key chain: session records of no agent or of several")
-    rooted = root is not None and all(issued_by(by_kid[kid][0], root) for kid in used)
-    return Trusted(agent_ids.pop(), sessions, min(used), rooted)
+        signers[signed.kid] = None
+    if [kid for kid, _ in groupby(identity.kid for identity in identities)] != list(signers):
+        raise SealError("key chain: identities that signed no session record, or not in the order of what they signed")
+    known = {identity.kid for identity in identities if root is not None and issued_by(identity.certificate, root)}
+    return Trusted(identities[0].agent_id, sessions, min(signers), known == set(signers))
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """An identity certificate; ``parts`` are it and the certificate of the CA behind it, if that is there (DER)."""
+
+    certificate: x509.Certificate
+    key: IdentityKey
+    kid: bytes
+    agent_id: bytes
+    parts: tuple[bytes, ...]
+
+
+def _identities(certificates: Sequence[bytes]) -> list[_Identity]:
+    """The identity certificates, each perhaps with its CA behind it.
+
+    Raises:
+        SealError: another certificate, or one twice.
+    """
+    found: list[_Identity] = []
+    for der in certificates:
+        certificate = load_certificate(der)
+        names = [name for name in urns(certificate) if name.startswith(AGENT_URN)]
+        if not names:
+            above = found[-1] if found else None
+            if above is None or len(above.parts) > 1 or not issued_by(above.certificate, certificate):
+                raise SealError("key chain: a certificate that is no identity and certifies none before it")
+            found[-1] = replace(above, parts=(*above.parts, der))
+            continue
+        if len(names) > 1 or any(der == identity.parts[0] for identity in found):
+            raise SealError("key chain: an identity certificate twice, or with several names")
+        key = signing_key(certificate)
+        found.append(_Identity(certificate, key, cose.thumbprint(key), bytes.fromhex(_hex(names[0])), (der,)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +267,19 @@ def session_word(data: bytes, trusted: Trusted, content_type: str) -> Word:
     if record is None:
         raise SealError("signed by a key that is not in the key chain")
     return Word(signed.payload, record, signed.check(record.by_kid, content_type))
+
+
+def check_receipt_certificates(certificates: Sequence[bytes]) -> None:
+    """That each is a certificate of a receipt key; whose, only a root can say.
+
+    Raises:
+        SealError: one is not.
+    """
+    for der in certificates:
+        certificate = load_certificate(der)
+        if urns(certificate).count(RECEIPTS_URN) != 1:
+            raise SealError("receipts: a certificate that is not for receipts")
+        signing_key(certificate)
 
 
 def receipt_key(certificates: Sequence[bytes], kid: bytes, root: x509.Certificate) -> PublicKey | None:

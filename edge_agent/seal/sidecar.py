@@ -9,7 +9,7 @@ from typing import Any
 from edge_agent.seal.cbor import SealError, dumps, fields, loads
 from edge_agent.seal.keys import KeyChain, key_chain
 
-FORMAT = "HSC/1-draft"
+FORMAT = "HSC/1"
 RUN_NAME = "HSC/1/run"
 
 

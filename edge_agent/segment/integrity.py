@@ -61,7 +61,7 @@ def objects(tables: Tables) -> dict[str, MetaObject]:
         arrays[f"index/{number}"] = Value(_UINT32, (len(positions),), np.array(positions, "<u4").tobytes())
     arrays["README"] = types.text(README)
     group = GroupMeta({"NX_class": types.text("NXcollection"), "format": types.text(FORMAT)})
-    made: dict[str, MetaObject] = {PATH: group, f"{PATH}/index": GroupMeta()}
+    made: dict[str, MetaObject] = {PATH: group, f"{PATH}/index": GroupMeta({"NX_class": types.text("NXcollection")})}
     made.update({f"{PATH}/{name}": DatasetMeta(value.type, {}, value) for name, value in arrays.items()})
     return made
 
@@ -86,7 +86,7 @@ def read(objects: Mapping[str, MetaObject]) -> Tables:
     descriptors = _byte_strings(objects, "descriptors")
     index = {f"{PATH}/index/{number}" for number in range(len(descriptors))}
     rest = set(objects) - {f"{PATH}/{EPOCHS}"}
-    if rest != {PATH, *(f"{PATH}/{name}" for name in NAMES), *index} or objects[f"{PATH}/index"] != GroupMeta():
+    if rest != {PATH, *(f"{PATH}/{name}" for name in NAMES), *index} or not _is_index(objects[f"{PATH}/index"]):
         raise SealError(f"{PATH}: holds something else than the format says")
     if text_of(_plain(objects, "README")) != README:
         raise SealError(f"{PATH}/README: another text")
@@ -187,6 +187,11 @@ def _index(tables: Tables) -> list[list[int]]:
                 raise SealError(f"leaf {position}: a chunk of a dataset that has no descriptor")
             index[number].append(position)
     return index
+
+
+def _is_index(found: MetaObject) -> bool:
+    marks = {name: text_of(value) for name, value in found.attributes.items()} if isinstance(found, GroupMeta) else {}
+    return marks == {"NX_class": "NXcollection"}
 
 
 def _plain(objects: Mapping[str, MetaObject], name: str) -> Value:

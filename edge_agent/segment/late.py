@@ -6,7 +6,8 @@ nothing by itself: whoever adds one must not be able to take the others' worth a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cryptography import x509
@@ -15,7 +16,7 @@ from edge_agent.seal import cose
 from edge_agent.seal.amendment import Amendment, check_amendments
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.head import parse_head
-from edge_agent.seal.keys import check_chain
+from edge_agent.seal.keys import check_chain, check_receipt_certificates
 from edge_agent.seal.receipt import NO_KEYS, Receipts, parse_receipts, parse_witness
 from edge_agent.seal.sidecar import SegmentEntry
 from edge_agent.segment.clock import ALLOWED_NS
@@ -39,6 +40,7 @@ def with_receipts(report: RunReport, stated: Stated, root: x509.Certificate | No
         return replace(report, notes=("no receipts beside the run yet",) if root is not None else ())
     try:
         receipts = parse_receipts(read_small(path))
+        check_receipt_certificates(receipts.certificates)
         amendments = _amendments(receipts, stated, root)
         times = seen(receipts, stated.statement, root) if root is not None else {}
         wrong = misplaced(receipts.inclusions, stated) if root is not None else ""
@@ -48,7 +50,7 @@ def with_receipts(report: RunReport, stated: Stated, root: x509.Certificate | No
     if wrong:
         return replace(report, level=INTACT, reason=wrong)
     if root is not None:
-        report = _stamped(_witnessed(report, stated, times), receipts, stated, tsa_roots)
+        report = _stamped(_witnessed(report, stated, times, receipts), receipts, stated, tsa_roots)
     return replace(report, level=min(report.level, SIGNED)) if report.warnings else report
 
 
@@ -63,24 +65,34 @@ def _amendments(receipts: Receipts, stated: Stated, root: x509.Certificate | Non
     return check_amendments(receipts.amendments, trusted, stated.statement.agent_id, stated.statement.run_id, stated.digest)
 
 
-def _witnessed(report: RunReport, stated: Stated, times: dict[bytes, int]) -> RunReport:
+def _witnessed(report: RunReport, stated: Stated, times: dict[bytes, int], receipts: Receipts) -> RunReport:
     """Level 3 when every segment is in a witnessed log."""
     segments = stated.statement.segments
     found = [times[entry.segment_id] for entry in segments if entry.segment_id in times]
     report = replace(report, witnessed=len(found))
     if len(found) < len(segments) or not found:
         return replace(report, notes=(f"{len(found)} of {len(segments)} segments are witnessed",))
-    ahead = (_ahead(entry, stated, times[entry.segment_id]) for entry in segments)
-    return replace(report, level=WITNESSED, witnessed_ns=max(found), warnings=tuple(filter(None, ahead)))
+    held = {hashlib.sha256(data).digest(): data for data in receipts.receipts}
+    told = (_impossible(entry, stated, times[entry.segment_id], held) for entry in segments)
+    return replace(report, level=WITNESSED, witnessed_ns=max(found), warnings=tuple(filter(None, told)))
 
 
-def _ahead(entry: SegmentEntry, stated: Stated, witnessed_ns: int) -> str:
-    """What to say when a segment's close head is younger than the witness that saw it."""
+def _impossible(entry: SegmentEntry, stated: Stated, witnessed_ns: int, held: Mapping[bytes, bytes]) -> str:
+    """What to say when a segment's close head is younger than the witness that saw it, or older than the receipt that it names."""
     head = parse_head(cose.payload_of(stated.heads[entry.head]))
+    allowed = ALLOWED_NS + max(head.clock.uncertainty_ns or 0, 0)
     ahead = head.t_utc_ns - witnessed_ns
-    if ahead <= ALLOWED_NS + max(head.clock.uncertainty_ns or 0, 0):
+    if ahead > allowed:
+        return f"segment {entry.ordinal}: clock: it was witnessed {ahead / 1e9:.3f} s before the time of its close head"
+    if head.not_before is None:
         return ""
-    return f"segment {entry.ordinal}: clock: it was witnessed {ahead / 1e9:.3f} s before the time of its close head"
+    signed = cose.parse(held[head.not_before]) if head.not_before in held else None
+    if signed is None or signed.content_type != cose.WITNESS:
+        return f"segment {entry.ordinal}: the receipt that its close head names is not among the receipts"
+    behind = parse_witness(signed.payload).t_ns - head.t_utc_ns
+    if behind > allowed:
+        return f"segment {entry.ordinal}: clock: its close head names a receipt that is {behind / 1e9:.3f} s younger"
+    return ""
 
 
 def _stamped(report: RunReport, receipts: Receipts, stated: Stated, roots: Sequence[x509.Certificate]) -> RunReport:

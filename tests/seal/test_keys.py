@@ -25,7 +25,9 @@ from edge_agent.seal.keys import (
     KeyChain,
     SessionRecord,
     check_chain,
+    check_receipt_certificates,
     issued_by,
+    joined,
     load_certificate,
     parse_key_chain,
     parse_session,
@@ -193,8 +195,7 @@ def test_every_identity_that_signed_must_lead_to_the_root(
     other = chain_of(foreign, other_identity, record.agent_id, replace(record, keys=(Ed25519PrivateKey.generate().public_key(),)))
     both = KeyChain(mine.certificates + other.certificates, mine.sessions + other.sessions)
     assert not check_chain(both, authority.root).rooted
-    unused = KeyChain(mine.certificates + other.certificates, mine.sessions)
-    assert check_chain(unused, authority.root).rooted
+    assert joined([mine, other, mine]) == both
     renewed = chain_of(authority, other_identity, record.agent_id, replace(record, keys=(Ed25519PrivateKey.generate().public_key(),)))
     two = check_chain(KeyChain(mine.certificates + renewed.certificates, mine.sessions + renewed.sessions), authority.root)
     assert two.rooted
@@ -212,17 +213,68 @@ def test_chains_that_lead_nowhere_are_refused(authority: Any, identity: Ed25519P
     second = chain_of(authority, other, bytes(16), replace(record, agent_id=bytes(16)))
     for bad, message in (
         (KeyChain((), chain.sessions), "no identity certificate"),
-        (KeyChain((plain, receipts), chain.sessions), "no identity certificate"),
+        (KeyChain((plain, receipts), chain.sessions), "is no identity and certifies none before it"),
         (KeyChain((b"der",), chain.sessions), "certificate: "),
         (KeyChain(chain.certificates, (by_other,)), "signed by an identity that is not in the chain"),
         (KeyChain(chain.certificates, (as_head,)), "content type"),
         (KeyChain(chain.certificates, (another_agent,)), "names another agent than its certificate"),
         (KeyChain(chain.certificates, (b"",)), "COSE: cut short"),
-        (KeyChain(chain.certificates, ()), "of no agent or of several"),
-        (KeyChain(chain.certificates + second.certificates, chain.sessions + second.sessions), "of no agent or of several"),
+        (KeyChain(chain.certificates, ()), "identities that signed no session record"),
+        (KeyChain(chain.certificates + second.certificates, chain.sessions + second.sessions), "certificates of several agents"),
     ):
         with pytest.raises(SealError, match=message):
             check_chain(bad, authority.root)
+
+
+def test_a_chain_is_exactly_ordered_and_holds_nothing_that_it_does_not_need(
+    authority: Any, foreign: Any, identity: Ed25519PrivateKey, record: SessionRecord
+) -> None:
+    """Each identity stands once, in the order of what it signed, each perhaps with the CA that certifies it behind it."""
+    mine = chain_of(authority, identity, record.agent_id, record)
+    next_key = Ed25519PrivateKey.generate()
+    later = chain_of(authority, next_key, record.agent_id, replace(record, keys=(Ed25519PrivateKey.generate().public_key(),)))
+    (first,), (second,), sessions = mine.certificates, later.certificates, mine.sessions + later.sessions
+    ca, other_ca = (each.root.public_bytes(Encoding.DER) for each in (authority, foreign))
+    again = authority.uri(identity.public_key(), AGENT_URN + record.agent_id.hex())
+    rsa_key = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+    stray = authority.uri(rsa_key, AGENT_URN + record.agent_id.hex())
+    for good in ((first, second), (first, ca, second), (first, ca, second, ca), (first, again, second), (first, ca, again, second)):
+        chain = KeyChain(good, sessions)
+        assert check_chain(chain, authority.root).rooted, good
+        assert joined([KeyChain(good, sessions)]) == chain
+    for bad, message in (
+        ((second, first), "not in the order of what they signed"),
+        ((first, second, again), "not in the order of what they signed"),
+        ((first, first, second), "twice"),
+        ((ca, first, second), "certifies none before it"),
+        ((first, ca, ca, second), "certifies none before it"),
+        ((first, other_ca, second), "certifies none before it"),
+        ((first, second, authority.uri(identity.public_key(), RECEIPTS_URN)), "certifies none before it"),
+        ((first, second, stray), "neither Ed25519 nor P-256"),
+        ((first,), "an identity that is not in the chain"),
+    ):
+        with pytest.raises(SealError, match=message):
+            check_chain(KeyChain(bad, sessions), authority.root)
+    with pytest.raises(SealError, match="signed no session record"):
+        check_chain(KeyChain((first, second), mine.sessions), authority.root)
+    # Before and after its enrolment an agent has two certificates of one key: one that leads to the root is enough.
+    before = chain_of(foreign, identity, record.agent_id, record).certificates[0]
+    assert check_chain(KeyChain((before, first), mine.sessions), authority.root).rooted
+    assert check_chain(KeyChain((first, before), mine.sessions), authority.root).rooted
+
+
+def test_receipt_certificates_are_of_receipt_keys_and_nothing_else(authority: Any, identity: Ed25519PrivateKey) -> None:
+    good = authority.uri(identity.public_key(), RECEIPTS_URN)
+    check_receipt_certificates([good, good])
+    rsa_key = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
+    for bad, message in (
+        (authority.uri(identity.public_key(), AGENT_URN + "0" * 32), "not for receipts"),
+        (authority.uri(identity.public_key(), RECEIPTS_URN, RECEIPTS_URN), "not for receipts"),
+        (authority.uri(rsa_key, RECEIPTS_URN), "neither Ed25519 nor P-256"),
+        (b"x", "certificate"),
+    ):
+        with pytest.raises(SealError, match=message):
+            check_receipt_certificates([good, bad])
 
 
 @pytest.mark.parametrize("name", ["", "00", "G" * 32, "A" * 32, "0" * 33])

@@ -40,6 +40,8 @@ SIDECAR = Sidecar(b"statement", (b"head",), KeyChain((b"c",), (b"s",)), {S: (b"l
 def test_each_statement_is_read_as_it_was_written() -> None:
     assert parse_dsd(DSD.encode()) == DSD
     assert parse_head(HEAD.payload()) == HEAD
+    named = replace(HEAD, not_before=D)
+    assert parse_head(named.payload()) == named
     assert parse_run(STATEMENT.payload()) == STATEMENT
     assert parse_run(replace(STATEMENT, master=None).payload()).master is None
     assert parse_witness(WITNESS.payload()) == WITNESS
@@ -70,7 +72,7 @@ def test_the_maps_are_those_of_the_page() -> None:
         7: ["m.nxs", 2, D], 8: {"crate": D}, 9: [["cam/image", 1, None], ["x/y", 2, 5]], 10: "complete", 11: E,
     }  # fmt: skip
     assert loads(SIDECAR.encode(), "x") == {
-        1: "HSC/1-draft", 2: b"statement", 3: [b"head"], 4: {1: [b"c"], 2: [b"s"]}, 5: [{1: S, 2: [b"leaf", b"other"]}],
+        1: "HSC/1", 2: b"statement", 3: [b"head"], 4: {1: [b"c"], 2: [b"s"]}, 5: [{1: S, 2: [b"leaf", b"other"]}],
     }  # fmt: skip
     assert loads(RECEIPTS.encode(), "x") == {
         1: "HSC/1/receipts", 2: [b"cert"], 3: [b"cose"], 4: [{1: S, 2: 3, 3: 1, 4: b"leaf", 5: [D, E]}], 5: [b"token"], 6: [b"amendment"],
@@ -128,6 +130,7 @@ SAID: list[tuple[Callable[[bytes], Any], bytes, int, Any, str]] = [
     (parse_head, HEAD.payload(), 1, "HSC/2/head", "does not know"),
     (parse_head, HEAD.payload(), 14, 2, "does not know"),
     (parse_head, HEAD.payload(), 12, b"x", "does not know"),
+    (parse_head, HEAD.payload(), 12, "x", "key 12 is a str"),
     (parse_head, HEAD.payload(), 11, [], "the clock field"),
     (parse_head, HEAD.payload(), 11, [1, 5, None, True], "the clock field"),
     (parse_head, HEAD.payload(), 11, ["a", "5", None, True], "the clock field"),

@@ -220,7 +220,7 @@ EDITS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "another attribute stands on the tables": (attribute("/entry/integrity", "more", 1), "/entry/integrity: another format than"),
     "an attribute stands on a table": (attribute("/entry/integrity/leaves", "more", 1), "/entry/integrity/leaves: not a plain array"),
     "an attribute stands on the index": (attribute("/entry/integrity/index", "more", 1), HOLDS),
-    "the format is another": (attribute("/entry/integrity", "format", "HSC/2"), "/entry/integrity: another format than HSC/1-draft"),
+    "the format is another": (attribute("/entry/integrity", "format", "HSC/2"), "/entry/integrity: another format than HSC/1"),
     "the read-me was changed": (
         lambda f: f["/entry/integrity/README"].__setitem__((), "all fine"),
         "/entry/integrity/README: another text",
@@ -557,7 +557,7 @@ def test_a_stranger_cannot_sign_for_the_agent(forge: Any, stranger: Any, tmp_pat
         "key chain: a session record is signed by an identity that is not"
     )
     both = KeyChain((*mine.certificates, *theirs.certificates), (*mine.sessions, *theirs.sessions))
-    assert judged("both", tables=lambda t: replace(t, chain=both)) == "key chain: session records of no agent or of several"
+    assert judged("both", tables=lambda t: replace(t, chain=both)) == "key chain: identity certificates of several agents"
 
 
 def test_descriptors_that_name_one_dataset_twice_are_refused(forge: Any, tmp_path: Path) -> None:

@@ -355,7 +355,7 @@ def make_segment(
 
 def write_integrity(file: h5py.File, leaves: list[bytes], dsds: list[dict[int, Any]], heads: list[bytes], chain: Any) -> None:
     group = file.create_group("/entry/integrity")
-    group.attrs["NX_class"], group.attrs["format"] = "NXcollection", "HSC/1-draft"
+    group.attrs["NX_class"], group.attrs["format"] = "NXcollection", "HSC/1"
     width, rows, events = 4 + 122 + 24, [], b""
     numbers: dict[bytes, list[int]] = {h(b"HSC1-dsd\0", cbor(d)): [] for d in dsds}
     for n, payload in enumerate(leaves):
@@ -378,7 +378,7 @@ def write_integrity(file: h5py.File, leaves: list[bytes], dsds: list[dict[int, A
         roots = b"".join(root_of(leaves[at : at + 256]) for at in range(0, len(leaves), 256))
         group.create_dataset("epochs", data=np.frombuffer(roots, np.uint8).reshape(-1, 32))
     group.create_dataset("README", data=README)
-    group.create_group("index")
+    group.create_group("index").attrs["NX_class"] = "NXcollection"
     for n, indices in enumerate(numbers.values()):
         group.create_dataset(f"index/{n}", data=np.array(indices, "<u4"))
 
@@ -415,7 +415,7 @@ def write_sidecar(run: Run, agent: Agent | None = None, **change: Any) -> None:
     if agent:
         chain = {key: chain[key] + agent.chain()[key] for key in (1, 2)}
     cose = sign_all(signer.keys, "run", statement | {int(k[1:]): v for k, v in change.items()})
-    run.sidecar.write_bytes(cbor({1: "HSC/1-draft", 2: cose, 3: [part.close for part in run.parts], 4: chain, 5: trees}))
+    run.sidecar.write_bytes(cbor({1: "HSC/1", 2: cose, 3: [part.close for part in run.parts], 4: chain, 5: trees}))
 
 
 def write_receipts(

@@ -347,7 +347,7 @@ def test_a_whole_file_signed_again_by_a_stranger_under_the_same_agent_id_is_not_
 
 def test_a_certificate_of_a_receipt_key_or_of_another_agent_signs_no_segment(hsc, run, ca, root):
     for uri, sentence in (
-        ("urn:hsc:receipts", "nothing here vouches"),
+        ("urn:hsc:receipts", "is no identity and certifies none before it"),
         (f"urn:hsc:agent:{'0' * 32}", "names another agent than its identity"),
     ):
         run.agent.certificates = [ca.issue(uri, run.agent.identity)]
@@ -360,6 +360,8 @@ def test_an_agents_certificate_issues_no_others(hsc, run, ca, root):
     uri = f"urn:hsc:agent:{run.agent.id.hex()}"
     forged = hsc.certificate(uri, run.agent.identity, uri, parent, issuer.identity)
     run.agent.certificates = [forged.public_bytes(hsc.Encoding.DER), *issuer.certificates]
+    assert "of no agent or of several" in reason(hsc, hsc.make_segment(run, "b.h5").path, root)
+    run.agent.certificates = run.agent.certificates[:1]
     part = hsc.make_segment(run, "a.h5")
     assert "did not certify" in reason(hsc, part.path, root, level=1)
     (run.folder / "issuer.der").write_bytes(issuer.certificates[0])
