@@ -141,6 +141,9 @@ RECEIPTS = {1: "HSC/1/receipts", 2: [bytes], 3: [bytes], 4: [{1: b16, 2: int, 3:
 AMENDMENT = {1: "HSC/1/amendment", 2: b16, 3: b16, 4: b32, 5: int, 6: (b32, None), 7: [[str, (str, None), str]], 8: str, 9: str, 10: int}
 WITNESS = {1: "HSC/1/witness", 2: b16, 3: b16, 4: int, 5: b32, 6: b32, 7: int}
 CUSTODY = {1: "HSC/1/custody", 2: b16, 3: b16, 4: b32, 5: b32, 6: int, 7: str, 8: str, 9: int, 10: str}
+SLICE = {1: "HSC/1/slice", 2: str, 3: [{1: CHAIN, 2: bytes, 3: [[int, bytes, [b32]]], 4: bytes, 5: bytes, 6: [[int, int]], 7: [bytes]}],
+         4: (bytes, None), 5: (bytes, None)}  # fmt: skip
+SLICE_BEGINS = b"\xa5\x01\x6bHSC/1/slice"
 KEY_LEAVES = (b"\x41", b"\x46", b"\x47")
 KEY_ADD = {1: [b32], 2: b32, 3: int}
 KEY_END = {1: [b32], 2: str, 3: int}
@@ -1596,6 +1599,94 @@ def chunk_leaves(
     return chunks, [n for n in numbers if n != NO_COUNTER]
 
 
+# ---- Exported slices ------------------------------------------------------------------------------------------------
+
+
+def is_proof(path: str) -> bool:
+    """Whether a file is an exported slice."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(len(SLICE_BEGINS)) == SLICE_BEGINS
+    return False
+
+
+def read_proof(path: str, roots: Roots) -> Json:
+    """Verify an exported slice: what is said of its parts, and what sidecar and receipts in it add, or nothing."""
+    proof = decode(Path(path).read_bytes(), "the slice", SLICE)
+    parts = [check_part(part, proof[2], roots, f"part {n}") for n, part in enumerate(proof[3])]
+    want(parts, "the slice: has no part")
+    order = [part["ordinal"] for part in parts]
+    same = len({(part["agent"], part["run"]) for part in parts}) == 1
+    want(same and order == sorted(set(order)), "the slice: its parts are not of one run in the order of its segments")
+    run: Json | None = None
+    if proof[4] is None:
+        want(len(parts) == 1 and proof[5] is None, "the slice: several parts or receipts, and no run statement")
+    else:
+        run, _, _, sidecar = open_run(path, roots, proof[4])
+        entries = {(e[0], e[1], e[5]) for e in run["segments"]}
+        named = all((part["ordinal"], part["segment"], part["head"]) in entries and part["run"] == run["run"] for part in parts)
+        want(named, "the slice: its run statement is of another run, or names other segments")
+        if proof[5] is not None:
+            run |= late(path, run, roots, sidecar, proof[5])
+    return {"parts": parts, "run": run}
+
+
+def check_part(part: Json, path: str, roots: Roots, what: str) -> Json:
+    """The part of a slice that comes from one segment, without the segment."""
+    head, head_hash, session, downgrade = open_head(part[2], open_chain(part[1], roots, f"{what}: key chain"), f"{what}: close head")
+    want(head[4] >= 2 and [one[0] for one in part[3][:2]] == [0, head[4] - 1], f"{what}: does not begin with the first and the last leaf")
+    for number, payload, proof in part[3]:
+        want(included(payload, number, head[4], proof, head[5]), f"{what}: leaf {number} is not in the tree that was signed")
+    first, last = part[3][0][1], part[3][1][1]
+    want(first[:5] == b"HSC1\7" and last[:5] == b"HSC1\6", f"{what}: the first and the last leaf are not OPEN and CLOSE")
+    opening, closing = decode(first[5:], "OPEN", OPEN), decode(last[5:], "CLOSE", CLOSE)
+    log = Log(roots={head[4]: head[5]}, open=opening, close=closing, size=head[4])
+    check_close(head, log, f"{what}: close head")
+    dsd, name = decode(part[4], f"{what}: descriptor", DSD), sha(b"HSC1-dsd\0", part[4])
+    want(dsd[1] == path, f"{what}: is of another dataset than {path}")
+    shapes = [shape for digest, shape, _ in closing[1] if digest == name]
+    want(len(shapes) == 1 and len(shapes[0]) == len(dsd[3]) == len(part[6]), f"{path}: CLOSE does not name it once, or with another rank")
+    inside = all(0 <= a < b <= n for (a, b), n in zip(part[6], shapes[0], strict=True)) and all(g > 0 for g in dsd[3])
+    want(inside, f"{path}: the slice is empty or outside of the signed shape {shapes[0]}")
+    steps = [range(a - a % g, b, g) for (a, b), g in zip(part[6], dsd[3], strict=True)]
+    want(math.prod(map(len, steps)) == len(part[7]) == len(part[3]) - 2, f"{path}: the chunks are not those that hold the slice")
+    numbers = []
+    for place_, (_, payload, _), stored in zip(itertools.product(*steps), part[3][2:], part[7], strict=True):
+        where = f"{path} chunk at {list(place_)}"
+        want(payload[:5] == b"HSC1\1", f"{where}: its leaf is not one of a chunk")
+        offset, dataset, (_, size, digest), seq, _, segment_id = parse_chunk(payload, where)
+        want((offset, dataset, segment_id) == (place_, name, opening[9]), f"{where}: the leaf is of another chunk")
+        want(len(stored) == size and sha(stored) == digest, f"{where}: the stored bytes are not the signed ones")
+        numbers += [seq] if seq != NO_COUNTER else []
+    want(sha(b"HSC1-meta\0", part[5]) == closing[2], "the groups, attributes, types or small values are not the signed ones (META digest)")
+    entry = decode(part[5], "META", {str: dict}).get(path, {})
+    plain = entry.keys() == {"k", "a", "t"} and [entry["k"], entry["t"]] == ["d", dsd[2]]
+    want(plain, f"{path}: the metadata has no dataset of chunks of this type there")
+    result = facts(log, head[13], head_hash, session) | {"chunks": len(part[7]), "leaves": len(part[3]), "numbers": numbers}
+    return result | {"downgrade": downgrade, "uncounted": [] if dsd[8][1] == 1 else [dsd[8][0]]}
+
+
+def joined(path: str, dataset: str) -> Json:
+    """What a master file joins into a dataset: its path without soft links, and name and length of each segment. Opens none of them."""
+    segment = Segment(path)
+    real, node = segment.follow(dataset), segment.root
+    for name in filter(None, real.split("/")):
+        info = dict(segment.links(node, real)).get(name.encode()) if isinstance(node, h5g.GroupID) else None
+        want(info is not None, f"{real}: is not in the master file")
+        node = h5o.open(node, name.encode())
+    want(isinstance(node, h5d.DatasetID), f"{real}: is no dataset")
+    plist = node.get_create_plist()
+    want(plist.get_layout() == h5d.VIRTUAL, f"{real}: is not joined by the master file")
+    members, at = [], 0
+    for n in range(plist.get_virtual_count()):
+        first, last = (int(corner[0]) for corner in plist.get_virtual_vspace(n).get_select_bounds())
+        whole = plist.get_virtual_srcspace(n).get_select_type() == h5s.SEL_ALL
+        right = whole and first == at and plist.get_virtual_dsetname(n) == real
+        want(right, f"{real}: source {n} is not the whole dataset of the next segment")
+        members.append([plist.get_virtual_filename(n), last + 1 - first])
+        at = last + 1
+    return {"dataset": real, "members": members}
+
+
 # ---- Runs -----------------------------------------------------------------------------------------------------------
 
 
@@ -1622,9 +1713,9 @@ def place(folder: str, name: str) -> str:
     return path
 
 
-def open_run(path: str, roots: Roots) -> tuple[Json, Json, Json, Json]:
+def open_run(path: str, roots: Roots, given: bytes | None = None) -> tuple[Json, Json, Json, Json]:
     """Verify a sidecar by itself: what the run statement says, the statement, the close heads by hash, the sidecar."""
-    raw = Path(path).read_bytes()
+    raw = Path(path).read_bytes() if given is None else given
     sidecar = decode(raw, "the sidecar", SIDECAR)
     sessions = open_chain(sidecar[4], roots, "the sidecar's key chain")
     payload, signer, downgrade = open_cose_of_all(sidecar[2], "run", sessions, "the run statement")
@@ -1691,18 +1782,20 @@ def read_run(path: str, roots: Roots) -> Json:
     return result | late(path, result, roots, sidecar)
 
 
-def late(path: str, run: Json, roots: Roots, sidecar: Json) -> Json:
-    """What the receipts beside a sidecar add."""
-    receipts = path.removesuffix(".hsc") + ".receipts"
+def late(path: str, run: Json, roots: Roots, sidecar: Json, given: bytes | None = None) -> Json:
+    """What the receipts beside a sidecar add, or those given."""
+    receipts = Path(path.removesuffix(".hsc") + ".receipts")
     try:
-        return read_receipts(receipts, run, roots, sidecar[4]) if os.path.isfile(receipts) else {}
+        if given is None and not receipts.is_file():
+            return {}
+        return read_receipts(receipts.read_bytes() if given is None else given, run, roots, sidecar[4])
     except Bad as bad:
         return {"problem": f"the receipts do not count: {bad}"}
 
 
-def read_receipts(path: str, run: Json, roots: Roots, chain: Any) -> Json:
+def read_receipts(raw: bytes, run: Json, roots: Roots, chain: Any) -> Json:
     """What the receipts add: close heads (hex) in a witnessed log, amendments, the time of a stamp. Any wrong receipt spoils the file."""
-    receipts = decode(Path(path).read_bytes(), "the file", RECEIPTS)
+    receipts = decode(raw, "the file", RECEIPTS)
     carried = [*receipts[2], *(decode(chain, "key chain") if isinstance(chain, bytes) else chain)[1]]
     keys = {}
     for certificate in certificates(receipts[2], "the file"):
@@ -1921,12 +2014,26 @@ def folder_size(path: str) -> int:
 
 def work(task: Task, path: str, roots: Roots) -> Json:
     """Do what a child is for."""
+    if isinstance(task, tuple) and task[0] == "joined":
+        return joined(path, task[1])
     if isinstance(task, tuple):
         return verify_segment(path, roots, hashed=False, part=task)
     if task == "beside":
-        result, _, _, sidecar = open_run(path, roots)
-        return result | late(path, result, roots, sidecar)
+        result, statement, _, sidecar = open_run(path, roots)
+        return result | late(path, result, roots, sidecar) | {"master": master_of(os.path.dirname(path), statement)}
+    if task == "proof":
+        return read_proof(path, roots)
     return read_run(path, roots) if task == "run" else verify_segment(path, roots, hashed=task == "part")
+
+
+def master_of(folder: str, statement: Json) -> str:
+    """The path of the master file that a run statement names; nothing when it names none."""
+    if statement[7] is None:
+        return ""
+    name, size, digest = statement[7]
+    path = place(folder, name)
+    want(hash_file(path, pieces=False)[:2] == (size, digest), f"{name}: is not the signed file")
+    return path
 
 
 def child(pipe: Any, task: Task, path: str, roots: Roots, seconds: int) -> None:
@@ -2012,27 +2119,95 @@ def stray(path: str, seg: Json, roots: Roots) -> Json:
     return line(path, "segment", level, sentence + uncounted_sentence(seg["uncounted"]), counts)
 
 
+def run_of(path: str) -> str:
+    """The sidecar of the run that a path stands for: a folder, the sidecar, a master; nothing when it is a segment."""
+    if os.path.isdir(path):
+        found = sorted(str(p) for p in Path(path).glob("*.hsc"))
+        return found[0] if len(found) == 1 else ""
+    beside = os.path.splitext(path)[0] + ".hsc"
+    return beside if path.endswith((".hsc", ".nxs")) and os.path.isfile(beside) else ""
+
+
 def slice_item(path: str, roots: Roots, dataset: str, slice_: str) -> Json:
     """The line of one slice; witnessed and stamped as its run is, when that stands beside the file."""
+    if whole := run_of(path):
+        return run_slice_item(whole, roots, dataset, slice_)
     if not os.path.isfile(path):
-        return line(path, "slice", 0, "is not a file", {})
+        return line(path, "slice", 0, "is neither a run nor a file", {})
     (seg,) = answers([((dataset, slice_), path, roots, os.path.getsize(path))])
-    one = stray(path, seg, roots) | {"kind": "slice", "gaps": 0, "leaves": seg.get("leaves", 0), "numbers": seg.get("numbers", [])}
     beside = list(Path(path).parent.glob("*.hsc"))
-    if one["level"] < 2 or len(beside) != 1:
+    run = next(answers([("beside", str(beside[0]), roots, 0)])) if len(beside) == 1 and "bad" not in seg else None
+    return slice_line(path, seg, roots, run)
+
+
+def slice_line(path: str, seg: Json, roots: Roots, run: Json | None) -> Json:
+    """The line of a slice of one segment, at the level that its run gives it."""
+    one = stray(path, seg, roots) | {"kind": "slice", "gaps": 0, "leaves": seg.get("leaves", 0), "numbers": seg.get("numbers", [])}
+    if one["level"] < 2 or run is None or "bad" in run or not run["trusted"] or run["downgrade"] or run["run"] != seg["run"]:
         return one
-    (run,) = answers([("beside", str(beside[0]), roots, 0)])
-    if "bad" not in run and run["trusted"] and not run["downgrade"] and seg["head"] in run["witnessed"] and seg["run"] == run["run"]:
+    if seg["head"] in run["witnessed"]:
         whole = all(e[5] in run["witnessed"] for e in run["segments"]) and not run["ahead"]
         one["level"] = (4 if run["stamped"] else 3) if whole else 2
-    if "bad" not in run and run["trusted"] and not run["downgrade"] and run["misplaced"] and run["run"] == seg["run"]:
+    if run["misplaced"]:
         one["level"], one["reason"] = 1, f"intact, but {run['misplaced']}"
     return one
+
+
+def together(path: str, lines: list[Json]) -> Json:
+    """One line for several slices of a run: the lowest level, all that was checked."""
+    lowest = min(lines, key=lambda one: one["level"])
+    sums = {key: sum(one[key] for one in lines) for key in ("segments", "chunks", "leaves")}
+    return lowest | sums | {"path": path, "numbers": [n for one in lines for n in one["numbers"]]}
+
+
+def proof_item(path: str, roots: Roots) -> Json:
+    """The line of an exported slice."""
+    (found,) = answers([("proof", path, roots, os.path.getsize(path))])
+    if "bad" in found:
+        return line(path, "slice", 0, found["bad"], {})
+    return together(path, [slice_line(path, part, roots, found["run"]) for part in found["parts"]])
+
+
+def run_slice_item(path: str, roots: Roots, dataset: str, slice_: str) -> Json:
+    """The line of a slice of a run, its elements counted over the segments; opens the master and the segments that hold it."""
+    (run,) = answers([("beside", path, roots, 0)])
+    try:
+        want("bad" not in run, str(run.get("bad")))
+        folder, parts = os.path.dirname(path), list[tuple[str, str]]()
+        if run["master"]:
+            (found,) = answers([(("joined", dataset), run["master"], roots, os.path.getsize(run["master"]))])
+            want("bad" not in found, str(found.get("bad")))
+            dataset, members = found["dataset"], found["members"]
+            first, _, rest = slice_.replace(" ", "").partition(",")
+            ((begin, end),) = parse_slice(first, [sum(n for _, n in members)], dataset)
+            for (name, n), at in zip(members, itertools.accumulate((n for _, n in members), initial=0), strict=False):
+                if begin < at + n and at < end:
+                    parts.append((name, f"{max(begin - at, 0)}:{min(end - at, n)}" + (f",{rest}" if rest else "")))
+        else:
+            names = [entry[2] for entry in run["segments"] if entry[2] is not None]
+            want(len(names) == 1, "the run has no master file that says where its data lie")
+            parts = [(names[0], slice_)]
+        jobs = [((dataset, piece), place(folder, name), roots, os.path.getsize(place(folder, name))) for name, piece in parts]
+        lines = []
+        for (name, _), seg in zip(parts, answers(jobs), strict=True):
+            want("bad" not in seg, f"{name}: {seg.get('bad')}")
+            entry = next((e for e in run["segments"] if e[2] == name), None)
+            want(
+                entry and [entry[1], entry[5]] == [seg["segment"], seg["head"]], f"{name}: is not the segment that the run statement names"
+            )
+            seg["downgrade"] = seg["downgrade"] or run["downgrade"]
+            lines.append(slice_line(name, seg | {"trusted": seg["trusted"] and run["trusted"]}, roots, run))
+        return together(path, lines)
+    except Bad as bad:
+        return line(path, "slice", 0, str(bad), {})
 
 
 def items(paths: Iterable[str], roots: Roots) -> Iterator[Json]:
     """Everything to verify below some paths, runs first."""
     for path in paths:
+        if is_proof(path):
+            yield proof_item(path, roots)
+            continue
         below = [path] if os.path.isfile(path) else sorted(str(p) for p in Path(path).rglob("*") if p.is_file())
         found, claimed = False, set[str]()
         for hsc in (p for p in below if p.endswith(".hsc")):
@@ -2067,11 +2242,11 @@ def load_roots(argument: str | None) -> Roots:
 def main(argv: list[str] | None = None) -> int:
     """Command line; 0 only if every item reaches the level asked, 1 if not, 2 for wrong usage."""
     parser = argparse.ArgumentParser(description="Verify files and runs signed with HSC/1 (docs/signed-chunks.md).")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="a segment, a run folder, or any folder above them")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="a segment, a run folder, any folder above them, or an exported slice")
     parser.add_argument("--root", help="the facility's root certificate, or its SHA-256 fingerprint")
     parser.add_argument("--tsa-root", metavar="FILE", help="root certificates of time-stamping services")
     parser.add_argument("--level", type=int, default=2, choices=(0, 1, 2, 3, 4), help="level that every item must reach")
-    parser.add_argument("--dataset", metavar="PATH", help="check one dataset of one segment, and read only what that needs")
+    parser.add_argument("--dataset", metavar="PATH", help="check one dataset of a segment or run, and read only what that needs")
     parser.add_argument("--slice", metavar="A:B,C:D", default=":", help="check only these elements of it")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     options = parser.parse_args(argv)

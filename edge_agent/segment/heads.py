@@ -23,6 +23,7 @@ class Checked:
     head: Head
     hash: bytes
     downgrade: str
+    cose: bytes = b""
 
 
 def downgraded(what: str, missing: Sequence[str]) -> str:
@@ -42,7 +43,7 @@ def signed_head(data: bytes, trusted: Trusted, what: str = "the close head") -> 
         raise SealError("names another agent than its key chain")
     if head.boot_id != word.record.boot_id:
         raise SealError("names another boot than its session key")
-    return Checked(head, head_hash(word.payload), downgraded(what, word.missing))
+    return Checked(head, head_hash(word.payload), downgraded(what, word.missing), data)
 
 
 def check_heads(heads: Sequence[bytes], trusted: Trusted, tree_id: bytes, payloads: Sequence[bytes]) -> Checked:

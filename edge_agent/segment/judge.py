@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edge_agent.segment.report import SegmentReport, SliceReport, segment_from_json, slice_from_json
+from edge_agent.segment.report import Joined, SegmentReport, SliceReport, joined_from_json, segment_from_json, slice_from_json
 
 if TYPE_CHECKING:
     # Only named: who waits for a worker need not load what the worker loads.
@@ -98,6 +98,10 @@ class Ready:
         """See `judge_slice`."""
         return judge_slice(path, dataset, slice_, root, worker=self._take())
 
+    def judge_sources(self, path: Path, dataset: str) -> Joined:
+        """See `judge_sources`."""
+        return judge_sources(path, dataset, worker=self._take())
+
     def _take(self) -> Worker | None:
         worker, self._first = self._first, None
         return worker
@@ -129,6 +133,14 @@ def judge_slice(
         return (worker or Worker()).ask(path, root, timeout, slice_from_json, "--dataset", dataset, "--slice", slice_)
     except ValueError as error:
         return SliceReport(str(path), dataset, 0, str(error))
+
+
+def judge_sources(path: Path, dataset: str, timeout: float | None = None, worker: Worker | None = None) -> Joined:
+    """Have a limited worker say which segments a master file joins into a dataset."""
+    try:
+        return (worker or Worker()).ask(path, None, timeout, joined_from_json, "--sources", dataset)
+    except ValueError as error:
+        return Joined(dataset, error=f"{path.name}: {error}")
 
 
 def _no_answer(code: int, err: bytes) -> ValueError:

@@ -26,7 +26,9 @@ from edge_agent.segment.statement import Stated, read_small
 from edge_agent.segment.witness import seen
 
 
-def with_receipts(report: RunReport, stated: Stated, root: x509.Certificate | None, tsa_roots: Sequence[x509.Certificate]) -> RunReport:
+def with_receipts(
+    report: RunReport, stated: Stated, root: x509.Certificate | None, tsa_roots: Sequence[x509.Certificate], data: bytes | None = None
+) -> RunReport:
     """The report with what the receipts add; what is wrong with them is a note, for they come later.
 
     Args:
@@ -34,12 +36,13 @@ def with_receipts(report: RunReport, stated: Stated, root: x509.Certificate | No
         stated: its checked sidecar.
         root: certificate of the facility's CA, if the run leads to it.
         tsa_roots: authorities of time-stamping services.
+        data: the receipts; default: those beside the run.
     """
     path = stated.path.with_suffix(".receipts")
-    if not path.is_file():
+    if data is None and not path.is_file():
         return replace(report, notes=("no receipts beside the run yet",) if root is not None else ())
     try:
-        receipts = parse_receipts(read_small(path))
+        receipts = parse_receipts(read_small(path) if data is None else data)
         check_receipt_certificates(receipts.certificates)
         amendments = _amendments(receipts, stated, root)
         times = seen(receipts, stated.statement, root) if root is not None else {}

@@ -133,7 +133,8 @@ class SliceReport:
     """One slice. At level 0 only ``path``, ``dataset`` and ``reason`` are sure.
 
     ``bounds`` are first element and end along each axis, ``chunks`` how many chunks were touched and checked, ``stored`` their bytes as
-    stored, ``leaves`` how many leaves were read. ``first`` and ``last`` are the source's own numbers, None where it has no counter.
+    stored, ``leaves`` how many leaves were read, ``segments`` in how many segments they lie.
+    ``first`` and ``last`` are the source's own numbers, None where it has no counter.
     """
 
     path: str
@@ -154,6 +155,7 @@ class SliceReport:
     head: bytes = b""
     state: str = ""
     identity: bytes = b""
+    segments: int = 1
     notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -195,3 +197,31 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
     return dict(value) if isinstance(value, Mapping) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a master file joins into ``dataset`` (a path without soft links).
+
+    ``members`` are its segments in order with their lengths along the first axis; ``error`` says why there are none.
+    """
+
+    dataset: str
+    members: tuple[tuple[str, int], ...] = ()
+    error: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON object of the fields by their names."""
+        return {"dataset": self.dataset, "members": [list(member) for member in self.members], "error": self.error}
+
+
+def joined_from_json(value: Mapping[str, Any]) -> Joined:
+    """What `Joined.as_json` turned into ``value``.
+
+    Raises:
+        ValueError: not such an object.
+    """
+    try:
+        return Joined(str(value["dataset"]), tuple((str(name), int(length)) for name, length in value["members"]), str(value["error"]))
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not what a master joins: {error}") from error

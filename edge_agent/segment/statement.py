@@ -77,7 +77,15 @@ def open_sidecar(path: Path, root: x509.Certificate | None) -> Stated:
     Raises:
         SealError: the first thing that does not hold.
     """
-    data = read_small(path)
+    return read_sidecar(read_small(path), path, root)
+
+
+def read_sidecar(data: bytes, path: Path, root: x509.Certificate | None) -> Stated:
+    """As `open_sidecar`, of its bytes; ``path`` is where the run is.
+
+    Raises:
+        SealError: the first thing that does not hold.
+    """
     sidecar = parse_sidecar(data)
     trusted = check_chain(sidecar.chain, root)
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from edge_agent.segment.report import SegmentReport, SliceReport
+from edge_agent.segment.report import Joined, SegmentReport, SliceReport
 from edge_agent.segment.roots import load_root
 from edge_agent.segment.verify import verify_segment
 
@@ -74,6 +74,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m edge_agent.segment.worker", description="Judge one signed segment.")
     parser.add_argument("path", type=Path)
     parser.add_argument("--dataset", help="judge a slice of this dataset only")
+    parser.add_argument("--sources", help="say which segments a master file joins into this dataset")
     parser.add_argument("--slice", default=":", help="as 100:110,0:5; default: all of it")
     parser.add_argument("--root", type=Path, help="certificate of the facility's CA, PEM or DER")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="processor time")
@@ -82,12 +83,14 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     root = load_root(given.root) if given.root else None
     note = limit(given.seconds, given.memory)
-    report: SegmentReport | SliceReport
-    if given.dataset is None:
+    report: SegmentReport | SliceReport | Joined
+    if given.sources is not None:
+        report, note = _joined(given.path, given.sources), ""
+    elif given.dataset is None:
         report = verify_segment(given.path, root)
     else:
         report = _slice(given.path, given.dataset, given.slice, root)
-    if note:
+    if note and not isinstance(report, Joined):
         report = dataclasses.replace(report, notes=(*report.notes, note))
     sys.stdout.write(json.dumps(report.as_json(), indent=None if given.json else 2) + "\n")
     return 0
@@ -98,6 +101,12 @@ def _slice(path: Path, dataset: str, text: str, root: x509.Certificate | None) -
     from edge_agent.segment.slice import parse_bounds, verify_slice
 
     return verify_slice(path, dataset, parse_bounds(text), root)
+
+
+def _joined(path: Path, dataset: str) -> Joined:
+    from edge_agent.segment.joined import joined
+
+    return joined(path, dataset)
 
 
 if __name__ == "__main__":

@@ -160,8 +160,8 @@ def test_a_slice_is_checked_alone(run: tuple[Path, str], capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--slice", "1:2"], "--slice needs --dataset."),
-        (["--dataset", "/entry/data/data"], "A slice is checked in one segment file."),
+        (["--slice", "1:2"], "--slice and --export need --dataset."),
+        (["--dataset", "/entry/data/data", "--export", "x"], "A slice is checked in one run or one segment file."),
         (["--dataset", "/entry/data/data", "--slice", "x", "FILE"], "'x' is no slice"),
     ],
 )
@@ -169,6 +169,6 @@ def test_a_slice_that_cannot_be_meant_is_a_mistake_of_usage(
     arguments: list[str], said: str, run: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = run
-    path = folder / "000123_a_000001.h5" if "FILE" in arguments else folder
+    path = folder / "000123_a_000001.h5" if "FILE" in arguments else folder.parent
     assert main(["verify", str(path), *(a for a in arguments if a != "FILE")]) == 2
     assert said in capsys.readouterr().err

@@ -45,6 +45,9 @@ def verify(
     slice_: Annotated[
         str, typer.Option("--slice", metavar="A:B,C:D", help=t("Check only these elements of it, and read no more than that needs."))
     ] = ":",
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE", help=t("Write the slice with its proof to a file that can be checked alone."))
+    ] = None,
     as_json: JsonFlag = False,
 ) -> int:
     """Judge everything; exit code 0 only when all of it reaches ``--level``, else 7."""
@@ -52,18 +55,21 @@ def verify(
     from edge_agent.errors import IntegrityError, UsageError
     from edge_agent.segment.judge import Ready
     from edge_agent.segment.levels import verify_path
+    from edge_agent.segment.proof import is_proof, verify_proof
     from edge_agent.segment.report import RunReport
 
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise UsageError(t("There is nothing at {paths}.", paths=", ".join(missing)), try_=t("give a run's folder or a segment"))
-    if slice_ != ":" and not dataset:
-        raise UsageError(t("--slice needs --dataset."), try_=t("name a dataset of the segment, as --dataset /entry/data/data"))
+    if not dataset and (export is not None or slice_ != ":"):
+        raise UsageError(t("--slice and --export need --dataset."), try_=t("name a dataset of the segment, as --dataset /entry/data/data"))
     with Ready() as ready:
         certificate = _certificates(root)[0] if root is not None else None
         stampers = _certificates(tsa_root) if tsa_root is not None else []
         if dataset:
-            return _slice(ready, paths, dataset, slice_, certificate, stampers, level, as_json=as_json)
+            return _slice(ready, paths, dataset, slice_, certificate, stampers, level, export, as_json=as_json)
+        if all(path.is_file() and is_proof(path) for path in paths):
+            return _told([verify_proof(path, certificate, stampers) for path in paths], level, rooted=root is not None, as_json=as_json)
         found = [report for path in paths for report in verify_path(path, certificate, tsa_roots=stampers, judge=ready.judge)]
     if not found:
         raise UsageError(t("There is no run and no segment below {paths}.", paths=", ".join(map(str, paths))))
@@ -87,32 +93,46 @@ def _certificates(file: Path) -> list[Certificate]:
 
 
 def _slice(
-    ready: Ready,
-    paths: list[Path],
-    dataset: str,
-    slice_: str,
-    root: Certificate | None,
-    stampers: Sequence[Certificate],
-    level: int,
-    *,
-    as_json: bool,
-) -> int:
-    """Judge one slice of one segment."""
-    from edge_agent.cli import output
-    from edge_agent.errors import IntegrityError, UsageError
+    ready: Ready, paths: list[Path], dataset: str, slice_: str, root: Certificate | None, stampers: Sequence[Certificate], level: int,
+    target: Path | None, *, as_json: bool,
+) -> int:  # fmt: skip
+    """Judge one slice of one segment or of a whole run; write it to ``target`` when it reaches level 1."""
+    from edge_agent.errors import UsageError
+    from edge_agent.segment.proof import export
+    from edge_agent.segment.run_slice import Found, run_of, verify_run_slice
     from edge_agent.segment.slice import parse_bounds, with_run
 
-    if len(paths) != 1 or not paths[0].is_file():
-        raise UsageError(t("A slice is checked in one segment file."), try_=t("give one file, as run_camera_000001.h5"))
-    parse_bounds(slice_)  # says what is wrong with it before the worker is asked
-    report = with_run(ready.judge_slice(paths[0], dataset, slice_, root), root, stampers)
-    if as_json:
-        output.emit({"ok": report.level >= level, "level": report.level, "asked": level, "items": [{"kind": "slice", **report.as_json()}]})
+    bounds = parse_bounds(slice_)  # says what is wrong with it before the worker is asked
+    run = run_of(paths[0]) if len(paths) == 1 else None
+    if run is not None:
+        found = verify_run_slice(
+            run, dataset, bounds, root, judge=ready.judge_slice, sources=ready.judge_sources, tsa_roots=stampers
+        )
+    elif len(paths) == 1 and paths[0].is_file():
+        report = with_run(ready.judge_slice(paths[0], dataset, slice_, root), root, stampers)
+        found = Found(report, ((paths[0], report.dataset, bounds),))
     else:
-        output.say(_slice_line(report))
-        if report.level == 1 and root is None:
+        raise UsageError(t("A slice is checked in one run or one segment file."), try_=t("give one, as RUN/RUN.nxs"))
+    if target is not None and found.report.level:
+        export(found.places, target)
+    return _told([found.report], level, rooted=root is not None, as_json=as_json)
+
+
+def _told(reports: Sequence[SliceReport], level: int, *, rooted: bool, as_json: bool) -> int:
+    """Say what slices are worth; the exit code."""
+    from edge_agent.cli import output
+    from edge_agent.errors import IntegrityError
+
+    lowest = min(report.level for report in reports)
+    if as_json:
+        items = [{"kind": "slice", **report.as_json()} for report in reports]
+        output.emit({"ok": lowest >= level, "level": lowest, "asked": level, "items": items})
+    else:
+        for report in reports:
+            output.say(_slice_line(report))
+        if lowest == 1 and not rooted:
             output.say(t("Try: {what}", what=t("give the facility's root certificate with --root, to learn whose key it is")))
-    return 0 if report.level >= level else IntegrityError.exit_code
+    return 0 if lowest >= level else IntegrityError.exit_code
 
 
 def _slice_line(report: SliceReport) -> str:
