@@ -2148,6 +2148,7 @@ def slice_line(path: str, seg: Json, roots: Roots, run: Json | None) -> Json:
     if seg["head"] in run["witnessed"]:
         whole = all(e[5] in run["witnessed"] for e in run["segments"]) and not run["ahead"]
         one["level"] = (4 if run["stamped"] else 3) if whole else 2
+        one["reason"] = {4: f"time-stamped {run['stamped']} with its run", 3: "witnessed with its run"}.get(one["level"], one["reason"])
     if run["misplaced"]:
         one["level"], one["reason"] = 1, f"intact, but {run['misplaced']}"
     return one
