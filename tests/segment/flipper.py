@@ -1,10 +1,11 @@
 """Flips single bits of one segment and says what the verifier and an ordinary reader make of it.
 
-    python flipper.py SEGMENT ROOT
+    python flipper.py SEGMENT ROOT EVERY
 
-Reads byte offsets from standard input, one a line; answers each with ``OFFSET LEVEL CHANGED REASON``, CHANGED being 1 when the verifier
-still says level 2 and any dataset, attribute, type or shape reads differently through h5py and hdf5plugin. A process of its own,
-because some flips bring the HDF5 library down, or to compute for ever, which ends it after `MOST_CPU`; its caller starts another one then.
+Reads byte offsets from standard input, one a line; answers each with ``OFFSET LEVEL WRONG REASON``. WRONG is 1 when the verifier still says
+level 2 and any dataset, attribute, type or shape reads differently through h5py and hdf5plugin, or when ``tools/verify_hsc1.py`` says another
+level; that one is asked about the offsets that EVERY divides. A process of its own, because some flips bring the HDF5 library down, or to
+compute for ever, which ends it after `MOST_CPU`; its caller starts another one then.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import hdf5plugin  # noqa: F401 - registers the filters, as a researcher's progr
 
 from edge_agent.segment.roots import load_root
 from edge_agent.segment.verify import verify_segment
+from tests.golden.findings import module
 
 MOST_CPU = 3.0
 """Seconds of computing for one flip: how busy the machine is does not matter."""
@@ -48,7 +50,16 @@ def content(path: Path) -> str:
     return digest.hexdigest()
 
 
-def main(segment: str, root: str) -> None:
+def independent(path: Path, root: Path) -> int:
+    """The level of the other verifier, which would be read in a process of its own."""
+    tool = module()
+    try:
+        return 2 if tool.verify_segment(str(path), tool.load_roots(str(root)), hashed=False)["trusted"] else 1
+    except Exception:  # it answers level 0 for whatever goes wrong
+        return 0
+
+
+def main(segment: str, root: str, every: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     path, trusted = Path(segment), load_root(Path(root))
@@ -61,9 +72,11 @@ def main(segment: str, root: str) -> None:
         path.write_bytes(changed)
         signal.setitimer(signal.ITIMER_VIRTUAL, MOST_CPU)
         report = verify_segment(path, trusted)
-        differs = report.level == 2 and content(path) != known
+        wrong = report.level == 2 and content(path) != known
+        if offset % int(every) == 0:
+            wrong = wrong or independent(path, Path(root)) != report.level
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        sys.stdout.write(f"{offset} {report.level} {int(differs)} {report.reason!r}\n")
+        sys.stdout.write(f"{offset} {report.level} {int(wrong)} {report.reason!r}\n")
         sys.stdout.flush()
 
 
