@@ -57,7 +57,7 @@ FORMAT = "HSC/1"
 README = (
     "This file is signed chunk by chunk (HSC/1). To check it without our software:\n"
     "python verify_hsc1.py FILE --root root.pem\n"
-    "The format is described in docs/signed-chunks.md of edge-agent."
+    "The format is described in docs/signed-chunks.md of edge-agent.\n"
 )
 INTEGRITY = b"/entry/integrity"
 SEGMENT_SUFFIXES = (".nxs", ".h5")
@@ -1232,7 +1232,7 @@ class Segment:
         if name == "README":
             want(dims is None and form[0] in ("str", "vstr"), f"{path}: is not one text")
             words = text(value_of(item, tid, dims, self.limit, path))
-            want(words in (README, README + "\n"), f"{path}: has another text")
+            want(words == README, f"{path}: has another text")
             return README
         want(form == ["int", width, 0, 0, 8 * width, 0] and dims is not None and len(dims) == rank, f"{path}: has the wrong type or rank")
         if not whole:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge_agent.seal.cbor import SealError, dumps, fields, loads
+from edge_agent.seal.cbor import SealError, dumps, fields, loads, loads_own
 
 # RFC 8949 appendix A: all its items that are deterministic and of the kinds that HSC/1 uses.
 EXAMPLES: dict[str, Any] = {
@@ -101,3 +101,7 @@ def test_fields_are_taken_by_number_and_type() -> None:
         with pytest.raises(SealError, match=message):
             fields(value, "x", k1=str, k2=int)
     assert fields({1: True}, "x", k1=bool) == [True]
+
+
+def test_what_this_program_wrote_itself_is_read_without_being_distrusted() -> None:
+    assert loads_own(dumps({1: [b"a", None]})) == {1: [b"a", None]}

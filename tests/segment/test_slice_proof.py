@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from edge_agent.cli import main
 from edge_agent.errors import IntegrityError
-from edge_agent.seal.cbor import SealError, dumps, loads
+from edge_agent.seal.cbor import loads
 from edge_agent.seal.keys import KeyChain
 from edge_agent.seal.sidecar import NamedFile
 from edge_agent.seal.slice_proof import ProvenLeaf, SliceProof, parse_slice_proof
@@ -352,18 +352,7 @@ def test_a_part_of_another_run_is_not_one_of_this(made: Run, forge: Any, tool: M
             tool.read_proof(str(changed), tool.load_roots(str(made.root)))
 
 
-def test_what_is_no_exported_slice_is_refused(tmp_path: Path) -> None:
-    part = {1: {1: [], 2: []}, 2: b"", 3: [], 4: b"", 5: b"", 6: [], 7: []}
-    good = {1: "HSC/1/slice", 2: "/a", 3: [part], 4: None, 5: None}
-    assert parse_slice_proof(dumps(good)).dataset == "/a"
-    for bad in (
-        b"", dumps([]), dumps(good | {1: "HSC/1/slicf"}), dumps(good | {6: 1}), dumps(good | {3: []}), dumps(good | {3: [1]}), dumps(good | {4: 1}),
-        *(dumps(good | {3: [part | {key: value}]}) for key, value in (
-            (3, [1]), (3, [[1, b"", []], []]), (3, [[True, b"", []]]), (3, [[1, b"", [b"x"]]]), (6, [1]), (6, [[1]]), (6, [[1, None]]), (7, [1]),
-        )),
-    ):  # fmt: skip
-        with pytest.raises(SealError):
-            parse_slice_proof(bad)
+def test_what_does_not_begin_like_an_exported_slice_is_none(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     assert not is_proof(tmp_path / "a")
     assert not is_proof(tmp_path)

@@ -37,7 +37,8 @@ from cryptography.x509.oid import NameOID
 TOOL = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
 README = """This file is signed chunk by chunk (HSC/1). To check it without our software:
 python verify_hsc1.py FILE --root root.pem
-The format is described in docs/signed-chunks.md of edge-agent."""
+The format is described in docs/signed-chunks.md of edge-agent.
+"""
 UNKNOWN = -(2**63)
 NOBODY = 2**64 - 1
 U8 = ["int", 1, 0, 0, 8, 0]
