@@ -6,6 +6,7 @@ imported here takes any key.
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 from pydantic import BaseModel
@@ -55,7 +56,9 @@ class _AsWritten(GenerateJsonSchema):
         if made.get("default", ...) is None:
             del made["default"]
         serialization: Any = schema["schema"].get("serialization", {})
-        if "default" in made and (write := serialization.get("function")):
+        if "default" in made and isinstance(schema["default"], PurePath):
+            made["default"] = str(schema["default"])
+        elif "default" in made and (write := serialization.get("function")):
             made["default"] = write(schema["default"])
         if made.get("type") == "string" and not isinstance(made.get("default", ""), str):
             del made["default"]  # the value, of which nobody said how it is written
