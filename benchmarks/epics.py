@@ -5,7 +5,7 @@ monitor (``nt=False``, the same queue) that throws the frames away, and pvapy's 
 not synced). Clean is a rate at which nothing is missed. The agent's highest clean rate is then held for ``--hold`` seconds.
 ``--data noise`` sends pixels that no codec can shrink, so what is measured is the disk; the default are Poisson counts.
 
-**Scalars**: softIocPVA counts in ``--pvs`` records ten times a second, more than a client in Python takes; updates/s that become durable,
+**Scalars**: softIocPVA counts in ``--pvs`` records a hundred times a second; updates/s that become durable,
 beside a bare client of the same library, over Channel Access and PV Access.
 """
 
@@ -212,7 +212,7 @@ def main() -> int:
     parser.add_argument("--hold", type=float, default=60.0, help="for how long the highest clean rate is held")
     parser.add_argument("--rates", type=lambda text: [int(n) for n in text.split(",")], default=list(RATES), help="frames/s, rising")
     parser.add_argument("--data", choices=("poisson", "noise"), default="poisson")
-    parser.add_argument("--pvs", type=int, default=3000, help="records that change ten times a second")
+    parser.add_argument("--pvs", type=int, default=200, help="records that change a hundred times a second")
     parser.add_argument("--rounds", type=int, default=3, help="of the scalars")
     parser.add_argument("--no-frames", action="store_true")
     parser.add_argument("--no-scalars", action="store_true")

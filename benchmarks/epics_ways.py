@@ -50,9 +50,10 @@ async def frames_agent(asked: dict[str, Any]) -> dict[str, Any]:
         found["durable_p99_ms"] = 1e3 * float(np.quantile(agent.recorder.latencies, 0.99))
         run = await agent.desk.stop("bench")
         folder = agent.keeper.folder(run)
-        segments = [path for path in folder.iterdir() if path.name.endswith(".h5")] or list(folder.glob("*.nxs"))
+        segments = list(folder.glob("*.h5")) or list(folder.glob("*.nxs"))
         column = "/entry/instrument/bench/image/"
-        parts = [(rows(path, column + "frame_number"), rows(path, column + "time_arrival")) for path in sorted(segments)]
+        with_frames = [path for path in sorted(segments) if _has(path, column + "data")]
+        parts = [(rows(path, column + "frame_number"), rows(path, column + "time_arrival")) for path in with_frames]
         for path in segments:
             # Without a root that it knows, "intact, signed by an unknown key" is the most that can be said.
             report = verify_segment(path, None)
@@ -61,6 +62,13 @@ async def frames_agent(asked: dict[str, Any]) -> dict[str, Any]:
         found["stored"] = sum(path.stat().st_size for path in segments)
     numbers, arrived = (np.concatenate([part[n] for part in parts]).astype(np.int64) for n in (0, 1))
     return found | _rate(numbers, arrived / 1e9)
+
+
+def _has(path: Path, dataset: str) -> bool:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return dataset in file
 
 
 def frames_bare(asked: dict[str, Any]) -> dict[str, Any]:
