@@ -53,6 +53,8 @@ class OpcUaAdapter:
 
     async def run(self, sink: Sink) -> None:
         """Record until cancelled; raises ConfigError or PermissionRefused when a file of the configuration is wrong."""
+        if self._config.user is not None and self._config.security == "None":
+            log.warning("%s: the password of %r crosses the network unencrypted; set security =", self.instrument, self._config.user)
         try:
             while True:
                 error = await self._record(sink)

@@ -154,3 +154,14 @@ async def test_an_expired_certificate_is_said_with_both_clocks(config: Make, ide
         await OpcUaAdapter("furnace", secure).preview()
     assert "this machine's clock says" in caught.value.why
     assert "compare the clocks" in caught.value.try_
+
+
+async def test_a_password_without_encryption_is_warned_of(
+    config: Make, recording: Callable[..., Any], port: int, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "password").write_text("correct horse\n")
+    table = config(f"opc.tcp://127.0.0.1:{port}", "Temperature", user="lab", password_file=str(tmp_path / "password"))
+    async with recording(table) as sink:
+        await sink.until(lambda s: s.of(Disconnected))
+    assert "the password of 'lab' crosses the network unencrypted" in caplog.text
+    assert "horse" not in caplog.text
