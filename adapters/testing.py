@@ -64,11 +64,12 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """``Sink.adopt``, after it succeeded; ``data`` are the bytes of the file at that moment."""
+    """``Sink.adopt``, after it succeeded; ``data`` are the bytes of the file at that moment, ``with_`` the first file of its call."""
 
     stream: Stream
     item: FileItem
     data: bytes
+    with_: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +154,15 @@ class RecordingSink:
         self.record(Opened(stream))
         return RecordingInlet(self, stream)
 
-    async def adopt(self, stream: Stream, item: FileItem) -> None:
-        """Read the file and keep it; raises what reading raises (`OSError`)."""
+    async def adopt(self, stream: Stream, item: FileItem, *others: FileItem) -> None:
+        """Read the files and keep them; raises what reading raises (`OSError`)."""
         await self.gate.wait()
-        if self.before_adopt is not None:
-            await self.before_adopt(item)
-        data = await asyncio.to_thread(item.path.read_bytes)
-        self.catalogue.add((item.name, item.size, item.mtime_ns))
-        self.record(Adopted(stream, item, data))
+        for each in (item, *others):
+            if self.before_adopt is not None:
+                await self.before_adopt(each)
+            data = await asyncio.to_thread(each.path.read_bytes)
+            self.catalogue.add((each.name, each.size, each.mtime_ns))
+            self.record(Adopted(stream, each, data, item.name))
 
     def connected(self, source: str, *, detail: str = "") -> None:
         """Keep that a source answers."""

@@ -60,8 +60,11 @@ class Sink(Protocol):
         """Announce a stream and get its inlet; the same key again replaces the description (units changed, reconnect)."""
         ...
 
-    async def adopt(self, stream: Stream, item: FileItem) -> None:
-        """Take a finished file: hard-linked or copied into the spool, hashed once; returns when it is durable."""
+    async def adopt(self, stream: Stream, item: FileItem, *others: FileItem) -> None:
+        """Take a finished file: copied into the spool, hashed once; returns when it is durable.
+
+        ``others`` belong to it and go into the same run.
+        """
         ...
 
     def connected(self, source: str, *, detail: str = "") -> None:

@@ -178,7 +178,8 @@ class Frame:
 class FileItem:
     """A finished file of a vendor's program: carried byte for byte.
 
-    ``path`` is where it is now; ``name`` is its path below the watched folder with ``/``, in NFC. Times are UTC ns.
+    ``path`` is where it is now; ``name`` is its path below the watched folder with ``/``, in NFC. Times are UTC ns. ``project`` is the one
+    that its path names; empty where the run decides.
     """
 
     path: Path
@@ -186,7 +187,7 @@ class FileItem:
     size: int
     mtime_ns: int
     t_arrival: int
-    group: str = ""
+    project: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class _Looker:
         self._look()
         return _NoInlet(stream)
 
-    async def adopt(self, stream: Stream, item: FileItem) -> None:
+    async def adopt(self, stream: Stream, item: FileItem, *others: FileItem) -> None:
         raise NotImplementedError("EPICS delivers no files")
 
     def connected(self, source: str, *, detail: str = "") -> None:

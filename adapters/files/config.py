@@ -9,9 +9,13 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from adapters.files.patterns import Selection
+from adapters.files.patterns import Selection, compile_template
+from adapters.files.sets import Sets
 from adapters.quantities import Bytes, Seconds
 from edge_agent.adapter import AdapterConfig
+
+PROJECT = "[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+"""What a project may be called; a folder of another name names none."""
 
 
 class FilesConfig(AdapterConfig):
@@ -35,6 +39,10 @@ class FilesConfig(AdapterConfig):
     """For network shares, where the system gives no notices: rely on looking through alone."""
     ready_suffix: str | None = Field(default=None, min_length=1, max_length=64)
     """Take "scan.raw" only when "scan.raw" + this exists, as ".ready". Default: none is needed."""
+    together: list[list[str]] = Field(default_factory=list)
+    """Files that are one item: [["{name}.img", "{name}.hdr"]] takes an image with its header, once both are finished, into one run."""
+    project_from: str | None = None
+    """The project of a file by its path below the folder: "{project}/**" is the first folder. Default: the run's or the instrument's."""
     max_size: Bytes | None = Field(default=None, gt=0)
     """Larger files are left where they are and declared as missing, as "10 GB". Default: any size."""
 
@@ -53,6 +61,21 @@ class FilesConfig(AdapterConfig):
                 raise ValueError(f'{pattern!r} is no pattern; write for example "*.tif" or "scans/**/*.csv"')
         return value
 
+    @field_validator("together")
+    @classmethod
+    def _are_sets(cls, value: list[list[str]]) -> list[list[str]]:
+        if any(len(entry) < 2 for entry in value):
+            raise ValueError('each entry needs two templates or more, as ["{name}.img", "{name}.hdr"]')
+        Sets(value)
+        return value
+
+    @field_validator("project_from")
+    @classmethod
+    def _is_template(cls, value: str | None) -> str | None:
+        if value is not None:
+            compile_template(value, "project", PROJECT)
+        return value
+
     @field_validator("ready_suffix")
     @classmethod
     def _is_suffix(cls, value: str | None) -> str | None:
@@ -63,3 +86,10 @@ class FilesConfig(AdapterConfig):
     def selection(self) -> Selection:
         """Which files are wanted."""
         return Selection(self.include, self.exclude)
+
+    def project_of(self, path: str) -> str:
+        """The project that a path below the folder names; empty: none."""
+        if self.project_from is None:
+            return ""
+        found = compile_template(self.project_from, "project", PROJECT).fullmatch(path)
+        return "" if found is None else found["project"]

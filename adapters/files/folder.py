@@ -1,4 +1,4 @@
-"""Follows one folder: looks, waits until files have settled, and hands them over one after the other.
+"""Follows one folder: looks, waits until files have settled, and hands them over, the oldest first, several at once.
 
 Invariants: every file that stays in the folder long enough is handed over, whatever notices are lost; what was adopted
 before (also before a restart) is not handed over again; a file that cannot be taken is tried again with each look and
@@ -8,20 +8,24 @@ reported once; nothing in the folder is ever changed.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from adapters.files.config import FilesConfig
 from adapters.files.notices import Hints, Notices
 from adapters.files.scan import Eye, Refusal, Seen
+from adapters.files.sets import Sets
 from adapters.files.settling import Candidate, Settling
 from edge_agent.adapter import Sink
 from edge_agent.errors import EdgeAgentError
 from edge_agent.model import Cause, FileItem, Gap, Kind, Stream, utc_now_ns
 
 STREAM = "files"
+AT_ONCE = 8
+"""Files or sets that are handed over at once."""
 MOST_SAID = 10
 """Refusals that one look writes to the log."""
 MOST_FAILURES = 3
@@ -43,6 +47,8 @@ class WatchedFolder:
         self._settling = Settling(config.settle, config.settle_closed)
         self._refused: dict[str, str] = {}
         self._failed: set[str] = set()
+        self._sets = Sets(config.together)
+        self._incomplete = 0
 
     async def follow(self) -> None:
         """Look and hand over until the folder cannot be listed any more, which raises OSError."""
@@ -66,6 +72,10 @@ class WatchedFolder:
             self._settling.see(seen, now, t, closed=self._config.ready_suffix is not None)
         self._settling.keep_only(found.files)
         self._failed.intersection_update(found.files)
+        self._sets.keep_only(self._path(seen) for seen in found.files.values())
+        if self._sets.incomplete() != self._incomplete:
+            self._incomplete = self._sets.incomplete()
+            self._sink.describe({"waiting_for_others": self._incomplete})
         self._refuse(found.refusals, whole=True)
 
     async def _look_at(self, hints: Hints) -> None:
@@ -81,51 +91,105 @@ class WatchedFolder:
         self._refuse(seen for _, seen in looks if isinstance(seen, Refusal))
 
     async def _hand_over(self, next_look: float) -> None:
+        """Several at once: each waits for its own sync of the disk, and the recorder makes many durable with one."""
+        items = self._items(self._settling.due(asyncio.get_running_loop().time()))
         failures = 0
-        for candidate in self._settling.due(asyncio.get_running_loop().time()):
-            if failures == MOST_FAILURES:
-                self._settling.later(candidate.seen.name, next_look)
+        for first in range(0, len(items), AT_ONCE):
+            if failures >= MOST_FAILURES:
+                for candidate in itertools.chain(*items[first:]):
+                    self._settling.later(candidate.seen.name, next_look)
+                return
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._try(item, next_look)) for item in items[first : first + AT_ONCE]]
+            done = [task.result() for task in tasks]
+            failures = 0 if any(done) else failures + len(done)
+
+    def _items(self, due: Iterable[Candidate]) -> list[list[Candidate]]:
+        """What can be taken: files that stand for themselves, and whole sets."""
+        items = []
+        for candidate in due:
+            place = self._sets.place(self._path(candidate.seen))
+            if place is None:
+                items.append([candidate])
                 continue
-            try:
-                await self._hand_over_one(candidate)
-            except (OSError, EdgeAgentError) as e:
-                if isinstance(e, FileNotFoundError) and not await asyncio.to_thread(os.path.lexists, candidate.seen.path):
+            # It has settled and needs no look of its own any more: the last of its set brings it back.
+            self._settling.later(candidate.seen.name, math.inf)
+            if whole := self._sets.settled(place, candidate):
+                items.append(whole)
+        return items
+
+    async def _try(self, item: Sequence[Candidate], next_look: float) -> bool:
+        """Hand over; False when that failed and is tried again."""
+        try:
+            await self._hand_over_one(item)
+        except (OSError, EdgeAgentError) as e:
+            for candidate in item:
+                self._settling.later(candidate.seen.name, next_look)
+            if isinstance(e, FileNotFoundError):
+                gone = [c for c in item if not await asyncio.to_thread(os.path.lexists, c.seen.path)]
+                for candidate in gone:
                     log.info("%s: %s vanished before it was taken", self.stream.key, ascii(candidate.seen.name))
                     self._settling.vanished(candidate.seen.name)
-                    continue
-                failures += 1
-                self._settling.later(candidate.seen.name, next_look)
-                self._complain(candidate.seen.name, e)
-            else:
-                failures = 0
+                if gone:
+                    return True
+            self._complain(item[0].seen.name, e)
+            return False
+        return True
 
-    async def _hand_over_one(self, candidate: Candidate) -> None:
-        """Hand a file over that looks as it did when it settled; raises OSError or EdgeAgentError when that fails."""
-        seen = candidate.seen
-        now = await asyncio.to_thread(self._eye.look, seen.path)
-        if isinstance(now, Refusal):
-            self._refuse([now])
-            self._settling.vanished(seen.name)
-        elif now is None:
-            raise FileNotFoundError(seen.path)
-        elif now != seen:
-            self._settling.see(now, asyncio.get_running_loop().time(), utc_now_ns())
-        elif self._config.max_size is not None and seen.size > self._config.max_size:
-            self._leave(candidate)
-        else:
-            if not await self._sink.already_adopted(seen.name, seen.size, seen.mtime_ns):
-                await self._sink.adopt(self.stream, FileItem(seen.path, seen.name, seen.size, seen.mtime_ns, candidate.t))
-            self._settling.took(seen)
-            if seen.name in self._failed:
-                self._failed.discard(seen.name)
-                log.info("%s: %s is taken now", self.stream.key, ascii(seen.name))
+    async def _hand_over_one(self, item: Sequence[Candidate]) -> None:
+        """Hand files over that look as they did when they settled; raises OSError or EdgeAgentError when that fails."""
+        if not await asyncio.to_thread(self._are_unchanged, item):
+            for candidate in item:
+                self._settling.later(candidate.seen.name, asyncio.get_running_loop().time())
+            await self._look_again(item)
+            return
+        wanted = []
+        for candidate in item:
+            seen = candidate.seen
+            if self._config.max_size is not None and seen.size > self._config.max_size:
+                self._leave(candidate)
+            elif not await self._sink.already_adopted(seen.name, seen.size, seen.mtime_ns):
+                project = self._config.project_of(self._path(seen))
+                wanted.append(FileItem(seen.path, seen.name, seen.size, seen.mtime_ns, candidate.t, project))
+        if wanted:
+            await self._sink.adopt(self.stream, *wanted)
+        for candidate in item:
+            self._took(candidate.seen)
+
+    def _are_unchanged(self, item: Sequence[Candidate]) -> bool:
+        return all(self._eye.look(candidate.seen.path) == candidate.seen for candidate in item)
+
+    async def _look_again(self, item: Sequence[Candidate]) -> None:
+        """Something about them is new; raises FileNotFoundError when one is gone."""
+        looks = await asyncio.to_thread(lambda: [self._eye.look(candidate.seen.path) for candidate in item])
+        now, t = asyncio.get_running_loop().time(), utc_now_ns()
+        for candidate, seen in zip(item, looks, strict=True):
+            if isinstance(seen, Refusal):
+                self._refuse([seen])
+                self._settling.vanished(candidate.seen.name)
+            elif seen is None:
+                raise FileNotFoundError(candidate.seen.path)
+            elif seen != candidate.seen:
+                self._settling.see(seen, now, t)
+
+    def _took(self, seen: Seen) -> None:
+        self._settling.took(seen)
+        place = self._sets.place(self._path(seen))
+        if place is not None:
+            self._sets.took(place)
+        if seen.name in self._failed:
+            self._failed.discard(seen.name)
+            log.info("%s: %s is taken now", self.stream.key, ascii(seen.name))
+
+    def _path(self, seen: Seen) -> str:
+        """The path below the folder, as it stands on the disk."""
+        return seen.path.relative_to(self._eye.root).as_posix()
 
     def _leave(self, candidate: Candidate) -> None:
         seen, limit = candidate.seen, self._config.max_size
         detail = f"{seen.name}: {seen.size} bytes are more than max_size ({limit} bytes); the file stays where it is"
         log.warning("%s: %s; raise max_size to take it", self.stream.key, detail)
         self._inlet.gap(Gap(Cause.OVERLOAD, count=1, t_from=candidate.t, t_to=candidate.t, detail=detail))
-        self._settling.took(seen)
 
     def _complain(self, name: str, error: Exception) -> None:
         if name not in self._failed:

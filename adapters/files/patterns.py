@@ -2,6 +2,7 @@
 
 A pattern without ``/`` looks at names, one with ``/`` at the path below the watched folder; ``*`` and ``?`` stop at ``/``, ``**`` does not,
 ``[a-z]`` is one of these characters. Upper and lower case differ. An exclusion also holds for everything below an excluded folder.
+A template is such a pattern of the whole path with one ``{word}`` in it, which stands for what the word means.
 """
 
 from __future__ import annotations
@@ -40,6 +41,19 @@ class Selection:
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """The regular expression that a pattern stands for."""
     return re.compile("".join(_translate(token) for token in _TOKEN.findall(pattern)), re.DOTALL)
+
+
+def compile_template(template: str, word: str, meaning: str) -> re.Pattern[str]:
+    """The regular expression of a template; the group ``word`` is what it is about, and ``meaning`` the regular expression of that.
+
+    Raises:
+        ValueError: ``{word}`` does not stand in it exactly once, or it begins with a slash.
+    """
+    before, found, after = template.partition(f"{{{word}}}")
+    if not found or f"{{{word}}}" in after or template.startswith("/"):
+        raise ValueError(f'{template!r} must hold {{{word}}} once and be a path below the folder')
+    sides = ("".join(_translate(token) for token in _TOKEN.findall(side)) for side in (before, after))
+    return re.compile(f"(?P<{word}>{meaning})".join(sides), re.DOTALL)
 
 
 def _translate(token: str) -> str:

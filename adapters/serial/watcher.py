@@ -37,7 +37,7 @@ class Watcher:
         self._rows.setdefault(stream.name, 0)
         return _WatchedInlet(stream, self)
 
-    async def adopt(self, stream: Stream, item: FileItem) -> None:
+    async def adopt(self, stream: Stream, item: FileItem, *others: FileItem) -> None:
         """See `Sink`."""
 
     def connected(self, source: str, *, detail: str = "") -> None:

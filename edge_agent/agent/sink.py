@@ -15,6 +15,7 @@ from edge_agent.record.recording import frame_size
 from edge_agent.runs.group import Group
 from edge_agent.runs.intake import FULL
 from edge_agent.runs.keeper import Keeper
+from edge_agent.runs.live import LiveRun
 from edge_agent.runs.rows import size_of
 from edge_agent.spool.disk import DiskState
 
@@ -114,7 +115,7 @@ class AgentSink:
         self._state.streams[described.key] = described
         return RoutedInlet(described, self._group, self._keeper)
 
-    async def adopt(self, stream: Stream, item: FileItem) -> None:
+    async def adopt(self, stream: Stream, item: FileItem, *others: FileItem) -> None:
         """See `Sink`. While the disk is full the file waits where it is.
 
         Raises:
@@ -124,10 +125,19 @@ class AgentSink:
         self._state.streams[stream.key] = stream
         while self._keeper.disk() in FULL:  # noqa: ASYNC110 - a state that is read, and nobody announces it
             await asyncio.sleep(DISK_POLL)
-        live = self._group.run_for_file(stream, item)
+        items = (item, *others)
+        live = self._group.run_for_file(stream, *items)
         if live is None:
-            await asyncio.to_thread(self._keeper.spool.state.remember_adopted, stream.key, item.name, item.size, item.mtime_ns)
+            for each in items:
+                await asyncio.to_thread(self._keeper.spool.state.remember_adopted, stream.key, each.name, each.size, each.mtime_ns)
             return
+        results = await asyncio.gather(*(self._adopt(live, stream, each) for each in items), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _adopt(self, live: LiveRun, stream: Stream, item: FileItem) -> None:
+        """Take one file into a run that waits for it."""
         loop = asyncio.get_running_loop()
         durable = loop.create_future()
 

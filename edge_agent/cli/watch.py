@@ -111,9 +111,10 @@ class Watch:
         inlet.stream = stream
         return inlet
 
-    async def adopt(self, stream: Stream, item: FileItem) -> None:
-        """Count a finished file, and leave it where it is."""
-        self.open(stream).adopt(item)
+    async def adopt(self, stream: Stream, item: FileItem, *others: FileItem) -> None:
+        """Count finished files, and leave them where they are."""
+        for each in (item, *others):
+            self.open(stream).adopt(each)
 
     def connected(self, source: str, *, detail: str = "") -> None:
         """The source answers."""

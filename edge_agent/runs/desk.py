@@ -61,20 +61,24 @@ class Desk:
     graces: Mapping[str, float] = field(default_factory=dict)
     facts: dict[str, dict[str, str | int | float]] = field(default_factory=dict)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    _daily: dict[str, tuple[date, LiveRun]] = field(default_factory=dict)
+    _daily: dict[tuple[str, str], tuple[date, LiveRun]] = field(default_factory=dict)
+    """By group and project."""
     _ignored: dict[str, int] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def background(self, group: str) -> LiveRun:
-        """The daily run of a group; begins today's where there is none. From any thread, under the group's lock."""
-        today = self._date()
-        known = self._daily.get(group)
+    def background(self, group: str, project: str = "") -> LiveRun:
+        """The daily run of a group, for another project than the group's if one is named; begins today's where there is none.
+
+        From any thread, under the group's lock.
+        """
+        plan, today = self.plans[group], self._date()
+        key = (group, project or plan.project)
+        known = self._daily.get(key)
         if known is not None and known[0] == today:
             return known[1]
-        plan = self.plans[group]
-        live = self.keeper.open(NewRun(group, "daily", plan.project, plan.label, self.keeper.now_ns(), plan.title))
-        self._daily[group] = (today, live)
+        live = self.keeper.open(NewRun(group, "daily", key[1], plan.label, self.keeper.now_ns(), plan.title))
+        self._daily[key] = (today, live)
         if known is not None:
             self._retire(group, known[1])
         return live
@@ -164,7 +168,7 @@ class Desk:
         if entry.stage is Stage.OPEN and name in self.groups and (entry.kind != "daily" or self._is_today(entry)):
             live = self.keeper.resume(entry)
             if entry.kind == "daily":
-                self._daily[name] = (self._date(), live)
+                self._daily[name, entry.run.project] = (self._date(), live)
             else:
                 self.groups[name].open(live)
             log.info("run %s goes on", entry.run.name)
@@ -197,9 +201,8 @@ class Desk:
             if live is not None:
                 self._begin(self._end(live, Outcome.ABORTED, 0.0))
             with group.lock:
-                daily = self._daily.pop(name, None)
-                if daily is not None:
-                    self._retire(name, daily[1])
+                for key in [key for key in self._daily if key[0] == name]:
+                    self._retire(name, self._daily.pop(key)[1])
             await asyncio.to_thread(self._count_ignored, group)
         await asyncio.sleep(0)  # what `_retire` called comes first
         if self._tasks:
@@ -304,10 +307,8 @@ class Desk:
 
     def _roll_day(self, name: str, group: Group) -> None:
         with group.lock:
-            known = self._daily.get(name)
-            if known is not None and known[0] != self._date():
-                del self._daily[name]
-                self._retire(name, known[1])
+            for key in [key for key, (day, _) in self._daily.items() if key[0] == name and day != self._date()]:
+                self._retire(name, self._daily.pop(key)[1])
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(work)

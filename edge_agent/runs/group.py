@@ -50,11 +50,14 @@ class Rule:
 
 @dataclass(slots=True)
 class Group:
-    """See the module. ``background`` gives the open background run, beginning one where there is none; it is called under ``lock``."""
+    """See the module. ``background`` gives the open background run, beginning one where there is none; it is called under ``lock``.
+
+    Files may name their project: then it is called with that name and gives the run that the day has for it.
+    """
 
     name: str
     rules: dict[str, Rule]
-    background: Callable[[], LiveRun]
+    background: Callable[..., LiveRun]
     look_back: float = 0.0
     foreground: LiveRun | None = None
     ending: list[LiveRun] = field(default_factory=list)
@@ -208,10 +211,11 @@ class Group:
             if live is not None and stream.kind is Kind.FRAMES:
                 live.intake.reset(stream, reset)
 
-    def run_for_file(self, stream: Stream, item: FileItem) -> LiveRun | None:
+    def run_for_file(self, stream: Stream, item: FileItem, *others: FileItem) -> LiveRun | None:
         """The run that a finished file belongs to, which waits for it until ``adopting.leave()``; None: ignored.
 
-        It belongs to a run when it was written or first seen in its span.
+        It belongs to a run when it was written or first seen in its span, and to none of another project than its path names. ``others``
+        go where it goes; the run waits for each of them.
 
         Raises:
             EdgeAgentError: the daemon stops.
@@ -219,13 +223,15 @@ class Group:
         with self.lock:
             if self._shut:
                 raise EdgeAgentError("The agent is stopping", try_="the file is taken at the next start", code="STOPPING")
-            self._seen(stream, 1, item.t_arrival)
+            self._seen(stream, 1 + len(others), item.t_arrival)
             found = next((live for live in self._runs() if _covers(live, item)), None)
             if found is None and self._rule(stream).idle is Idle.IGNORE:
-                self._ignore(stream, 1)
+                self._ignore(stream, 1 + len(others))
                 return None
-            found = found or self._background()
-            found.adopting.enter()
+            if found is None:
+                found = self.background(item.project) if item.project else self._background()
+            for _ in (item, *others):
+                found.adopting.enter()
             return found
 
     def take_ignored(self) -> dict[str, int]:
@@ -315,5 +321,7 @@ class Group:
 
 
 def _covers(live: LiveRun, item: FileItem) -> bool:
+    if item.project not in ("", live.entry.run.project):
+        return False
     first, last = min(item.mtime_ns, item.t_arrival), item.t_arrival
     return last >= live.begin_ns() and (live.end_ns is None or first <= live.end_ns)

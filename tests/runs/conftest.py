@@ -7,6 +7,7 @@ import datetime as dt
 import zoneinfo
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class House:
         plans = {name: GroupPlan("unclaimed", Label()) for name in groups}
         self.desk = Desk(self.keeper, papers, self.witnessing, plans)
         for name in groups:
-            self.groups[name] = Group(name, rules or {}, lambda name=name: self.desk.background(name), look_back)  # type: ignore[misc]
+            self.groups[name] = Group(name, rules or {}, partial(self.desk.background, name), look_back)
         self.desk.groups = self.groups
         self.desk.graces = dict.fromkeys(groups, 0.05)
         self.recovered, entries = await asyncio.to_thread(Salvage(self.keeper).recover)

@@ -743,3 +743,25 @@ async def test_the_conservation_table_adds_up_at_every_moment_while_segments_clo
     assert await watching > 10
     assert house.totals(camera.key) == sent
     assert house.disk is DiskState.OK
+
+
+async def test_a_file_whose_path_names_its_project_goes_into_a_run_of_that_project(new_house: New, tmp_path: Path, t0: int) -> None:
+    vendor = Stream("xrd", "files", Kind.FILES)
+    house = new_house()
+    await house.open("bl")
+    session = house.desk.start("bl", project="p1")
+    for name, project in (("a", "p2"), ("b", "p1"), ("c", ""), ("d", "p2")):
+        path = tmp_path / name
+        path.write_text(name)
+        item = FileItem(path, name, 1, path.stat().st_mtime_ns, t0 + S, project)
+        live = house.groups["bl"].run_for_file(vendor, item)
+        durable = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        await asyncio.to_thread(house.keeper.adopt, live, vendor, item, lambda: loop.call_soon_threadsafe(durable.set))
+        await durable.wait()
+    await house.desk.stop("bl")
+    await house.desk.shutdown()
+    first, second = house.runs()
+    assert (first, second.project, second.folder.split("/")[0]) == (session, "p2", "p2")
+    found = {run.run_no: sorted(path.name for path in house.keeper.folder(run).glob("files/*/?")) for run in (first, second)}
+    assert found == {1: ["b", "c"], 2: ["a", "d"]}

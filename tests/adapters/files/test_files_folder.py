@@ -100,6 +100,16 @@ async def test_a_burst_of_two_thousand_files_is_taken_whole_and_once(folder: Pat
     assert sorted(contents(one.sink)) == sorted([*((f"{i:04d}.dat", b"%d" % i) for i in range(2000)), ("last", b"")])
 
 
+@pytest.mark.slow
+async def test_a_burst_of_ten_thousand_files_is_taken_whole_and_once(folder: Path, watch: Watch, taken: Taken) -> None:
+    one = await watch(rescan="1 s")
+    await asyncio.to_thread(lambda: [(folder / f"{i:05d}.dat").write_bytes(b"%d" % i) for i in range(10_000)])
+    await one.sink.until(taken(10_000), timeout=300)
+    (folder / "last").touch()
+    await one.sink.until(taken("last"), timeout=60)
+    assert sorted(contents(one.sink)) == sorted([*((f"{i:05d}.dat", b"%d" % i) for i in range(10_000)), ("last", b"")])
+
+
 async def test_a_burst_that_overflows_the_notices_is_taken_whole(
     folder: Path, watch: Watch, taken: Taken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +281,64 @@ async def test_a_ready_file_decides_and_is_not_taken_itself(folder: Path, watch:
     (folder / "a.raw.ready").touch()
     await one.sink.until(taken("a.raw"))
     assert [name for name, _ in contents(one.sink)] == ["b.raw", "a.raw"]
+
+
+PAIRS = [["{name}.img", "{name}.hdr"]]
+
+
+async def test_an_image_and_its_header_are_one_item(folder: Path, watch: Watch, taken: Taken) -> None:
+    one = await watch(together=PAIRS)
+    (folder / "a.hdr").write_text("header of a")
+    (folder / "alone.csv").write_text("1")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "b.img").write_text("image of b")
+    await one.sink.until(taken("alone.csv"))
+    await one.sink.until(lambda s: {"waiting_for_others": 2} in [event.facts for event in s.of(Described)])
+    assert [name for name, _ in contents(one.sink)] == ["alone.csv"]
+    (folder / "a.img").write_text("image of a")
+    await one.sink.until(taken("a.img", "a.hdr"))
+    (folder / "sub" / "b.hdr").write_text("header of b")
+    await one.sink.until(taken("sub/b.img", "sub/b.hdr"))
+    pairs = [(event.with_, event.item.name) for event in one.sink.of(Adopted)][1:]
+    assert pairs == [("a.img", "a.img"), ("a.img", "a.hdr"), ("sub/b.img", "sub/b.img"), ("sub/b.img", "sub/b.hdr")]
+
+
+async def test_a_header_that_changes_later_is_a_new_version_alone(folder: Path, watch: Watch, taken: Taken) -> None:
+    one = await watch(together=PAIRS)
+    (folder / "a.img").write_text("image")
+    (folder / "a.hdr").write_text("header")
+    await one.sink.until(taken("a.img", "a.hdr"))
+    (folder / "a.hdr").write_text("better header")
+    await one.sink.until(taken(3))
+    assert contents(one.sink)[2] == ("a.hdr", b"better header")
+
+
+async def test_a_set_of_which_one_cannot_be_taken_is_tried_again_without_what_was_taken(folder: Path, watch: Watch, taken: Taken) -> None:
+    one = await watch(together=PAIRS)
+    tries = 0
+
+    async def refuse(item: FileItem) -> None:
+        nonlocal tries
+        if item.name == "a.hdr":
+            tries += 1
+            if tries == 1:
+                raise PermissionError(13, "Permission denied", str(item.path))
+
+    one.sink.before_adopt = refuse
+    (folder / "a.img").write_text("image")
+    (folder / "a.hdr").write_text("header")
+    await one.sink.until(taken("a.hdr"))
+    assert sorted(name for name, _ in contents(one.sink)) == ["a.hdr", "a.img"]
+
+
+async def test_the_path_names_the_project(folder: Path, watch: Watch, taken: Taken) -> None:
+    one = await watch(project_from="users/{project}/**")
+    for path in ("users/2026A1234/scans/1.csv", "users/no project/2.csv", "elsewhere/3.csv"):
+        (folder / path).parent.mkdir(parents=True)
+        (folder / path).write_text("1")
+    await one.sink.until(taken(3))
+    projects = {event.item.name: event.item.project for event in one.sink.of(Adopted)}
+    assert projects == {"users/2026A1234/scans/1.csv": "2026A1234", "users/no project/2.csv": "", "elsewhere/3.csv": ""}
 
 
 async def test_only_what_is_wanted_is_taken(folder: Path, watch: Watch, taken: Taken) -> None:

@@ -156,6 +156,9 @@ def test_files_that_are_gone_are_forgotten() -> None:
         ({"ready_suffix": "/x"}, "is no suffix"),
         ({"settle": 2}, "2 is no duration; write for example"),
         ({"max_size": "10"}, "'10' is no size; write for example"),
+        ({"together": [["{name}.img"]]}, "each entry needs two templates or more"),
+        ({"together": [["*.img", "{name}.hdr"]]}, "'*.img' must hold {name} once"),
+        ({"project_from": "users/*/**"}, "must hold {project} once and be a path below the folder"),
         ({"recurse": True}, "Extra inputs are not permitted"),
     ],
 )
