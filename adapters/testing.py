@@ -72,6 +72,19 @@ class Adopted:
     with_: str = ""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """``Sink.show``."""
+
+    picture: npt.NDArray[Any]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """``Sink.durable``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Connected:
     """``Sink.connected``."""
@@ -95,7 +108,7 @@ class Described:
     facts: Mapping[str, str | int | float]
 
 
-Event = Opened | Rows | Image | Missing | Restarted | Adopted | Connected | Disconnected | Described
+Event = Opened | Rows | Image | Missing | Restarted | Adopted | Connected | Disconnected | Described | Shown | Synced
 
 
 class RecordingInlet:
@@ -135,16 +148,17 @@ class RecordingSink:
 
     ``gate`` (open at first) holds back rows and files while it is cleared, as a recorder does that is behind. ``accepts``
     False refuses frames. ``before_adopt`` runs before each adoption and may raise what a spool would raise. ``catalogue``
-    holds ``(name, size, mtime_ns)`` of what was adopted; give it to the next sink to play a restart of the agent.
+    holds ``(name, size, mtime_ns)`` of what was adopted, ``notes`` what was noted; give them to the next sink to play a restart.
     """
 
-    def __init__(self, catalogue: set[tuple[str, int, int]] | None = None) -> None:
+    def __init__(self, catalogue: set[tuple[str, int, int]] | None = None, notes: dict[str, str] | None = None) -> None:
         self.events: list[Event] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.accepts = True
         self.before_adopt: Callable[[FileItem], Awaitable[None]] | None = None
         self.catalogue = set() if catalogue is None else catalogue
+        self.notes = {} if notes is None else notes
         self._lock = threading.Lock()
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -175,6 +189,22 @@ class RecordingSink:
     def describe(self, facts: Mapping[str, str | int | float]) -> None:
         """Keep what the instrument says of itself."""
         self.record(Described(dict(facts)))
+
+    def show(self, picture: npt.NDArray[Any], name: str) -> None:
+        """Keep the picture."""
+        self.record(Shown(picture, name))
+
+    async def durable(self) -> None:
+        """All is kept at once."""
+        self.record(Synced())
+
+    async def note(self, key: str, value: str) -> None:
+        """Keep it in `notes`."""
+        self.notes[key] = value
+
+    async def noted(self, key: str) -> str | None:
+        """What `notes` holds."""
+        return self.notes.get(key)
 
     async def already_adopted(self, name: str, size: int, mtime_ns: int) -> bool:
         """Whether `catalogue` holds it."""

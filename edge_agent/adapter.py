@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from edge_agent.model import Block, FileItem, Frame, Gap, Reset, Stream
@@ -77,6 +78,22 @@ class Sink(Protocol):
 
     def describe(self, facts: Mapping[str, str | int | float]) -> None:
         """What the instrument says of itself (maker, model, serial number, settings): provenance."""
+        ...
+
+    def show(self, picture: npt.NDArray[Any], name: str) -> None:
+        """A picture of what came last, ``(h, w)`` or ``(h, w, 3)``: the preview of a run that has no frames and rows of its own."""
+        ...
+
+    async def durable(self) -> None:
+        """Return when every row and frame that was delivered through this sink so far is durable, or declared as missing."""
+        ...
+
+    async def note(self, key: str, value: str) -> None:
+        """Keep a short text under a key of this instrument, durably: how far a file was read."""
+        ...
+
+    async def noted(self, key: str) -> str | None:
+        """What was noted last under a key, before a restart too."""
         ...
 
     async def already_adopted(self, name: str, size: int, mtime_ns: int) -> bool:

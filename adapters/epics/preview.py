@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
 
 from edge_agent.adapter import Inlet, Sink
 from edge_agent.errors import InstrumentUnreachable
@@ -60,6 +63,19 @@ class _Looker:
 
     def describe(self, facts: Mapping[str, str | int | float]) -> None:
         """Facts are shown when it runs in earnest."""
+
+    def show(self, picture: npt.NDArray[Any], name: str) -> None:
+        """Nothing is kept."""
+
+    async def durable(self) -> None:
+        """Nothing is kept."""
+
+    async def note(self, key: str, value: str) -> None:
+        """Nothing is kept."""
+
+    async def noted(self, key: str) -> str | None:
+        """Nothing is kept."""
+        return None
 
     async def already_adopted(self, name: str, size: int, mtime_ns: int) -> bool:
         return False

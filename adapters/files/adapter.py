@@ -13,6 +13,7 @@ from typing import ClassVar
 from adapters.files.config import FilesConfig
 from adapters.files.folder import STREAM, WatchedFolder
 from adapters.files.notices import Notices
+from adapters.files.readers import Readers
 from adapters.files.scan import Eye
 from edge_agent.adapter import AdapterConfig, Sink
 from edge_agent.errors import InstrumentUnreachable
@@ -31,7 +32,7 @@ class FilesAdapter:
     async def run(self, sink: Sink) -> None:
         """Hand over every finished file until cancelled."""
         source = str(self._config.folder)
-        notices = Notices()
+        notices, readers = Notices(), Readers()
         told = ""
         while True:
             try:
@@ -40,7 +41,7 @@ class FilesAdapter:
                     await asyncio.to_thread(notices.start, eye.root, recursive=self._config.recursive)
                 sink.connected(source)
                 told = ""
-                await WatchedFolder(self.instrument, self._config, eye, notices, sink).follow()
+                await WatchedFolder(self.instrument, self._config, eye, notices, sink, readers).follow()
             except OSError as e:
                 what, try_ = _explain(self._config.folder, e)
                 if told != what:
@@ -48,6 +49,7 @@ class FilesAdapter:
                     sink.disconnected(source, why=f"{what}; {try_}")
             finally:
                 await asyncio.to_thread(notices.stop)
+                await readers.stop()
             await asyncio.sleep(self._config.rescan)
 
     async def preview(self) -> list[Stream]:

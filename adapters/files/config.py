@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from adapters.files.ingest import IngestConfig
 from adapters.files.patterns import Selection, compile_template
 from adapters.files.sets import Sets
 from adapters.quantities import Bytes, Seconds
@@ -43,6 +44,10 @@ class FilesConfig(AdapterConfig):
     """Files that are one item: [["{name}.img", "{name}.hdr"]] takes an image with its header, once both are finished, into one run."""
     project_from: str | None = None
     """The project of a file by its path below the folder: "{project}/**" is the first folder. Default: the run's or the instrument's."""
+    headers: bool = False
+    """Read the headers of CSV, TIFF and HDF5 files, in a process of its own, for the run record and the preview."""
+    ingest: IngestConfig | None = None
+    """Make signed chunks of the values in CSV and TIFF files. Default: files stay files."""
     max_size: Bytes | None = Field(default=None, gt=0)
     """Larger files are left where they are and declared as missing, as "10 GB". Default: any size."""
 

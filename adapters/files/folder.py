@@ -8,6 +8,7 @@ reported once; nothing in the folder is ever changed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
@@ -15,7 +16,9 @@ import os
 from collections.abc import Iterable, Sequence
 
 from adapters.files.config import FilesConfig
+from adapters.files.ingest import Ingest, facts_to_tell
 from adapters.files.notices import Hints, Notices
+from adapters.files.readers import Readers, Unreadable
 from adapters.files.scan import Eye, Refusal, Seen
 from adapters.files.sets import Sets
 from adapters.files.settling import Candidate, Settling
@@ -37,7 +40,7 @@ log = logging.getLogger(__name__)
 class WatchedFolder:
     """One folder while it exists; made anew when it was gone. ``eye`` looks at it."""
 
-    def __init__(self, instrument: str, config: FilesConfig, eye: Eye, notices: Notices, sink: Sink) -> None:
+    def __init__(self, instrument: str, config: FilesConfig, eye: Eye, notices: Notices, sink: Sink, readers: Readers) -> None:
         self.stream = Stream(instrument, STREAM, Kind.FILES, source_uri=eye.root.as_uri(), source_type="folder")
         self._config = config
         self._eye = eye
@@ -48,6 +51,10 @@ class WatchedFolder:
         self._refused: dict[str, str] = {}
         self._failed: set[str] = set()
         self._sets = Sets(config.together)
+        self._readers = readers
+        self._ingest = None if config.ingest is None else Ingest(instrument, config.ingest, sink, readers, self.stream.source_uri)
+        # The frames of a series have an order.
+        self._at_once = AT_ONCE if config.ingest is None else 1
         self._incomplete = 0
 
     async def follow(self) -> None:
@@ -59,6 +66,7 @@ class WatchedFolder:
                 await asyncio.to_thread(self._notices.renew)
                 await self._look_through()
                 next_look = loop.time() + self._config.rescan
+            await self._tail()
             await self._hand_over(next_look)
             hints = await self._notices.take(min(next_look, self._settling.next_due()) - loop.time())
             if hints.overflow:
@@ -94,15 +102,26 @@ class WatchedFolder:
         """Several at once: each waits for its own sync of the disk, and the recorder makes many durable with one."""
         items = self._items(self._settling.due(asyncio.get_running_loop().time()))
         failures = 0
-        for first in range(0, len(items), AT_ONCE):
+        for first in range(0, len(items), self._at_once):
             if failures >= MOST_FAILURES:
                 for candidate in itertools.chain(*items[first:]):
                     self._settling.later(candidate.seen.name, next_look)
                 return
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._try(item, next_look)) for item in items[first : first + AT_ONCE]]
+                tasks = [group.create_task(self._try(item, next_look)) for item in items[first : first + self._at_once]]
             done = [task.result() for task in tasks]
             failures = 0 if any(done) else failures + len(done)
+
+    async def _tail(self) -> None:
+        """Read on in the tables that grow."""
+        if self._ingest is None:
+            return
+        for candidate in self._settling.waiting():
+            path = self._path(candidate.seen)
+            if self._ingest.tails(path):
+                # A table may have no row yet; what is wrong with it is told when it has settled.
+                with contextlib.suppress(Unreadable, OSError, EdgeAgentError):
+                    await self._ingest.take(path, candidate.seen, candidate.t, growing=True)
 
     def _items(self, due: Iterable[Candidate]) -> list[list[Candidate]]:
         """What can be taken: files that stand for themselves, and whole sets."""
@@ -148,13 +167,34 @@ class WatchedFolder:
             seen = candidate.seen
             if self._config.max_size is not None and seen.size > self._config.max_size:
                 self._leave(candidate)
-            elif not await self._sink.already_adopted(seen.name, seen.size, seen.mtime_ns):
+            elif not await self._sink.already_adopted(seen.name, seen.size, seen.mtime_ns) and not await self._is_ingested(candidate):
                 project = self._config.project_of(self._path(seen))
                 wanted.append(FileItem(seen.path, seen.name, seen.size, seen.mtime_ns, candidate.t, project))
         if wanted:
             await self._sink.adopt(self.stream, *wanted)
         for candidate in item:
             self._took(candidate.seen)
+
+    async def _is_ingested(self, candidate: Candidate) -> bool:
+        """Read what is to be read of a file that has settled; whether its values are all that is taken of it."""
+        seen, path = candidate.seen, self._path(candidate.seen)
+        ingest = self._ingest if self._ingest is not None and self._ingest.wants(path) else None
+        try:
+            if self._config.headers:
+                answer = await self._readers.ask(seen.path, "facts")
+                self._sink.describe(facts_to_tell(answer.facts, seen.name))
+                for picture in answer.columns:
+                    self._sink.show(picture.data, seen.name)
+        except Unreadable as e:
+            log.info("%s: the header of %s cannot be read: %s", self.stream.key, ascii(seen.name), e)
+        if ingest is None:
+            return False
+        try:
+            await ingest.take(path, seen, candidate.t)
+        except Unreadable as e:
+            log.warning("%s: %s is taken as a file, its values cannot be read: %s", self.stream.key, ascii(seen.name), e)
+            return False
+        return not ingest.keep
 
     def _are_unchanged(self, item: Sequence[Candidate]) -> bool:
         return all(self._eye.look(candidate.seen.path) == candidate.seen for candidate in item)

@@ -55,6 +55,10 @@ class Settling:
         """What has settled, oldest first."""
         return sorted((c for c in self._candidates.values() if c.due <= now), key=lambda c: (c.seen.mtime_ns, c.seen.name))
 
+    def waiting(self) -> list[Candidate]:
+        """What is not taken yet, by name."""
+        return sorted(self._candidates.values(), key=lambda c: c.seen.name)
+
     def next_due(self) -> float:
         """When the next file settles; infinity when none is waiting."""
         return min((c.due for c in self._candidates.values()), default=math.inf)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
 
 from edge_agent.adapter import Inlet
 from edge_agent.model import Block, FileItem, Frame, Gap, Reset, Stream
@@ -53,6 +56,19 @@ class Watcher:
 
     def describe(self, facts: Mapping[str, str | int | float]) -> None:
         """See `Sink`."""
+
+    def show(self, picture: npt.NDArray[Any], name: str) -> None:
+        """See `Sink`."""
+
+    async def durable(self) -> None:
+        """See `Sink`."""
+
+    async def note(self, key: str, value: str) -> None:
+        """See `Sink`."""
+
+    async def noted(self, key: str) -> str | None:
+        """See `Sink`."""
+        return None
 
     async def already_adopted(self, name: str, size: int, mtime_ns: int) -> bool:
         """See `Sink`."""

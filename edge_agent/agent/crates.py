@@ -87,7 +87,16 @@ class Describer:
         # Not one more than is drawn: there may be thousands.
         drawable = (one for stream in self._streams(entry, Kind.ROWS) if (one := _series(stream, segments)) is not None)
         series = list(islice(drawable, MOST_SERIES))
-        return rows_preview(series, title) if series else None
+        return rows_preview(series, title) if series else self._vendor_picture(entry, title)
+
+    def _vendor_picture(self, entry: RunEntry, title: str) -> bytes | None:
+        """What the last file of the run looks like, as far as its adapter could tell."""
+        pictures = (self._instruments[name].picture for name in self._members(entry.run.group))
+        shown = [each for each in pictures if each is not None and entry.run.started_ns <= each.t_ns]
+        if not shown:
+            return None
+        last = max(shown, key=lambda each: each.t_ns)
+        return frame_preview(last.pixels, title, last.name if last.name.isascii() else "")
 
     def _streams(self, entry: RunEntry, kind: Kind) -> list[Stream]:
         return [s for name in self._members(entry.run.group) for s in self._instruments[name].streams.values() if s.kind is kind]

@@ -8,6 +8,9 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy.typing as npt
 
 from edge_agent.adapter import Inlet
 from edge_agent.model import Block, FileItem, Frame, Gap, Priority, Reset, Stream
@@ -35,6 +38,15 @@ class Connection:
     detail: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """What an instrument's last file looks like: ``(h, w)`` or ``(h, w, 3)``, the file's name, when it came (UTC ns)."""
+
+    pixels: npt.NDArray[Any]
+    name: str
+    t_ns: int
+
+
 @dataclass(slots=True)
 class InstrumentState:
     """What the status shows of one instrument."""
@@ -45,6 +57,7 @@ class InstrumentState:
     streams: dict[str, Stream] = field(default_factory=dict)
     facts: dict[str, str | int | float] = field(default_factory=dict)
     error: str = ""
+    picture: Picture | None = None
 
 
 class RoutedInlet:
@@ -148,6 +161,23 @@ class AgentSink:
 
         await asyncio.to_thread(self._keeper.adopt, live, stream, item, done)
         await durable
+
+    def show(self, picture: npt.NDArray[Any], name: str) -> None:
+        """See `Sink`."""
+        self._state.picture = Picture(picture, name, time.time_ns())
+
+    async def durable(self) -> None:
+        """See `Sink`. What waits in a look-back belongs to no run yet, and is not waited for."""
+        await self._keeper.recorder.durable()
+
+    async def note(self, key: str, value: str) -> None:
+        """See `Sink`."""
+        await asyncio.to_thread(self._keeper.spool.state.put, f"note/{self._state.name}/{key}", value.encode())
+
+    async def noted(self, key: str) -> str | None:
+        """See `Sink`."""
+        value = await asyncio.to_thread(self._keeper.spool.state.get, f"note/{self._state.name}/{key}")
+        return None if value is None else value.decode()
 
     async def already_adopted(self, name: str, size: int, mtime_ns: int) -> bool:
         """See `Sink`."""

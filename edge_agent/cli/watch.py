@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_agent.model import NO_TIME, Block, FileItem, Frame, Gap, Kind, Packed, Reset, Stream
 
@@ -127,6 +128,19 @@ class Watch:
     def describe(self, facts: Mapping[str, str | int | float]) -> None:
         """Keep what the instrument says of itself."""
         self.facts.update(facts)
+
+    def show(self, picture: npt.NDArray[Any], name: str) -> None:
+        """Nothing is kept."""
+
+    async def durable(self) -> None:
+        """Nothing is kept."""
+
+    async def note(self, key: str, value: str) -> None:
+        """Nothing is kept."""
+
+    async def noted(self, key: str) -> str | None:
+        """Nothing is kept."""
+        return None
 
     async def already_adopted(self, name: str, size: int, mtime_ns: int) -> bool:
         """No file was adopted before: a test shows all of them."""

@@ -9,6 +9,7 @@ callback or the disk does.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -37,6 +38,7 @@ T = TypeVar("T")
 COMMIT_PAUSE = 0.005
 TICK = 0.5
 DISK_RETRY = 0.2
+DURABLE_POLL = 0.01
 DISK_REMINDER = 60.0
 PATIENCE = 10.0
 
@@ -89,6 +91,21 @@ class Recorder:
 
         self._line.put(run)
         return future
+
+    async def durable(self) -> None:
+        """Return when everything that was handed over so far is durable, or declared as missing."""
+        again = True
+        while again:
+            marks = await asyncio.wrap_future(self.call(self._awaited))
+            while any(segment.confirmed_position < position and segment.failed is None for segment, position in marks):  # noqa: ASYNC110 - threads tell no loop
+                await asyncio.sleep(DURABLE_POLL)
+            # What a failed segment held is written into another one.
+            again = any(segment.confirmed_position < position for segment, position in marks)
+            if again:
+                await asyncio.sleep(DISK_RETRY)
+
+    def _awaited(self) -> list[tuple[SegmentWriter, int]]:
+        return [(series.segment, series.segment.awaited()) for series in self._series if series.segment is not None]
 
     def attach(self, series: Series) -> None:
         """Commit and tick this series from now on (in a job)."""

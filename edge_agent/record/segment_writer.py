@@ -298,6 +298,11 @@ class SegmentWriter:
         self._staged.clear()
         self._staged_leaves.clear()
 
+    def awaited(self) -> int:
+        """The `confirmed_position` at which every item that was settled so far is durable."""
+        with self._lock:
+            return self._pending[-1].position if self._pending else 0
+
     def dirty(self) -> bool:
         """Whether something is waiting for a commit, or for a head."""
         unsigned = self._signed_size < self.tree.frontier.size and time.monotonic() - self._signed_at >= HEAD_S
