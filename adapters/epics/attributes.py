@@ -89,6 +89,7 @@ class _Quiet:
         self.adopt = sink.adopt
         self.describe = sink.describe
         self.already_adopted = sink.already_adopted
+        self.durable, self.note, self.noted, self.show = sink.durable, sink.note, sink.noted, sink.show
 
     def connected(self, source: str, *, detail: str = "") -> None:
         """Said by the image."""
