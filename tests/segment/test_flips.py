@@ -103,8 +103,8 @@ def flip_all(segment: Path, root: Path, every: int, offsets: Sequence[int]) -> l
     ("which", "step", "every"),
     [
         ("small", 7, 35),
-        ("frames", 1013, 1),
-        ("rows", 1511, 1),
+        ("frames", 2003, 1),
+        ("rows", 4001, 1),
         pytest.param("small", 1, 2, marks=[pytest.mark.slow(150), pytest.mark.timeout(1500)]),
         pytest.param("frames", 31, 62, marks=[pytest.mark.slow(60), pytest.mark.timeout(1500)]),
         pytest.param("rows", 41, 82, marks=[pytest.mark.slow(140), pytest.mark.timeout(1500)]),
