@@ -231,6 +231,24 @@ def vendor(folder: Annotated[Path, typer.Option(help="Where the files go; made i
 
 
 @app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="Folder of a landed run.")],
+    speed: Annotated[float, typer.Option(min=0.001, max=10_000, help="How many times as fast as it was.")] = 1.0,
+    instrument: Annotated[list[str] | None, typer.Option(help="Only this instrument; repeatable.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where vendor files go.")] = None,
+    truth: Annotated[Path | None, typer.Option("--truth", help="Write here what was sent, as JSON lines.")] = None,
+    hold: Annotated[bool, typer.Option("--hold", help="Play only after the line `go` on stdin.")] = False,
+) -> None:
+    """Play a landed run back over its original protocols."""
+    from firmware_sim.replay.player import Replay
+
+    def make(options: Options) -> Instrument:
+        return Replay(options, run=run, speed=speed, instruments=tuple(instrument or ()), folder=folder)
+
+    _run(Replay, make, seed=0, rate=10_000, count=0, truth=truth, hold=hold, fault=None, random_faults=0.0)
+
+
+@app.command()
 def faults() -> None:
     """Which instrument knows which fault, and what it does there."""
     for name, kind in KINDS.items():

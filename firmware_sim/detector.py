@@ -18,7 +18,6 @@ from p4p.nt import NTNDArray, NTScalar
 from p4p.server import Server
 from p4p.server.thread import SharedPV
 
-from firmware_sim.codecs import compress, pixel_type
 from firmware_sim.faults import Fault
 from firmware_sim.frames import FrameSource
 from firmware_sim.instrument import StartError
@@ -124,7 +123,7 @@ class Detector:
                 self._note(frame, number, t, dropped=True)
                 sent = frame.ravel()[: frame.size // 2] if fault.kind == "partial" else frame.ravel()
                 shape = frame.shape if fault.kind == "partial" else (frame.shape[0] + 1, frame.shape[1])
-                self._post(_nd_array(sent, shape, number, t, "none"))
+                self._post(_nd_array(sent, shape, number, t))
             case "duplicate":
                 exposure = self._take()
                 for _ in range(2):
@@ -158,9 +157,17 @@ class Detector:
 
     def _send(self, frame: npt.NDArray[Any], number: int, t: int) -> None:
         codec = "none" if self._codec == "jpeg" and frame.dtype != np.uint8 else self._codec
-        payload, shown = (frame.ravel(), frame) if codec == "none" else compress(frame, codec)
+        if codec == "none":
+            self._note(frame, number, t)
+            self._post(_nd_array(frame.ravel(), frame.shape, number, t))
+            return
+        # Imported here: a camera that does not pack starts without HDF5 and its plugins.
+        from firmware_sim.codecs import compress, pixel_type
+
+        payload, shown = compress(frame, codec)
+        packed = {"codec": {"name": codec, "parameters": pixel_type(frame.dtype)}, "uncompressedSize": frame.nbytes}
         self._note(shown, number, t)
-        self._post(_nd_array(payload, frame.shape, number, t, codec, frame))
+        self._post(_nd_array(payload, frame.shape, number, t) | packed)
 
     def _note(self, frame: npt.NDArray[Any], number: int, t: int, *, dropped: bool = False) -> None:
         digest = hashlib.sha256(frame.tobytes()).hexdigest()
@@ -173,19 +180,15 @@ class Detector:
         self._image.post(Value(self._type, fields))
 
 
-def _nd_array(
-    payload: npt.NDArray[Any], shape: tuple[int, ...], number: int, t: int, codec: str, frame: npt.NDArray[Any] | None = None
-) -> dict[str, Any]:
+def _nd_array(payload: npt.NDArray[Any], shape: tuple[int, ...], number: int, t: int) -> dict[str, Any]:
     """Return the fields of an NTNDArray (EPICS normative types 1.0); dimension 0 is the fastest, so the columns."""
     stamp = _stamp(t)
     color_mode = {"name": "ColorMode", "value": 0, "descriptor": "Color mode", "sourceType": 0, "source": "Driver"}
     field = {"|u1": "ubyteValue", "<u2": "ushortValue", "<u4": "uintValue"}[payload.dtype.str]
-    packed = {} if codec == "none" or frame is None else {"codec": {"name": codec, "parameters": pixel_type(frame.dtype)}}
     return {
-        **packed,
         "value": (field, payload),
         "compressedSize": payload.nbytes,
-        "uncompressedSize": payload.nbytes if frame is None else frame.nbytes,
+        "uncompressedSize": payload.nbytes,
         "uniqueId": number,
         "timeStamp": stamp,
         "dataTimeStamp": stamp,

@@ -40,7 +40,7 @@ class Device:
     """One simulated instrument as a subprocess.
 
     Args:
-        name: balance, furnace, ioc, camera or vendor.
+        name: an instrument, as `firmware-sim --help` lists them, or replay.
         options: further command-line options, as `firmware-sim NAME --help` lists them.
         seed: same seed, same values.
         truth: where the instrument writes what it sent (see `firmware_sim.truth`).
@@ -62,7 +62,8 @@ class Device:
         self.name = name
         self.truth = truth
         self.ready: dict[str, Any] = {}
-        self._command = [sys.executable, "-m", "firmware_sim", name, "--seed", str(seed), *options]
+        self._command = [sys.executable, "-m", "firmware_sim", name, *options]
+        self._command += ["--seed", str(seed)] if name != "replay" else []
         self._command += ["--truth", str(truth)] if truth else []
         self._command += ["--hold"] if hold else []
         self._env = dict(env if env is not None else os.environ)

@@ -217,9 +217,12 @@ class LineInstrument(Instrument):
     async def _drip(self) -> None:
         while True:
             data = await self._drops.get()
-            for byte in data:
-                self._link.send(bytes([byte]))
+            while data and asyncio.get_running_loop().time() < self._dripping_until:
+                self._link.send(data[:1])
+                data = data[1:]
                 await asyncio.sleep(DRIP_SECONDS)
+            if data:
+                self._link.send(data)
 
 
 def _flipped(data: bytes, end: int) -> bytes:

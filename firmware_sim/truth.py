@@ -13,7 +13,8 @@ belongs to an instrument that was killed. Lines, in this order::
     {"fault": "garbage", "at": 2.0, "arg": null, "t": T, ...}
     {"end": true, "sent": {"mass": 200}, "dropped": {}}
 
-`protocol` is one of serial, opcua, ca, pva, files. `t` is UTC in nanoseconds, always a multiple of 1000, and equal to
+`protocol` is one of serial, opcua, ca, pva, files, and replay, which is several.
+`t` is UTC in nanoseconds, always a multiple of 1000, and equal to
 the source timestamp that a client of the protocol sees (serial lines carry none: there it is the time of the write).
 `units` maps every stream to its unit as the instrument states it ("" for none).
 
@@ -22,6 +23,7 @@ the source timestamp that a client of the protocol sees (serial lines carry none
 - `sha256` of an image: over its raw C-order little-endian bytes; `shape` is (rows, columns).
 - `"dropped": true`: the instrument counted the item (its own counter moved) and never put it on the wire. Such items
   are in `dropped`, not in `sent`; a client that watches the counter declares exactly these as lost.
+- `clock`: nanoseconds by which the instrument's clock was wrong when it stamped the item (the fault `clockstep`).
 - An item that a fault sends twice is two items. Items are in the order in which they were sent.
 - A fault line says what went wrong, when (seconds since production began; `t` is never of a clock that is wrong), and
   what else is known of it.
@@ -41,7 +43,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TextIO, TypeAlias
 
 Scalar: TypeAlias = float | int | bool | str
-Protocol: TypeAlias = Literal["serial", "opcua", "ca", "pva", "files"]
+Protocol: TypeAlias = Literal["serial", "opcua", "ca", "pva", "files", "replay"]
 
 VERSION: Final = 1
 
@@ -63,7 +65,10 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing sent. `t` in UTC ns; `size` in bytes; `shape` in elements (rows, columns); hashes in lower-case hex."""
+    """One thing sent. `t` in UTC ns; `clock`: by how many ns the clock that gave it was wrong.
+
+    `size` in bytes; `shape` in elements (rows, columns); hashes in lower-case hex.
+    """
 
     stream: str
     n: int
@@ -75,6 +80,7 @@ class Item:
     unique_id: int | None = None
     path: str | None = None
     size: int | None = None
+    clock: int | None = None
     initial: bool = False
     dropped: bool = False
 
@@ -85,7 +91,7 @@ class Item:
             line |= {"v": None, "nonfinite": str(self.v)}
         elif self.v is not None:
             line["v"] = self.v
-        for key in ("sha256", "dtype", "unique_id", "path", "size"):
+        for key in ("sha256", "dtype", "unique_id", "path", "size", "clock"):
             if (value := getattr(self, key)) is not None:
                 line[key] = value
         if self.shape is not None:
@@ -180,7 +186,7 @@ class TruthWriter:
     def item(self, stream: str, t: int, **what: Any) -> int:
         """Count and note one item; `what` are the further fields of `Item`. Returns its number within the stream."""
         self._numbers[stream] += 1
-        item = Item(stream, self._numbers[stream], t, **what)
+        item = Item(stream, self._numbers[stream], t, clock=self.clock_offset_ns or None, **what)
         counter = self.dropped if item.dropped else self.sent
         counter[stream] = counter.get(stream, 0) + 1
         self._write(item.to_json())

@@ -36,6 +36,11 @@ class Vendor(Instrument):
     rate = 1.0
     faults: ClassVar[Mapping[str, str]] = {
         "zero": "a file of 0 bytes, counted",
+        "garbage": "a file of ARG (1000) random bytes under the name of a scan, counted",
+        "partial": "a scan is written in two halves, ARG (0.5) seconds apart",
+        "drip": "a scan is written line by line, within ARG (1) seconds",
+        "hang": "nothing is written for ARG (5) seconds",
+        "clockstep": "the times of files are set by ARG (3600) seconds, back with a minus",
         "abandon": "a temporary file that is never finished; not counted",
     }
 
@@ -66,24 +71,38 @@ class Vendor(Instrument):
     async def inject(self, fault: Fault, at: float) -> None:
         """Write the odd file that `faults` describes."""
         number = self.truth.sent.get("files", 0)
-        if fault.kind == "zero":
-            self.truth.fault(fault.kind, at, fault.arg)
-            self._rename_into_place(f"empty_{number:04d}.dat", b"")
-        else:
-            name = f"image_{number:04d}.unfinished.tmp"
-            self.truth.fault(fault.kind, at, fault.arg, path=name)
-            (self._folder / name).write_bytes(self._tiff()[:100])
+        name = f"image_{number:04d}.unfinished.tmp"
+        self.truth.fault(fault.kind, at, fault.arg, **({"path": name} if fault.kind == "abandon" else {}))
+        match fault.kind:
+            case "zero":
+                self._rename_into_place(f"empty_{number:04d}.dat", b"")
+            case "garbage":
+                noise = self.rng.integers(0, 256, int(fault.number(1000)), dtype="u1").tobytes()
+                self._rename_into_place(f"scan_noise_{number:04d}.csv", noise)
+            case "partial":
+                await self._write_slowly(f"scan_halves_{number:04d}.csv", self._csv(number), pieces=2, pause=fault.number(0.5))
+            case "drip":
+                content = self._csv(number)
+                lines = content.count(b"\n")
+                await self._write_slowly(f"scan_slow_{number:04d}.csv", content, pieces=lines, pause=fault.number(1) / lines)
+            case "hang":
+                await asyncio.sleep(fault.number(5))
+            case "clockstep":
+                self.step_clock(fault)
+            case "abandon":
+                (self._folder / name).write_bytes(self._tiff()[:100])
 
     async def close(self) -> None:
         """Nothing is open between ticks."""
 
-    async def _write_slowly(self, name: str, content: bytes) -> None:
-        """Write in place over up to 0.4 periods, as a program does that logs while it measures."""
-        step = len(content) // PIECES + 1
+    async def _write_slowly(self, name: str, content: bytes, pieces: int = PIECES, pause: float | None = None) -> None:
+        """Write in place, with a pause after each piece, as a program does that logs while it measures: over 0.4 periods."""
+        pause = 0.4 / PIECES / self.options.rate if pause is None else pause
+        step = len(content) // pieces + 1
         with (self._folder / name).open("wb", buffering=0) as file:
             for begin in range(0, len(content), step):
                 file.write(content[begin : begin + step])
-                await asyncio.sleep(0.4 / PIECES / self.options.rate)
+                await asyncio.sleep(pause)
             t = self._account(name, content)
             os.utime(file.fileno(), ns=(t, t))
 

@@ -31,7 +31,7 @@ from edge_agent.agent.sink import AgentSink, InstrumentState
 from edge_agent.agent.status import InstrumentStatus, RunStatus, Status, StreamStatus, TargetStatus, TimestampStatus
 from edge_agent.agent.supervisor import keep_going, supervise
 from edge_agent.agent.targets import build_targets, sending_hours, witnesses
-from edge_agent.agent.triggers import follow
+from edge_agent.agent.triggers import follow, follow_project
 from edge_agent.config.adapters import adapter_class
 from edge_agent.config.models import Config, Instrument
 from edge_agent.deliver.engine import Engine
@@ -232,6 +232,14 @@ class Agent:
             work = partial(follow, group_name, condition, self.config.instruments[member], self.desk)
             name = f"trigger of {group_name}"
             self._adapters.append(asyncio.create_task(keep_going(name, work), name=name))
+
+        for group_name in self.desk.groups:
+            for member in self._members(group_name):
+                uri = self.config.instruments[member].project_pv
+                if uri is not None:
+                    told = partial(follow_project, group_name, uri, self.config.instruments[member], self.desk)
+                    name = f"project of {group_name}"
+                    self._adapters.append(asyncio.create_task(keep_going(name, told), name=name))
 
     def _stamping(self, papers: Papers) -> Stamping | None:
         """What has runs time-stamped, if that is configured."""

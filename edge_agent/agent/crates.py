@@ -113,7 +113,7 @@ class Describer:
             self._software,
             tuple(self._instrument(name, entry) for name in self._members(entry.run.group)),
             self._all_facts(entry, segments) if segments else records.NOT_COUNTED,
-            project=self._project(entry.run.project),
+            project=self._project(entry.run.project, said=entry.kind != "session" and self._says_project(entry.run.group)),
             organisation=None
             if organisation is None
             else records.Organisation(organisation.name, organisation.ror or records.NOT_CONFIGURED),
@@ -129,9 +129,13 @@ class Describer:
     def _about(self, project: str) -> Project:
         return self._config.projects.get(project, Project())
 
-    def _project(self, name: str) -> records.Project:
-        said = self._about(name)
-        known = (value or records.NOT_CONFIGURED for value in (said.proposal, said.grant, said.funder))
+    def _says_project(self, group: str) -> bool:
+        return any(self._config.instruments[name].project_pv is not None for name in self._members(group))
+
+    def _project(self, name: str, *, said: bool) -> records.Project:
+        """``said``: a value of the facility's control system named the project, which is then the number of the proposal."""
+        about = self._about(name)
+        known = (value or records.NOT_CONFIGURED for value in (about.proposal or (name if said else ""), about.grant, about.funder))
         return records.Project(name, *known)
 
     def _instrument(self, name: str, entry: RunEntry) -> records.Instrument:

@@ -75,6 +75,15 @@ def options_for(uri: str, instrument: Instrument) -> dict[str, Any]:
     return dict(options()) if same and options is not None else {}
 
 
+async def follow_project(group: str, uri: str, instrument: Instrument, desk: Desk) -> None:
+    """Give a group's runs without a session the project that a value says, for ever; what is no name leaves the last one and is said."""
+    async for value, _ in watcher(uri)(uri, **options_for(uri, instrument)):
+        project = f"{value:g}" if isinstance(value, float) else str(value).strip()
+        if not desk.assign(group, project):
+            log.warning("%s: %s gives %r, which is no name of a project; it stays %s", group, uri, value, desk.plans[group].project,
+                        extra={"code": "TRIGGER"})  # fmt: skip
+
+
 async def follow(group: str, condition: RunWhile, instrument: Instrument, desk: Desk) -> None:
     """Follow one trigger for ever; a value of the wrong kind (a text against a number) is said once."""
     watch = watcher(condition.uri)

@@ -155,6 +155,8 @@ class Instrument(Table):
     """Targets that the data goes to. Default: all."""
     project: Name | None = None
     """Project of runs without a session. Default: the top one."""
+    project_pv: str | None = Field(default=None, pattern=r"^(ca|pva|opc\.tcp)://\S+$")
+    """Value that says the project of the group's runs without a session, as "ca://BL05:PROPOSAL"; also their proposal number."""
     title: str = ""
     """What it is, in words, for the run record."""
     maker: str = ""

@@ -7,6 +7,7 @@ by time where it does not. Anything else makes the stream *not the same as its s
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +123,7 @@ def judge(truth: Truth, stream: str, landed: Landed | None) -> Verdict:
     found = landed or Landed()
     if truth.header.protocol == "files":
         return _judge_files(items, found)
-    if any(item.sha256 for item in items):
+    if any(item.sha256 for item in items) and not found.values:
         return _judge_frames(items, found)
     return _judge_by_time(items, found) if truth.header.protocol != "serial" else _judge_in_order(items, found)
 
@@ -136,20 +137,22 @@ def _judge_files(items: Sequence[Item], landed: Landed) -> Verdict:
 
 
 def _judge_frames(items: Sequence[Item], landed: Landed) -> Verdict:
-    wanted = {item.unique_id if item.unique_id is not None else item.n: item.sha256 for item in items}
-    have = dict(zip(landed.numbers, landed.digests, strict=True))
-    wrong = [n for n, digest in have.items() if wanted.get(n) != digest]
-    missing = [n for n in wanted if n not in have]
-    times = {item.unique_id if item.unique_id is not None else item.n: item.t for item in items}
-    undeclared = [n for n in missing if not _frame_declared(n, times[n], landed)]
+    """By number and pixels. A counter may begin again, and a frame that is sent twice need not land twice."""
+    exposures = [(item.unique_id if item.unique_id is not None else item.n, item.sha256) for item in items]
+    told = dict(zip(exposures, items, strict=True))
+    sent, have = Counter(exposures), Counter(zip(landed.numbers, landed.digests, strict=True))
+    wrong = [n for n, digest in have if (n, digest) not in sent]
+    twice = [n for (n, digest), count in have.items() if count > sent[n, digest] > 0]
+    missing = [exposure for exposure in sent if exposure not in have]
+    undeclared = [exposure for exposure in missing if not _frame_declared(exposure[0], told[exposure], landed)]
     why = ""
-    if len(have) != len(landed.numbers):
-        why = "a frame landed twice"
-    elif wrong:
+    if wrong:
         why = f"frame {wrong[0]} is not what was sent"
+    elif twice:
+        why = f"frame {twice[0]} landed twice"
     elif undeclared:
-        why = f"frame {undeclared[0]} is missing and no gap says so"
-    return Verdict(len(items), len(have) - len(wrong), len(missing) - len(undeclared), len(landed.gaps), not why, why)
+        why = f"frame {undeclared[0][0]} is missing and no gap says so"
+    return Verdict(len(sent), len(have) - len(wrong), len(missing) - len(undeclared), len(landed.gaps), not why, why)
 
 
 def _judge_by_time(items: Sequence[Item], landed: Landed) -> Verdict:
@@ -158,7 +161,7 @@ def _judge_by_time(items: Sequence[Item], landed: Landed) -> Verdict:
     have = dict(zip(landed.times, landed.values, strict=True))
     wrong = [t for t, value in have.items() if t not in wanted or not _equal(wanted[t], value)]
     missing = [item for item in items if item.t not in have]
-    undeclared = [item for item in missing if not _declared(item.t, landed)]
+    undeclared = [item for item in missing if not _declared(item, landed)]
     why = ""
     if len(have) != len(landed.times):
         why = "a value landed twice"
@@ -176,7 +179,7 @@ def _judge_in_order(items: Sequence[Item], landed: Landed) -> Verdict:
     position = 0
     for value in landed.values:
         begin = position
-        while position < len(items) and not _equal(items[position].v, value):
+        while position < len(items) and not _same(items[position], value):
             position += 1
         if position == len(items):
             return Verdict(
@@ -191,20 +194,31 @@ def _judge_in_order(items: Sequence[Item], landed: Landed) -> Verdict:
         matched += 1
         position += 1
     missing += items[position:]
-    undeclared = [item for item in missing if not _declared(item.t, landed)]
+    undeclared = [item for item in missing if not _declared(item, landed)]
     why = f"value {undeclared[0].n} is missing and no gap says so" if undeclared else ""
     return Verdict(len(items), matched, len(missing) - len(undeclared), len(landed.gaps), not why, why)
 
 
-def _declared(t: int, landed: Landed) -> bool:
-    return any(start - SLACK_NS <= t <= end + SLACK_NS for _, _, _, start, end in landed.gaps)
+def _declared(item: Item, landed: Landed) -> bool:
+    return any(_within(item, start, end) for _, _, _, start, end in landed.gaps)
 
 
-def _frame_declared(number: int, t: int, landed: Landed) -> bool:
+def _within(item: Item, start: int, end: int) -> bool:
+    """By the instrument's own time, or by the true one where its clock was wrong: gaps are told by either."""
+    return any(start - SLACK_NS <= t <= end + SLACK_NS for t in (item.t, item.t - (item.clock or 0)))
+
+
+def _frame_declared(number: int, item: Item, landed: Landed) -> bool:
     """By its number; by its time where the gap knows no numbers."""
-    by_time = [gap for gap in landed.gaps if gap[0] == UNKNOWN]
     numbered = any(first <= number <= last for first, last, *_ in landed.gaps if first != UNKNOWN)
-    return numbered or any(start - SLACK_NS <= t <= end + SLACK_NS for _, _, _, start, end in by_time)
+    return numbered or any(_within(item, start, end) for first, _, _, start, end in landed.gaps if first == UNKNOWN)
+
+
+def _same(item: Item, value: Any) -> bool:
+    """Of an item of many numbers, the truth has the digest."""
+    if item.sha256 is None:
+        return _equal(item.v, value)
+    return hashlib.sha256(np.asarray(value, item.dtype).tobytes()).hexdigest() == item.sha256
 
 
 def _equal(sent: Any, value: Any) -> bool:

@@ -131,6 +131,15 @@ class Desk:
             raise _safe(live.entry.run.name, f"its segments are not closed after {STOP_WAIT:g} s; does the disk take nothing?") from error
         return live.entry.run
 
+    def assign(self, group: str, project: str) -> bool:
+        """Runs of a group that begin from now on without a session belong to this project; False: it is no name, nothing changes."""
+        if not NAME.fullmatch(project):
+            return False
+        if self.plans[group].project != project:
+            log.info("%s: runs without a session belong to project %s from now on", group, project)
+            self.plans = {**self.plans, group: replace(self.plans[group], project=project)}
+        return True
+
     def trigger(self, group: str, on: bool, t_ns: int, what: str) -> None:
         """A trigger changed at ``t_ns`` (source time, UTC ns). While a session is open it changes nothing."""
         target, plan = self.groups[group], self.plans[group]

@@ -198,7 +198,7 @@ def test_a_line_that_drips_is_the_same_line(device: StartDevice) -> None:
             times.append(time.monotonic())
     balance.wait_stopped()
     assert [str(float(line.split()[2])) for line in data.decode().splitlines()] == values(balance, "mass")
-    assert sum(b - a > 0.001 for a, b in itertools.pairwise(times)) > 60
+    assert sum(b - a > 0.001 for a, b in itertools.pairwise(times)) > 15, "bytes came one by one for a while"
 
 
 def test_faults_at_random_are_in_the_truth(device: StartDevice) -> None:
