@@ -111,3 +111,8 @@ def test_an_amendment_by_anybody_else_is_refused(key: Any, trusted: Trusted, fir
 def test_a_statement_that_says_something_else_is_no_amendment(first: Amendment, key_number: int, value: Any, message: str) -> None:
     with pytest.raises(SealError, match=message):
         parse_amendment(dumps({**loads(first.payload(), "x"), key_number: value}))
+
+
+def test_people_are_shown_what_changed_and_who_said_why() -> None:
+    shown = Amendment(bytes(16), bytes(16), bytes(32), 2, None, (Change("title", None, "b"),), "Ada", "forgot", 7).as_json()
+    assert shown == {"number": 2, "changes": [{"field": "title", "old": None, "new": "b"}], "author": "Ada", "reason": "forgot", "t_ns": 7}
