@@ -55,6 +55,8 @@ def exposition(status: Status) -> str:
     )
     lines += _family("disk_free_bytes", "gauge", "Free bytes of the spool's disk.", [({}, float(status.disk_free))])
     lines += _family("disk_state", "gauge", "1 for the state that the disk is in.", [({"state": status.disk}, 1.0)])
+    silence = "Time for which the spool's disk has not answered a sync; 0 while it does."
+    lines += _family("disk_silent_seconds", "gauge", silence, [({}, status.disk_silent)])
     if status.disk_left is not None:
         lines += _family("disk_full_seconds", "gauge", "Time until the disk is full at this rate.", [({}, status.disk_left)])
     if status.commit_p99 is not None:

@@ -27,6 +27,7 @@ from edge_agent.agent.clock import watch_clock
 from edge_agent.agent.crates import Describer
 from edge_agent.agent.identity import Credentials, load_credentials, renew_forever
 from edge_agent.agent.sessions import Sessions
+from edge_agent.agent.silent_disk import silent, watch_syncs
 from edge_agent.agent.sink import AgentSink, InstrumentState
 from edge_agent.agent.status import InstrumentStatus, RunStatus, Status, StreamStatus, TargetStatus, TimestampStatus
 from edge_agent.agent.supervisor import keep_going, supervise
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FREE_EVERY = 2.0
+STATUS_PATIENCE = 3.0
 NO_TOTALS = StreamTotals(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
@@ -101,6 +103,8 @@ class Agent:
         self.instruments = {name: InstrumentState(name, i.adapter) for name, i in config.instruments.items()}
         self._tasks: list[asyncio.Task[None]] = []
         self._adapters: list[asyncio.Task[None]] = []
+        self._asking: asyncio.Task[_Kept] | None = None
+        self._last: _Kept | None = None
 
     async def start(self) -> None:
         """Open everything and begin to capture.
@@ -152,6 +156,7 @@ class Agent:
             "desk": self.desk.tick_forever,
             "witness": self.witnessing.run,
             "free": self._free_forever,
+            "syncs": lambda: watch_syncs(self.recorder.sync_waits),
             "clock": lambda: watch_clock(self.timekeeper, self.agent_log.append),
             "sessions": self.sessions.run,
             "renewal": lambda: renew_forever(config.keys_dir),
@@ -189,7 +194,7 @@ class Agent:
     async def status(self) -> Status:
         """What the daemon knows of itself now."""
         lanes, disk, latencies = self.engine.status(), self.disk, sorted(self.recorder.latencies)
-        kept = await asyncio.to_thread(self._kept)
+        kept = await self._kept_lately()
         targets = []
         for lane in lanes:
             waits = kept.backlog.get(lane.target)
@@ -205,7 +210,17 @@ class Agent:
             tuple(_run_status(entry) for entry in kept.past),
             tuple(targets),
             None if self.stamping is None else TimestampStatus(kept.unstamped, self.stamping.error),
+            silent(self.recorder.sync_waits()),
         )  # fmt: skip
+
+    async def _kept_lately(self) -> _Kept:
+        """What the database says; what it said before, when the disk lets it wait for long: a status must come just then."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(asyncio.to_thread(self._kept), name="status")
+        await asyncio.wait({self._asking}, timeout=None if self._last is None else STATUS_PATIENCE)
+        if self._last is None or self._asking.done():
+            self._last = await self._asking
+        return self._last
 
     def _kept(self) -> _Kept:
         """What the spool's database says; worker thread. The book first: what a run that is done sends last is then in the backlog."""

@@ -72,7 +72,7 @@ class Status:
     """The whole daemon.
 
     ``commit_p99`` is seconds from arrival to durable; ``disk_left`` seconds until the disk is full, None: not filling;
-    ``timestamp`` is None when no service is configured.
+    ``timestamp`` is None when no service is configured. ``disk_silent`` is seconds for which the disk has not answered; 0: it does.
     """
 
     site: str
@@ -90,3 +90,4 @@ class Status:
     past: tuple[RunStatus, ...]
     targets: tuple[TargetStatus, ...]
     timestamp: TimestampStatus | None = None
+    disk_silent: float = 0.0

@@ -51,6 +51,7 @@ class Recorder:
         self.room = Room(room)
         self.latencies: list[float] = []
         self.commits = 0
+        self._asked: float | None = None
         self._syncs = ThreadPoolExecutor(4, "sync")
         self._series: list[Series] = []
         self._ended = False
@@ -129,6 +130,11 @@ class Recorder:
         if self._stopping.wait(DISK_RETRY):
             raise error
 
+    def sync_waits(self) -> float:
+        """Seconds for which the disk has been at the commit in progress; 0 when there is none."""
+        asked = self._asked
+        return 0.0 if asked is None else time.monotonic() - asked
+
     def alive(self) -> bool:
         """Whether all threads live."""
         return self._writer.is_alive() and self._committer.is_alive() and self._encoders.alive()
@@ -184,7 +190,9 @@ class Recorder:
             self._work.wait()
             self._work.clear()
             found = [series.segment for series in list(self._series)]
+            self._asked = time.monotonic()
             self._commit([s for s in found if s is not None and s.failed is None and s.dirty()])
+            self._asked = None
             self._stopping.wait(COMMIT_PAUSE)
 
     def _commit(self, segments: Sequence[SegmentWriter]) -> None:

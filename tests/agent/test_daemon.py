@@ -90,7 +90,7 @@ async def test_a_session_by_the_command_line_lands_signed_and_sigterm_ends_every
     assert [r["outcome"] for r in shown["past"] if r["project"] == "p"] == ["calibration"]
     assert set(shown) == {
         "site", "version", "agent_id", "enrolled", "started", "recovered", "disk", "disk_free", "disk_left", "commit_p99", "instruments", "runs",
-        "past", "targets", "timestamp",
+        "past", "targets", "timestamp", "disk_silent",
     }  # fmt: skip
     (instrument,) = shown["instruments"]
     assert set(instrument) == {"name", "adapter", "group", "connections", "error", "streams"}

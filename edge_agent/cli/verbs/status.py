@@ -45,6 +45,11 @@ def sentence(now: dict[str, Any]) -> str:
     refused = sum(target["quarantined"] for target in now["targets"])
     if any(s["totals"]["discrepancy"] for s in streams):
         return t("The numbers do not add up: this is a bug; nothing was deleted. Please report it.")
+    if now["disk_silent"]:
+        return t(
+            "The spool's disk has not answered for {seconds} s: nothing new becomes durable. Look at the kernel log and at the drive.",
+            seconds=f"{now['disk_silent']:.0f}",
+        )
     if now["disk"] in ("hard", "paused"):
         return t("The disk is full ({state}): data is being refused and declared as gaps.", state=now["disk"])
     if refused:
