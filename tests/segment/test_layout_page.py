@@ -132,5 +132,5 @@ def test_marks_of_the_page_are_those_of_the_model() -> None:
     assert str(NO_TIME) in PAGE
     assert str(NO_SEQ) in PAGE
     assert all(f"`{cause.value}`" in PAGE for cause in Cause)
-    assert [valid.value for valid in Valid] == [0, 1, 2]
+    assert [valid.value for valid in Valid] == [0, 1, 2, 3]
     assert np.datetime64(NO_TIME, "ns") != np.datetime64(NO_TIME, "ns")

@@ -234,7 +234,7 @@ def test_frame_numbers_that_do_not_decode_are_damage_and_those_of_another_filter
     report = verify_segment(built("garbage.h5", b"garbage", 0), None)
     assert (report.level, report.reason[:31]) == (0, "A stored chunk does not decode.")
     dsd = parse_dsd(forge.frames(tmp_path / "c.h5").file.dsds[NUMBER].encode())
-    other = replace(dsd, filters=((1, 1, (4,)),))
+    other = replace(dsd, filters=((32000, 1, ()),))
     note = check_numbers(dsd, {}, other, {}, None)  # type: ignore[arg-type]
     assert note.startswith(f"{NUMBER}: not compared with the signed frame numbers")
 
