@@ -29,7 +29,9 @@ from edge_agent.record.segment_writer import Closed
 from edge_agent.record.session import new_session
 from edge_agent.runs.book import Book, RunEntry, Stage
 from edge_agent.runs.mirror import Mirror
-from edge_agent.seal.head import State
+from edge_agent.seal import cose
+from edge_agent.seal.clock import Clock
+from edge_agent.seal.head import Head, State, head_hash
 from edge_agent.seal.leaf import RunClose, RunOpen, SegmentClose
 from edge_agent.spool import Spool
 from edge_agent.spool.ledger import Counts
@@ -117,8 +119,13 @@ def fill(config: Path, segments: int, runs: int) -> None:
                 path = home / f"{name}_camera_image_{ordinal:06d}.h5"
                 path.write_bytes(b"a segment")
                 group = "/entry/instrument/camera/image"
+                segment_id = os.urandom(16)
+                payload = Head(
+                    agent_id, segment_id, 100, os.urandom(32), 1, None, T0, T0, session.boot_id, Clock(), State.CLOSED
+                ).payload()
+                signed = cose.sign(session.key, cose.HEAD, payload)
                 closed = Closed(
-                    path, None, os.urandom(16), os.urandom(32), os.urandom(200), State.CLOSED, 9, ordinal, "camera/image",
+                    path, None, segment_id, head_hash(payload), signed, State.CLOSED, 9, ordinal, "camera/image",
                     {"camera/image": 100}, {}, {"camera/image": 100 * ordinal}, {"camera/image": T0},
                     {f"{group}/data": (100, 1024, 1024), f"{group}/frame_number": (100,)}, {f"{group}/data": "<u2"},
                 )  # fmt: skip

@@ -7,7 +7,6 @@ changed between the first and the last look. Safe to call from several threads a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import threading
@@ -16,8 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from edge_agent.errors import DiskError
 from edge_agent.model import FileItem
-from edge_agent.seal.leaf import PIECE
-from edge_agent.seal.tree import Frontier
+from edge_agent.record.copying import copy_and_hash
 from edge_agent.storage import Storage, durable
 
 UNFINISHED = ".unfinished"
@@ -90,23 +88,18 @@ def discard_unfinished(files: Path) -> None:
 
 def _copy(item: FileItem, partial: Path, storage: Storage) -> tuple[bytes, bytes]:
     """Copy the bytes and the times, durably; SHA-256 and the root over the pieces."""
-    digest, pieces = hashlib.sha256(), Frontier()
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(item.path, flags), "rb") as source:
         copy = storage.open_append(partial)
         try:
-            while piece := source.read(PIECE):
-                digest.update(piece)
-                pieces.append(piece)
-                storage.write(copy, piece)
-            storage.sync_data(copy)
+            digest, root = copy_and_hash(source, item.size, copy, storage)
         finally:
             storage.close(copy)
         after = os.fstat(source.fileno())
     if after.st_size != item.size or after.st_mtime_ns != item.mtime_ns:
         raise ChangedWhileReading(f"{item.name} changed while it was read")
     storage.set_times(partial, after.st_atime_ns, after.st_mtime_ns)
-    return digest.digest(), pieces.root()
+    return digest, root
 
 
 def _free_name(folder: Path, name: str, storage: Storage, taken: set[str] | None) -> str:

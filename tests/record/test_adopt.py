@@ -12,20 +12,22 @@ from typing import Any
 import pytest
 
 from edge_agent.errors import DiskError
-from edge_agent.record import adopt as module
+from edge_agent.record import copying
 from edge_agent.record.adopt import Adopted, ChangedWhileReading, adopt, discard_unfinished
 from edge_agent.seal.tree import leaf_hash, root_of
+from edge_agent.storage import Disk
 
 
 def left_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("size", [0, 1, 1000, 1001, 4500])
+@pytest.mark.parametrize("size", [0, 1, 1000, 1001, 4500, 8000, 20_001, 200_000])
 def test_the_copy_has_the_bytes_the_digest_and_the_root_over_its_pieces(
     kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(module, "PIECE", 1000)
+    monkeypatch.setattr(copying, "PIECE", 1000)
+    monkeypatch.setattr(copying, "LARGE", 8000)
     data = os.urandom(size)
     item = kit.vendor_file(tmp_path / "vendor", "day 1/ü.raw", data)
     adopted = adopt(tmp_path / "files", item, kit.DISK)
@@ -133,3 +135,38 @@ def test_a_name_that_the_disk_did_not_take_is_free_again(kit: Any, tmp_path: Pat
         adopt(folder, item, kit.Faulty(kind, at), taken)
     assert taken == set()
     assert adopt(folder, item, kit.DISK, taken).name == "a.dat"
+
+
+@pytest.mark.parametrize("step", ["write", "sync_data"])
+def test_a_disk_that_refuses_a_large_copy_is_told_and_nothing_is_left(
+    kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The parts of a large file go through several threads: what one of them meets must come out."""
+    monkeypatch.setattr(copying, "PIECE", 1000)
+    monkeypatch.setattr(copying, "LARGE", 8000)
+    item = kit.vendor_file(tmp_path / "vendor", "a.raw", os.urandom(100_000))
+
+    class Refusing(Disk):
+        calls = 0
+
+        def _refuse(self) -> None:
+            self.calls += 1
+            if self.calls == 3:
+                raise DiskError("no", why="the test's disk", try_="")
+
+        def write(self, fd: int, data: Any) -> None:
+            if step == "write":
+                self._refuse()
+            super().write(fd, data)
+
+        def sync_data(self, fd: int) -> None:
+            if step == "sync_data":
+                self._refuse()
+            super().sync_data(fd)
+
+    disk = Refusing()
+    with pytest.raises(DiskError):
+        for _ in range(3):
+            adopt(tmp_path / "files", item, disk, set())
+    assert disk.calls >= 3
+    assert not [name for name in left_in(tmp_path / "files") if ".unfinished" in name]

@@ -22,7 +22,7 @@ from firmware_sim.launch import Device
 from firmware_sim.truth import read_truth
 
 StartIoc = Callable[..., Device]
-ALL = ("TEMP", "CURRENT", "MOTOR", "SHUTTER", "PROPOSAL", "COUNT")
+ALL = ("TEMP", "CURRENT", "MOTOR", "SHUTTER", "PROPOSAL", "COUNT", "I0")
 
 
 def pvs(*names: str) -> list[dict[str, str]]:

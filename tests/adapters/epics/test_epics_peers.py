@@ -101,7 +101,7 @@ async def test_what_is_changed_at_a_record_is_described_anew_and_its_alarm_recor
         await sink.until(lambda s: len(s.values("COUNT")) > 3, timeout=40)
         ioc.stdin.write(b'dbpf P:COUNT.EGU mA\ndbpf P:COUNT.HIHI 0\ndbpf P:COUNT.HHSV MAJOR\n')
         ioc.stdin.flush()
-        await sink.until(lambda s: s.of(Opened)[-1].stream.unit == "mA" and len(s.values("COUNT.alarm")), timeout=30)
+        await sink.until(lambda s: any(e.stream.unit == "mA" for e in s.of(Opened)) and len(s.values("COUNT.alarm")), timeout=30)
         before = len(sink.values("COUNT"))
         await sink.until(lambda s: len(s.values("COUNT")) > before + 3)
     described = [event.stream for event in sink.of(Opened) if event.stream.name == "COUNT"]
