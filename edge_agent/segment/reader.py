@@ -114,11 +114,13 @@ def _visit(path: str, parent: Any, name: bytes, size: int, contents: Contents, s
     facts = h5o.get_info(parent, name)
     if facts.addr in seen:
         first = seen[facts.addr]
-        if inside or first in contents.integrity:
+        if inside:
             raise SealError(f"the same object as {first}; the integrity tables may have no second name")
         place[path] = HardLink(first)
         return []
     seen[facts.addr] = path
+    if inside and facts.rc != 1:
+        raise SealError("has further links, or says so")
     if facts.type == h5o.TYPE_GROUP:
         return _group(path, h5o.open(parent, name), place)
     if facts.type == h5o.TYPE_DATASET:

@@ -39,6 +39,8 @@ def grammar(tid: Any) -> list[Any]:
         return ["flt", tid.get_size(), tid.get_order(), list(tid.get_fields()), tid.get_ebias(), tid.get_precision()]
     if kind == h5t.STRING:
         pad, cset = tid.get_strpad(), tid.get_cset()
+        if cset not in (h5t.CSET_ASCII, h5t.CSET_UTF8):
+            raise SealError(f"a text in the unknown encoding {cset}")
         return ["vstr", pad, cset] if tid.is_variable_str() else ["str", tid.get_size(), pad, cset]
     if kind == h5t.ENUM:
         members = [(tid.get_member_name(i).decode(), tid.get_member_value(i)) for i in range(tid.get_nmembers())]

@@ -189,7 +189,7 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "a target that is not UTF-8": (lambda f: f.id.links.create_soft(b"x", b"/\xff"), "/x: a name that is not UTF-8"),
     "a second name for the tables": (
         lambda f: f.__setitem__("x", f.create_group("entry/integrity")),
-        "/x: the same object as /entry/integrity",
+        "/entry/integrity: has further links",
     ),
     "a second name for a table": (
         lambda f: f.__setitem__("a", f.create_dataset("entry/integrity/leaves", data=1)),

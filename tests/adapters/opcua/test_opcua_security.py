@@ -164,8 +164,9 @@ async def test_a_server_that_does_not_trust_us_is_said_so(node_server: Any, conf
 
 @pytest.mark.peers
 @pytest.mark.slow
-async def test_clocks_that_are_days_apart_are_named_as_the_cause(node_server: Any, config: Make, tmp_path: Path) -> None:
-    server = node_server(secure=True, pki=str(tmp_path / "pki"), skew=-5 * 86_400)
+async def test_clocks_that_are_days_apart_are_named_when_a_server_refuses_us(node_server: Any, config: Make, tmp_path: Path) -> None:
+    """node-opcua lets a certificate pass that is not valid yet by its clock, so it refuses for another reason here: few servers say theirs."""
+    server = node_server(secure=True, trust=False, pki=str(tmp_path / "pki"), skew=-5 * 86_400)
     folder = tmp_path / "identity"
     found = await examine(server.endpoint, folder)
     assert found.ahead_s is not None
