@@ -23,7 +23,7 @@ test-slow: install tools
 	$(BIN)/pytest tests/seal -q --cov edge_agent.seal --cov-branch --cov-fail-under 100 --cov-report term-missing:skip-covered
 
 torture: install tools
-	$(BIN)/pytest tests/torture tests/storage tests/record/test_crash.py tests/record/test_model.py tests/record/test_every_call.py --timeout 900
+	$(BIN)/pytest tests/torture tests/storage tests/record/test_crash.py tests/record/test_model.py tests/record/test_every_call.py --timeout 14400
 
 install: $(VENV)/.installed
 
