@@ -62,8 +62,7 @@ class Report:
     def rest(self) -> dict[str, Any]:
         """The other benchmarks, by name."""
         parts: dict[str, Sequence[str]] = {
-            # One long round: in two of 8 s the first frames of a run, which wait for its first segment, may be more than 1 %.
-            "latency": ["--seconds", f"{2 * self.seconds:g}", "--rounds", "1"],
+            "latency": ["--seconds", f"{0.8 * self.seconds:g}", "--rounds", "2"],
             "verify": ["--mb", f"{250 * self.seconds:g}", "--rounds", "3"],
             "rows": ["--seconds", f"{0.7 * self.seconds:g}"],
             "idle": ["--seconds", f"{1.5 * self.seconds:g}"],
