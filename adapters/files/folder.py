@@ -49,7 +49,7 @@ class WatchedFolder:
         self._inlet = sink.open(self.stream)
         self._settling = Settling(config.settle, config.settle_closed)
         self._refused: dict[str, str] = {}
-        self._failed: set[str] = set()
+        self._failed: dict[str, str] = {}
         self._sets = Sets(config.together)
         self._readers = readers
         self._ingest = None if config.ingest is None else Ingest(instrument, config.ingest, sink, readers, self.stream.source_uri)
@@ -79,7 +79,7 @@ class WatchedFolder:
         for seen in found.files.values():
             self._settling.see(seen, now, t, closed=self._config.ready_suffix is not None)
         self._settling.keep_only(found.files)
-        self._failed.intersection_update(found.files)
+        self._failed = {name: why for name, why in self._failed.items() if name in found.files}
         self._sets.keep_only(self._path(seen) for seen in found.files.values())
         if self._sets.incomplete() != self._incomplete:
             self._incomplete = self._sets.incomplete()
@@ -217,8 +217,7 @@ class WatchedFolder:
         place = self._sets.place(self._path(seen))
         if place is not None:
             self._sets.took(place)
-        if seen.name in self._failed:
-            self._failed.discard(seen.name)
+        if self._failed.pop(seen.name, None) is not None:
             log.info("%s: %s is taken now", self.stream.key, ascii(seen.name))
 
     def _path(self, seen: Seen) -> str:
@@ -232,9 +231,11 @@ class WatchedFolder:
         self._inlet.gap(Gap(Cause.OVERLOAD, count=1, t_from=candidate.t, t_to=candidate.t, detail=detail))
 
     def _complain(self, name: str, error: Exception) -> None:
-        if name not in self._failed:
-            self._failed.add(name)
-            log.warning("%s: %s cannot be taken: %s. It is tried again.", self.stream.key, ascii(name), error)
+        """Say it once for each file, and once for all that fail for the same reason, as on a full disk."""
+        why = str(error)
+        if name not in self._failed and why not in self._failed.values():
+            log.warning("%s: %s cannot be taken: %s. It is tried again, and so is all that fails like it.", self.stream.key, ascii(name), why)
+        self._failed[name] = why
 
     def _refuse(self, refusals: Iterable[Refusal], *, whole: bool = False) -> None:
         """Say each refusal once; ``whole`` means that these are all there are."""

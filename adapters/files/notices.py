@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,8 @@ class Notices(FileSystemEventHandler):
         if sys.platform != "linux":  # elsewhere nobody says "closed"
             events.append(FileModifiedEvent)
         observer.schedule(self, str(root), recursive=recursive, event_filter=events)
+        # A folder that appears while watchdog walks through its parent is watched twice over, by the same callback: no harm.
+        warnings.filterwarnings("ignore", "Callback with id .* already exists for watch", RuntimeWarning)
         try:
             observer.start()
         except OSError as e:
