@@ -234,7 +234,7 @@ class WatchedFolder:
         """Say it once for each file, and once for all that fail for the same reason, as on a full disk."""
         why = str(error)
         if name not in self._failed and why not in self._failed.values():
-            log.warning("%s: %s cannot be taken: %s. It is tried again, and so is all that fails like it.", self.stream.key, ascii(name), why)
+            log.warning("%s: %s cannot be taken: %s. It is tried again, as is all that fails like it.", self.stream.key, ascii(name), why)
         self._failed[name] = why
 
     def _refuse(self, refusals: Iterable[Refusal], *, whole: bool = False) -> None:
