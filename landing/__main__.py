@@ -24,6 +24,7 @@ from landing.enrol import issue_token
 from landing.fake_rdm import Rehearsal
 from landing.fake_rdm import serve as serve_rdm
 from landing.home import Home, Settings
+from landing.places import open_catalogue
 from landing.room import Limits
 from landing.serve import Options, serve
 
@@ -45,7 +46,7 @@ def init(
     settings = settings.model_copy(update={"hosts": settings.hosts + tuple(host or ())})
     home.create(settings)
     ca = authority.create(home, settings)
-    Catalogue(home.catalogue).close()
+    open_catalogue(home).close()
     print(f"{name}: landing service in {folder}")
     print(f"root certificate: {home.root}")
     print(f"its words:        {six_words(hashlib.sha256(ca.root_der).digest())}")
@@ -62,7 +63,7 @@ def token(
     home = Home(folder)
     home.load()
     ca = authority.load(home)
-    with closing(Catalogue(home.catalogue)) as catalogue:
+    with closing(open_catalogue(home)) as catalogue:
         made = issue_token(catalogue, ca.root_der, url or home.announced(), project, utc_now_ns())
     print(f"edge-agent enroll {made.text()}")
     print(f"words: {six_words(made.root)}")
@@ -74,7 +75,7 @@ def grant(folder: Folder, agent: Annotated[str, typer.Argument(help="Agent id, h
     """Let an enrolled agent write to more projects."""
     home = Home(folder)
     home.load()
-    with closing(Catalogue(home.catalogue)) as catalogue:
+    with closing(open_catalogue(home)) as catalogue:
         known = _known(catalogue, agent, folder)
         catalogue.grant(known.agent_id, tuple(check_project(name) for name in project))
     print(f"{known.name}: may write to {', '.join(sorted(known.projects | set(project)))}")
@@ -85,7 +86,7 @@ def approve_restart(folder: Folder, agent: Annotated[str, typer.Argument(help="A
     """Let an agent whose disk was restored or lost go on in a new log. Ask its owner first: a copied key looks the same."""
     home = Home(folder)
     home.load()
-    with closing(Catalogue(home.catalogue)) as catalogue:
+    with closing(open_catalogue(home)) as catalogue:
         known = _known(catalogue, agent, folder)
         catalogue.approve_restart(known.agent_id, utc_now_ns())
     print(f"{known.name}: may begin one new log; the old one stays on record and is not countersigned again")

@@ -1,6 +1,6 @@
 """From complete bytes to a signed CUSTODY: hash again, judge, place, catalogue, sign.
 
-Invariants: the receipt is signed only when the bytes are under their final name and synced; repeated after a crash at
+Invariants: the receipt is signed only when the bytes are under their final name and known to be held; repeated after a crash at
 any step it comes to the same end; what is refused for good is moved to ``refused/`` with the reason, and nothing is
 deleted.
 """
@@ -18,10 +18,9 @@ from edge_agent.seal.receipt import Custody
 from edge_agent.wire.item import ItemHeader
 from edge_agent.wire.refusal import Code, Refused
 from landing.catalogue import Catalogue, StoredItem
-from landing.incoming import Incoming, hash_file
 from landing.judge import Judge, Verdict
 from landing.room import Room
-from landing.space import Space
+from landing.store import Store, Whole
 
 SIGNED_LEVEL = 2
 WORKERS = 2
@@ -30,29 +29,26 @@ _LOG = logging.getLogger(__name__)
 
 
 class CheckIn:
-    """Checks at most `WORKERS` items at a time. ``store`` is the name of the service, as it stands in receipts."""
+    """Checks at most `WORKERS` items at a time. ``name`` is that of the service, as it stands in receipts."""
 
     def __init__(
         self,
-        store: str,
+        name: str,
         catalogue: Catalogue,
-        incoming: Incoming,
-        space: Space,
+        store: Store,
         room: Room,
         judge: Judge,
         signer: cose.Signer,
         clock: Callable[[], int] = utc_now_ns,
     ) -> None:
-        self._store = store
+        self._name = name
         self._catalogue = catalogue
-        self._incoming = incoming
-        self._space = space
+        self._store = store
         self._room = room
         self._judge = judge
         self._signer = signer
         self._clock = clock
         self._slots = asyncio.Semaphore(WORKERS)
-        self._placing = asyncio.Lock()
 
     async def run(self, header: ItemHeader) -> bytes:
         """The CUSTODY (COSE) of an upload whose bytes are all here and whose digest was said.
@@ -61,35 +57,33 @@ class CheckIn:
             Refused: DIGEST, SEGMENT, FACTS, CLASH for good; NOT_FOUND, FULL, QUOTA, TROUBLE for now.
         """
         async with self._slots:
-            part = self._incoming.part(header)
-            placed = not part.exists()
-            path = self._space.target(header.path) if placed else part
             try:
-                sha256, size = await asyncio.to_thread(hash_file, path)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                await asyncio.to_thread(self._incoming.forget, header)
+                whole = await asyncio.to_thread(self._store.whole, header)
+            except FileNotFoundError as error:
+                await asyncio.to_thread(self._store.forget, header)
                 raise Refused(Code.NOT_FOUND, f"The bytes of upload {header.item_id} are gone", try_="send them again") from error
             try:
-                _check_digest(header, sha256, size)
-                level = _check_facts(header, await self._judge.judge(path)) if header.kind is ItemKind.SEGMENT else None
-                self._room.check_quota(header)
-                if not placed:
-                    await self._place(header, sha256)
-            except Refused as refused:
-                if refused.refusal.code in _FINAL and not placed:
-                    await self._keep(header, refused, sha256)
-                raise
-            return await self._sign(header, sha256, level)
+                return await self._check(header, whole)
+            finally:
+                await asyncio.to_thread(self._store.let_go, whole)
 
-    async def _place(self, header: ItemHeader, sha256: bytes) -> None:
-        replace = header.kind is ItemKind.RECEIPTS
-        async with self._placing:
-            await asyncio.to_thread(self._space.place, self._incoming.part(header), header.path, sha256, replace=replace)
+    async def _check(self, header: ItemHeader, whole: Whole) -> bytes:
+        try:
+            _check_digest(header, whole.sha256, whole.size)
+            level = _check_facts(header, await self._judge.judge(whole.path)) if header.kind is ItemKind.SEGMENT else None
+            self._room.check_quota(header)
+            replace = header.kind is ItemKind.RECEIPTS
+            proof = await asyncio.to_thread(self._store.place, header, whole, replace=replace)
+        except Refused as refused:
+            if refused.refusal.code in _FINAL and not whole.placed:
+                await self._keep(header, refused, whole)
+            raise
+        return await self._sign(header, whole.sha256, level, proof)
 
-    async def _sign(self, header: ItemHeader, sha256: bytes, level: int | None) -> bytes:
+    async def _sign(self, header: ItemHeader, sha256: bytes, level: int | None, proof: Proof) -> bytes:
         now = self._clock()
         custody = Custody(
-            header.agent_id, header.segment_id, header.head_hash, sha256, header.size, self._store, str(Proof.FSYNCED), now, header.path
+            header.agent_id, header.segment_id, header.head_hash, sha256, header.size, self._name, str(proof), now, header.path
         )
         signed = cose.sign(self._signer, cose.CUSTODY, custody.payload())
         stored = StoredItem(
@@ -97,11 +91,11 @@ class CheckIn:
             level, signed, now,
         )  # fmt: skip
         await asyncio.to_thread(self._catalogue.store, stored)
-        await asyncio.to_thread(self._incoming.forget, header)
+        await asyncio.to_thread(self._store.forget, header)
         return signed
 
-    async def _keep(self, header: ItemHeader, refused: Refused, sha256: bytes) -> None:
-        kept = await asyncio.to_thread(self._incoming.refuse, header, refused.refusal, sha256)
+    async def _keep(self, header: ItemHeader, refused: Refused, whole: Whole) -> None:
+        kept = await asyncio.to_thread(self._store.refuse, header, refused.refusal, whole)
         said = refused.refusal.to_json()
         await asyncio.to_thread(self._catalogue.refuse, header.agent_id, header.item_id, said, self._clock())
         _LOG.warning("refused %s of agent %s, kept as %s: %s", header.path, header.agent_id.hex(), kept, refused.refusal)

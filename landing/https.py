@@ -27,7 +27,7 @@ from edge_agent.wire.names import BadName, check_upload_id
 from edge_agent.wire.refusal import Code, Refusal, Refused
 from edge_agent.wire.talk import MAX_CONTROL, parse_witness_ask
 from landing.authority import agent_of
-from landing.catalogue import stopping
+from landing.database import stopping
 from landing.enrol import Registrar
 from landing.receiver import Receiver
 from landing.room import Limits

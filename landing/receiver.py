@@ -14,10 +14,11 @@ from typing import NoReturn
 
 from edge_agent.wire.item import ItemHeader
 from edge_agent.wire.refusal import Code, Refused, from_json
-from landing.catalogue import Agent, Catalogue, Run, StoredItem, stopping
+from landing.catalogue import Agent, Catalogue, Run, StoredItem
 from landing.checkin import CheckIn
-from landing.incoming import Incoming
+from landing.database import stopping
 from landing.room import Room
+from landing.store import Store
 
 UNCLAIMED = "unclaimed"
 """The project of what has no session: every enrolled agent may write there."""
@@ -41,12 +42,12 @@ class Receiver:
     def __init__(
         self,
         catalogue: Catalogue,
-        incoming: Incoming,
+        store: Store,
         room: Room,
         check_in: CheckIn,
     ) -> None:
         self._catalogue = catalogue
-        self._incoming = incoming
+        self._store = store
         self._room = room
         self._check_in = check_in
         self._uploads: dict[Key, _Upload] = {}
@@ -88,7 +89,7 @@ class Receiver:
             if key in self._jobs:
                 raise Refused(Code.BUSY, f"Upload {header.item_id} is being checked", try_="ask for its receipt")
             self._room.check(header)
-            await asyncio.to_thread(self._incoming.create, header)
+            await asyncio.to_thread(self._store.create, header)
             await asyncio.to_thread(self._catalogue.forget_refusal, agent_id, header.item_id)
             upload.header, upload.offset = header, 0
         return 0
@@ -137,13 +138,12 @@ class Receiver:
                 async for block in data:
                     if upload.offset + len(block) > header.size:
                         raise Refused(Code.TOO_LARGE, "More bytes than were announced", why=f"{header.size} were announced")
-                    await asyncio.to_thread(self._incoming.write, header, block)
-                    upload.offset += len(block)
+                    upload.offset = await asyncio.to_thread(self._store.write, header, upload.offset, block)
             except BaseException:
                 # What came is kept; how much that is, the disk says when it is asked next.
                 upload.header = None
                 raise
-            synced = await asyncio.to_thread(self._incoming.offset, header)
+            synced = await asyncio.to_thread(self._store.offset, header)
             upload.offset = header.size if synced is None else synced
             return upload.offset
 
@@ -168,7 +168,7 @@ class Receiver:
                 raise Refused(Code.OFFSET, "Bytes are missing", why=f"{upload.offset} of {header.size} are here", have=upload.offset)
             if header.sha256 is None:
                 header = header.with_digest(sha256)
-                await asyncio.to_thread(self._incoming.note, header)
+                await asyncio.to_thread(self._store.note, header)
                 upload.header = header
             elif header.sha256 != sha256:
                 raise Refused(Code.BAD_REQUEST, "Two digests were said for one upload", try_="send it under a new upload id")
@@ -236,9 +236,9 @@ class Receiver:
 
     async def _load(self, key: Key, upload: _Upload) -> ItemHeader | None:
         if upload.header is None:
-            header = await asyncio.to_thread(self._incoming.find, *key)
+            header = await asyncio.to_thread(self._store.find, *key)
             if header is not None:
-                offset = await asyncio.to_thread(self._incoming.offset, header)
+                offset = await asyncio.to_thread(self._store.offset, header)
                 upload.header, upload.offset = header, header.size if offset is None else offset
         return upload.header
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edge_agent.wire.item import ItemHeader
 from edge_agent.wire.refusal import Code, Refused
 from landing.catalogue import Catalogue
-from landing.space import Space
+from landing.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class Limits:
 class Room:
     """Says no before the bytes come, and once more before they get their name."""
 
-    def __init__(self, limits: Limits, catalogue: Catalogue, space: Space) -> None:
+    def __init__(self, limits: Limits, catalogue: Catalogue, store: Store) -> None:
         self.limits = limits
         self._catalogue = catalogue
-        self._space = space
+        self._store = store
 
     def check(self, header: ItemHeader) -> None:
         """Whether an item can be taken.
@@ -36,9 +36,9 @@ class Room:
         if header.size > self.limits.max_size:
             why = f"{header.size} bytes, at most {self.limits.max_size} are taken"
             raise Refused(Code.TOO_LARGE, "The item is too large", why=why, try_="record smaller segments")
-        free = self._space.free() - self.limits.keep_free
-        if header.size > free:
-            why = f"{header.size} bytes, {max(free, 0)} are free"
+        left = self._store.free()
+        if left is not None and header.size > left - self.limits.keep_free:
+            why = f"{header.size} bytes, {max(left - self.limits.keep_free, 0)} are free"
             raise Refused(Code.FULL, "The landing service's disk is full", why=why, try_="its operator has to free space")
         self.check_quota(header)
 

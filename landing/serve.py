@@ -23,12 +23,12 @@ from landing.checkin import CheckIn
 from landing.enrol import Registrar
 from landing.home import Home
 from landing.https import HttpsDoor, server_context
-from landing.incoming import Incoming
 from landing.judge import Judge, WorkerJudge
 from landing.mqtt import MqttDoor
+from landing.places import open_catalogue, open_store
 from landing.receiver import Receiver
 from landing.room import Limits, Room
-from landing.space import Space
+from landing.store import Store
 from landing.witness import WitnessBook
 
 BROKER_WAIT = 10.0
@@ -52,6 +52,7 @@ class Service:
     """The parts behind the doors."""
 
     catalogue: Catalogue
+    store: Store
     receiver: Receiver
     registrar: Registrar
     book: WitnessBook
@@ -61,6 +62,7 @@ class Service:
     async def close(self) -> None:
         """Let what is being checked come to its end, then close the catalogue. The doors are shut before."""
         await self.receiver.close()
+        self.store.close()
         self.catalogue.close()
 
 
@@ -75,14 +77,14 @@ def assemble(home: Home, limits: Limits, judge: Judge) -> Service:
     if not authority.server_is_fresh(home):
         authority.renew_server(home, settings, ca)
     signer, receipts_der = authority.receipt_signer(home)
-    catalogue = Catalogue(home.catalogue)
-    space, incoming = Space(home), Incoming(home)
-    room = Room(limits, catalogue, space)
-    receiver = Receiver(catalogue, incoming, room, CheckIn(settings.name, catalogue, incoming, space, room, judge, signer))
+    catalogue = open_catalogue(home)
+    store = open_store(home)
+    room = Room(limits, catalogue, store)
+    receiver = Receiver(catalogue, store, room, CheckIn(settings.name, catalogue, store, room, judge, signer))
     book = WitnessBook(catalogue, signer, ca.root)
     registrar = Registrar(ca, catalogue, settings.name, receipts_der)
     door = HttpsDoor(receiver, registrar, book, limits, settings.name, ca.root.public_bytes(Encoding.PEM).decode())
-    return Service(catalogue, receiver, registrar, book, door, ca.root)
+    return Service(catalogue, store, receiver, registrar, book, door, ca.root)
 
 
 async def serve(home: Home, options: Options) -> None:

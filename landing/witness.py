@@ -1,15 +1,14 @@
 """Countersigning heads of agent logs (docs/signed-chunks.md, Receipts; RFC 9162 section 2.1.4).
 
 Invariants: an agent has one log; for it the sizes that were countersigned only grow, and each tree is a prefix of the
-next; that memory is durable before the answer leaves. The same head gets the same answer again. A log is replaced by
-another one only after its owner approved it (``python -m landing approve-restart``), once each time, and the old one
-is never countersigned again.
+next; that memory is durable before the answer leaves, and the heads of an agent are looked at one by one, on however many
+servers. The same head gets the same answer again. A log is replaced by another one only after its owner approved it
+(``python -m landing approve-restart``), once each time, and the old one is never countersigned again.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 from cryptography import x509
@@ -71,7 +70,6 @@ class WitnessBook:
         self._signer = signer
         self._root = root
         self._clock = clock
-        self._lock = threading.Lock()
 
     def last(self, agent_id: bytes, log_id: bytes) -> bytes | None:
         """The WITNESS (COSE) of the largest head of a log."""
@@ -92,7 +90,7 @@ class WitnessBook:
         if head.agent_id != agent_id:
             raise Refused(Code.WRONG_AGENT, "An agent may only speak for itself", why=f"the head names agent {head.agent_id.hex()}")
         name = head_hash(payload)
-        with self._lock:
+        with self._catalogue.alone(b"witness " + agent_id, wait=True):
             known = self._catalogue.head(agent_id, head.tree_id, name)
             if known is not None:
                 return known.witness

@@ -30,11 +30,11 @@ from edge_agent.model import utc_now_ns
 from edge_agent.segment import peek
 from firmware_sim.loopback import hold_port
 from landing import authority
-from landing.catalogue import Catalogue
 from landing.enrol import issue_token
 from landing.home import Home, Settings
 from landing.https import server_context
 from landing.judge import WorkerJudge
+from landing.places import open_catalogue
 from landing.room import Limits
 from landing.serve import Service, assemble
 
@@ -276,7 +276,7 @@ class Landing:
 
     async def enrol(self, keys: Path) -> None:
         ca = authority.load(self.home)
-        with contextlib.closing(Catalogue(self.home.catalogue)) as catalogue:
+        with contextlib.closing(open_catalogue(self.home)) as catalogue:
             token = issue_token(catalogue, ca.root_der, self.url, ("p", "unclaimed"), utc_now_ns())
         await enrol(keys, token, "test")
 
@@ -293,7 +293,7 @@ def make_home(path: Path) -> Home:
     home, settings = Home(path), Settings(name="Test landing")
     home.create(settings)
     authority.create(home, settings)
-    Catalogue(home.catalogue).close()
+    open_catalogue(home).close()
     return home
 
 

@@ -34,12 +34,12 @@ from edge_agent.seal.tree import leaf_hash, root_of
 from edge_agent.wire.broker import Broker
 from firmware_sim.loopback import hold_port
 from landing import authority
-from landing.catalogue import Catalogue
 from landing.enrol import issue_token
 from landing.home import Home, Settings
 from landing.https import server_context
 from landing.judge import Verdict
 from landing.mqtt import MqttDoor
+from landing.places import open_catalogue
 from landing.room import Limits
 from landing.serve import Service, assemble
 
@@ -74,7 +74,7 @@ class Site:
 
     def token(self, *projects: str, life_ns: int = 900 * 10**9) -> Any:
         ca = authority.load(self.home)
-        with contextlib.closing(Catalogue(self.home.catalogue)) as catalogue:
+        with contextlib.closing(open_catalogue(self.home)) as catalogue:
             now = int(__import__("time").time_ns())
             return issue_token(catalogue, ca.root_der, self.url, projects or (PROJECT,), now, life_ns)
 

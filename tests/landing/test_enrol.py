@@ -24,8 +24,8 @@ from edge_agent.enrolment import enrol, load_enrolment, open_identity, read_toke
 from edge_agent.errors import PermissionRefused, TargetUnreachable, UsageError
 from edge_agent.seal.keys import check_chain, load_certificate
 from landing import authority
-from landing.catalogue import Catalogue
 from landing.home import Home, Settings
+from landing.places import open_catalogue
 
 ROOT = Path(__file__).parents[2]
 
@@ -314,7 +314,7 @@ async def test_an_identity_key_of_a_token_may_be_es256(site: Any) -> None:
     ca, token = authority.load(site.home), site.token()
     identity, agent_id = Es256Signer(ec.generate_private_key(ec.SECP256R1())), bytes(range(16))
     request = EnrolRequest(token.secret, _tls_key()[1], cose.cose_key(identity.public_key()), agent_id, "TPM")
-    with contextlib.closing(Catalogue(site.home.catalogue)) as catalogue:
+    with contextlib.closing(open_catalogue(site.home)) as catalogue:
         registrar = Registrar(ca, catalogue, "site", b"receipts")
         enrolled = registrar.enrol(sign_request(request, identity))
         renewed = registrar.renew(agent_id, _tls_key()[1])

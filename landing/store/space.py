@@ -10,9 +10,9 @@ import os
 import shutil
 from pathlib import Path
 
-from edge_agent.wire.refusal import Code, Refused
 from landing.home import Home, make_folders, sync_folder
-from landing.incoming import disk_errors, hash_file
+from landing.store import clash
+from landing.store.incoming import disk_errors, hash_file
 
 
 class Space:
@@ -46,11 +46,11 @@ class Space:
             try:
                 make_folders(target.parent, self._home.space)
             except (FileExistsError, NotADirectoryError) as error:
-                raise _clash(path, f"a part of the path is a file: {Path(error.filename).name}") from error
+                raise clash(path, f"a part of the path is a file: {Path(error.filename).name}") from error
             if target.is_dir():
-                raise _clash(path, "it is a folder")
+                raise clash(path, "it is a folder")
             if target.exists() and hash_file(target)[0] != sha256 and not replace:
-                raise _clash(path, "it holds other bytes")
+                raise clash(path, "it holds other bytes")
             fd = os.open(part, os.O_RDWR)
             try:
                 os.fsync(fd)
@@ -59,9 +59,3 @@ class Space:
             part.replace(target)
             sync_folder(target.parent)
             sync_folder(part.parent)
-
-
-def _clash(path: str, why: str) -> Refused:
-    return Refused(
-        Code.CLASH, f"{path} is taken", why=why, try_="nothing was overwritten; look at both files, and send yours under another name"
-    )

@@ -1,0 +1,63 @@
+"""A landing service's bytes in its own folder: for one server, and for a file system that keeps what was synced."""
+
+from __future__ import annotations
+
+import threading
+
+from edge_agent.model import Proof
+from edge_agent.wire.item import ItemHeader
+from edge_agent.wire.refusal import Refusal
+from landing.home import Home
+from landing.store import Whole
+from landing.store.incoming import Incoming, hash_file
+from landing.store.space import Space
+
+
+class DirectoryStore:
+    """See `landing.store.Store`. A file moves into its place, so nothing is copied."""
+
+    shared = False
+
+    def __init__(self, home: Home) -> None:
+        self._incoming = Incoming(home)
+        self._space = Space(home)
+        self._placing = threading.Lock()
+        self.free = self._space.free
+        self.find = self._incoming.find
+        self.create = self._incoming.create
+        self.note = self._incoming.note
+        self.offset = self._incoming.offset
+        self.forget = self._incoming.forget
+
+    def write(self, header: ItemHeader, at: int, data: bytes) -> int:
+        """See `Store.write`."""
+        self._incoming.write(header, data)
+        return at + len(data)
+
+    def whole(self, header: ItemHeader) -> Whole:
+        """See `Store.whole`."""
+        part = self._incoming.part(header)
+        placed = not part.exists()
+        path = self._space.target(header.path) if placed else part
+        try:
+            sha256, size = hash_file(path)
+        except NotADirectoryError as error:
+            raise FileNotFoundError(str(error)) from error
+        return Whole(path, sha256, size, placed=placed)
+
+    def let_go(self, whole: Whole) -> None:
+        """See `Store.let_go`; there are no copies."""
+
+    def place(self, header: ItemHeader, whole: Whole, *, replace: bool) -> Proof:
+        """See `Store.place`."""
+        if not whole.placed:
+            with self._placing:
+                self._space.place(whole.path, header.path, whole.sha256, replace=replace)
+        return Proof.FSYNCED
+
+    def refuse(self, header: ItemHeader, refusal: Refusal, whole: Whole) -> str:
+        """See `Store.refuse`."""
+        return str(self._incoming.refuse(header, refusal, whole.sha256))
+
+    def close(self) -> None:
+        """See `Store.close`."""
