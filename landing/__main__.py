@@ -39,10 +39,11 @@ def init(
     folder: Folder,
     name: Annotated[str, typer.Option(help="Name of the service, for people and in receipts.")],
     host: Annotated[list[str] | None, typer.Option("--host", help="Further name or address of this machine.")] = None,
+    postgres: Annotated[str, typer.Option(help="PostgreSQL for the catalogue: postgresql://landing@host/landing; default: SQLite.")] = "",
 ) -> None:
     """Make a landing service: its certificate authority, keys, project spaces and catalogue."""
     home = Home(folder)
-    settings = Settings(name=name)
+    settings = Settings(name=name, postgres=postgres)
     settings = settings.model_copy(update={"hosts": settings.hosts + tuple(host or ())})
     home.create(settings)
     ca = authority.create(home, settings)

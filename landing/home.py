@@ -23,6 +23,8 @@ class Settings(pydantic.BaseModel):
     """Name of the service, for people and in receipts (``store``)."""
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
     """Names and addresses in the TLS certificate."""
+    postgres: str = ""
+    """PostgreSQL that has the catalogue, as libpq's connection string or URI; empty: a SQLite file in the folder."""
 
 
 @dataclass(frozen=True, slots=True)

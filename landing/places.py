@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edge_agent.errors import ConfigError
 from landing.catalogue import Catalogue
 from landing.database.sqlite import SqliteDatabase
 from landing.home import Home
@@ -10,8 +11,23 @@ from landing.store.directory import DirectoryStore
 
 
 def open_catalogue(home: Home) -> Catalogue:
-    """The catalogue; the caller closes it."""
-    return Catalogue(SqliteDatabase(home.catalogue))
+    """The catalogue; the caller closes it.
+
+    Raises:
+        ConfigError: no landing service here, or what its catalogue needs is not installed.
+        Refused: TROUBLE, PostgreSQL does not answer.
+    """
+    where = home.load().postgres
+    if not where:
+        return Catalogue(SqliteDatabase(home.catalogue))
+    try:
+        from landing.database.postgres import PostgresDatabase
+    except ImportError as error:
+        raise ConfigError(
+            "The catalogue is in PostgreSQL, and its driver is not installed", why=str(error),
+            try_='pip install "edge-agent-daq[postgres]"', code="LANDING_DRIVER",
+        ) from error  # fmt: skip
+    return Catalogue(PostgresDatabase(where))
 
 
 def open_store(home: Home) -> Store:

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from landing.mqtt import MqttDoor
 from landing.places import open_catalogue
 from landing.room import Limits
 from landing.serve import Service, assemble
+from tests.postgres import Postgres, postgresql
 
 PROJECT = "demo-project"
 LIMITS = Limits(keep_free=0)
@@ -194,11 +195,32 @@ async def stack() -> AsyncIterator[contextlib.AsyncExitStack]:
         yield made
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL for all tests of a process; each takes a schema of its own."""
+    with postgresql() as made:
+        yield made
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module that says ``ON_BOTH_CATALOGUES = True`` is run over SQLite, and as slow tests over PostgreSQL."""
+    if getattr(metafunc.module, "ON_BOTH_CATALOGUES", False) and "catalogue_at" in metafunc.fixturenames:
+        slow = pytest.param("postgresql", marks=[pytest.mark.slow(1), pytest.mark.needs("pg_ctlcluster")])
+        metafunc.parametrize("catalogue_at", ["sqlite", slow], indirect=True)
+
+
 @pytest.fixture
-def site(tmp_path: Path, stack: contextlib.AsyncExitStack) -> Site:
+def catalogue_at(request: pytest.FixtureRequest) -> str:
+    """The setting ``postgres`` of the site."""
+    postgres = getattr(request, "param", "sqlite") == "postgresql"
+    return request.getfixturevalue("postgres_server").new_schema() if postgres else ""
+
+
+@pytest.fixture
+def site(tmp_path: Path, stack: contextlib.AsyncExitStack, catalogue_at: str) -> Site:
     """A landing service that is made but not running."""
     home = Home(tmp_path / "landing")
-    settings = Settings(name="Test site")
+    settings = Settings(name="Test site", postgres=catalogue_at)
     home.create(settings)
     authority.create(home, settings)
     return Site(home, FakeJudge(), stack)

@@ -15,6 +15,8 @@ from landing.authority import load
 
 LOG = b"L" * 16
 
+ON_BOTH_CATALOGUES = True
+
 
 @pytest.fixture
 async def agent(site: Any, enrolled: Any) -> Any:
