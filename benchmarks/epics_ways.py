@@ -54,6 +54,7 @@ async def frames_agent(asked: dict[str, Any]) -> dict[str, Any]:
         column = "/entry/instrument/bench/image/"
         with_frames = [path for path in sorted(segments) if _has(path, column + "data")]
         parts = [(rows(path, column + "frame_number"), rows(path, column + "time_arrival")) for path in with_frames]
+        found["causes"] = _causes(with_frames, column + "gaps")
         for path in segments:
             # Without a root that it knows, "intact, signed by an unknown key" is the most that can be said.
             report = verify_segment(path, None)
@@ -69,6 +70,19 @@ def _has(path: Path, dataset: str) -> bool:
 
     with h5py.File(path, "r") as file:
         return dataset in file
+
+
+def _causes(paths: list[Path], gaps: str) -> dict[str, int]:
+    """Frames that the files say are missing, by cause: ``source`` did not reach us, ``overload`` found no room here."""
+    import h5py
+
+    found: dict[str, int] = {}
+    for path in paths:
+        with h5py.File(path, "r") as file:
+            if gaps in file:
+                for cause, count in zip(file[f"{gaps}/cause"].asstr()[:], file[f"{gaps}/count"][:], strict=True):
+                    found[cause] = found.get(cause, 0) + int(count)
+    return found
 
 
 def frames_bare(asked: dict[str, Any]) -> dict[str, Any]:

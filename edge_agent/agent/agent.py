@@ -41,6 +41,7 @@ from edge_agent.model import Label, OutboxItem, Priority, Receipt
 from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, PolicyGate, may_send, stricter
 from edge_agent.record.agent_log import AgentLog
 from edge_agent.record.recorder import Recorder
+from edge_agent.record.room import fitting
 from edge_agent.record.session import new_session
 from edge_agent.record.timekeeping import Timekeeper
 from edge_agent.runs.amend import Amending
@@ -123,7 +124,7 @@ class Agent:
         path = self.spool.folder / "agent.log"
         self.agent_log = await asyncio.to_thread(partial(AgentLog, path, session, self.storage, clock=self.timekeeper))
         await asyncio.to_thread(diary.begin, self.agent_log, session, __version__, config)
-        self.recorder = Recorder()
+        self.recorder = Recorder(room=fitting())
         self.describer = Describer(config, self.instruments, self.timekeeper)
         self.keeper = Keeper(
             config.site, config.zone, self.spool, self.storage, session, self.recorder, self.agent_log,

@@ -1,8 +1,9 @@
 """A bounded pool of page-aligned buffers that are used again and again.
 
 Memory of all leases and idle buffers together never exceeds the limit: a caller that wants more waits, which is the
-back-pressure of the record path. Buffers that come back are lent again with their pages in place. Sizes are rounded up
-to classes, so that chunks of similar size share buffers; pages that nobody touched cost nothing.
+back-pressure of the record path. Buffers that come back are lent again with their pages in place, but for what is more than
+`IDLE` bytes: a disk that was slow once does not hold memory for ever. Sizes are rounded up to classes, so that chunks of similar
+size share buffers; pages that nobody touched cost nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import numpy as np
 
 from edge_agent.codec.contract import Octets
 from edge_agent.errors import EdgeAgentError
+
+IDLE = 128 << 20
+"""Bytes that idle buffers of one pool keep."""
 
 
 class BuffersExhausted(EdgeAgentError):
@@ -81,6 +85,7 @@ class Buffers:
         self.limit = limit
         self._idle: dict[int, list[Octets]] = {}
         self._held = 0
+        self._spare = 0
         self._changed = threading.Condition()
 
     @property
@@ -118,10 +123,13 @@ class Buffers:
     def _reuse_or_grow(self, size: int) -> Octets | None:
         """Return an idle or a new buffer, dropping idle ones of other sizes if that makes room."""
         if same := self._idle.get(size):
+            self._spare -= size
             return same.pop()
         for others in self._idle.values():
             while others and self._held + size > self.limit:
-                self._held -= others.pop().nbytes
+                dropped = others.pop().nbytes
+                self._held -= dropped
+                self._spare -= dropped
         if self._held + size > self.limit:
             return None
         self._held += size
@@ -129,7 +137,11 @@ class Buffers:
 
     def _give(self, memory: Octets) -> None:
         with self._changed:
-            self._idle.setdefault(memory.nbytes, []).append(memory)
+            if self._spare and self._spare + memory.nbytes > IDLE:
+                self._held -= memory.nbytes
+            else:
+                self._spare += memory.nbytes
+                self._idle.setdefault(memory.nbytes, []).append(memory)
             self._changed.notify_all()
 
 

@@ -4,10 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 
 PER_ITEM = 4096
 """What any item takes beside its own bytes (objects, a page of buffer): without it a million tiny items would pass for nothing."""
+
+
+LEAST = 128 << 20
+MOST = 512 << 20
+SHARE = 32
+KEPT = 64 << 20
+"""Raw frames that wait for the disk take at most so much: beyond it their encoded bytes wait, of which far more find room."""
+
+
+def fitting(memory: int | None = None) -> int:
+    """Bytes of room for an agent on this machine: one in `SHARE` of its memory, within `LEAST` and `MOST`.
+
+    A disk that falls silent for two seconds is nothing unusual, and a fast camera cannot wait: what has no room is lost.
+
+    Args:
+        memory: of the machine, in bytes; asked for where it is not given.
+    """
+    if memory is None:
+        try:
+            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, OSError, ValueError):
+            memory = 0
+    return min(max(memory // SHARE, LEAST), MOST)
 
 
 class Room:
@@ -54,7 +78,7 @@ class Room:
     def try_keep(self, size: int) -> bool:
         """Count ``size`` bytes as kept, or say no."""
         with self._lock:
-            if self.kept + size > self.limit // 2:
+            if self.kept + size > min(self.limit // 2, KEPT):
                 return False
             self.kept += size
             return True
@@ -87,7 +111,7 @@ class Charge:
         self._room, self._size, self._shared = room, size, False
 
     def keep(self) -> bool:
-        """Whether all of it may be kept until it is durable: while frames that are written and kept so take at most half of the room."""
+        """Whether all of it may be kept until it is durable: while what is kept so takes at most half of the room and `KEPT`."""
         self._shared = self._room.try_keep(self._size)
         return self._shared
 

@@ -63,6 +63,22 @@ def test_idle_buffers_of_another_size_make_room_for_what_is_needed() -> None:
     assert pool.held == 4 * PAGE
 
 
+def test_idle_buffers_beyond_what_is_kept_are_given_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_agent.codec.buffers.IDLE", 2 * PAGE)
+    pool = Buffers(8 * PAGE)
+    for lease in [pool.take(PAGE) for _ in range(5)]:
+        lease.release()
+    assert pool.held == 2 * PAGE
+    pool.take(4 * PAGE).release()
+    assert pool.held == 2 * PAGE, "it would be more than is kept"
+    leases = [pool.take(PAGE) for _ in range(2)]
+    pool.take(4 * PAGE).release()
+    assert pool.held == 6 * PAGE, "one is kept, however large"
+    for lease in leases:
+        lease.release()
+    assert pool.held == 4 * PAGE
+
+
 def test_a_full_pool_says_so_instead_of_growing() -> None:
     pool = Buffers(2 * PAGE)
     with pool.take(2 * PAGE):

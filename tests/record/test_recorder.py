@@ -18,7 +18,7 @@ import pytest
 
 from edge_agent.model import NO_SEQ, Block, Cause, Frame, Gap, Kind, Reset, Stream, Valid
 from edge_agent.record.recorder import Room
-from edge_agent.record.room import PER_ITEM
+from edge_agent.record.room import PER_ITEM, fitting
 from edge_agent.seal import leaf
 from edge_agent.seal.tree import Frontier
 
@@ -375,6 +375,12 @@ def test_frames_from_many_threads_are_all_there(rig: Make, kit: Any) -> None:
         assert list(kit.recorded_frames(segments, stream.key)) == list(range(1, 41))
     kit.check_chain(segments)
     kit.check_signed(segments, run.facility)
+
+
+@pytest.mark.parametrize(("gib", "mib"), [(0, 128), (2, 128), (8, 256), (24, 512), (256, 512)])
+def test_an_agents_room_fits_its_machine(gib: int, mib: int) -> None:
+    assert fitting(gib << 30) == mib << 20
+    assert 128 << 20 <= fitting() <= 512 << 20
 
 
 def test_what_waits_for_a_slow_disk_is_raw_up_to_half_of_the_room_and_packed_beyond(rig: Make, kit: Any) -> None:
