@@ -1,7 +1,8 @@
 """Copies a file and hashes it twice on the way: as a whole, and by pieces for the tree. Each byte is read once.
 
-A large file is read, hashed, hashed by pieces, written and synced side by side: each is about as long as the others, so on two cores the
-copy takes half of the time, and the disk has most of it when the last byte comes. A small one goes through one thread, in an order that
+The hashes are of the bytes that are written, not of a second look at the vendor's file: that is why the kernel's own copy
+(``copy_file_range``, reflink) is of no use here. A large file is read, hashed, hashed by pieces and written side by side: on two cores that
+takes half of the time. The disk begins with each piece as soon as it is written. A small file goes through one thread, in an order that
 does not change.
 """
 
@@ -21,8 +22,6 @@ from edge_agent.storage import Storage
 LARGE = 8 * PIECE
 AHEAD = 4
 """Pieces on their way at once: 32 MiB."""
-SYNC_EACH = 8
-"""Pieces after which the disk is asked to begin with what it was given."""
 
 
 def copy_and_hash(source: BufferedReader, size: int, copy: int, storage: Storage) -> tuple[bytes, bytes]:
@@ -41,7 +40,7 @@ def copy_and_hash(source: BufferedReader, size: int, copy: int, storage: Storage
         OSError: ``source`` cannot be read.
         DiskError: the copy cannot be written.
     """
-    digest, pieces = hashlib.sha256(), Frontier()
+    digest, pieces, written = hashlib.sha256(), Frontier(), 0
 
     def by_pieces(piece: memoryview) -> None:
         leaf = hashlib.sha256(b"\0")
@@ -51,24 +50,29 @@ def copy_and_hash(source: BufferedReader, size: int, copy: int, storage: Storage
     def write(piece: memoryview) -> None:
         storage.write(copy, piece)
 
+    def write_soon(piece: memoryview) -> None:
+        nonlocal written
+        storage.write(copy, piece)
+        storage.begin_sync(copy, written, len(piece))
+        written += len(piece)
+
     if size < LARGE:
         buffer = memoryview(bytearray(min(PIECE, size + 1)))
         while length := source.readinto(buffer):
             for step in (digest.update, by_pieces, write):
                 step(buffer[:length])
     else:
-        _side_by_side(source, (digest.update, by_pieces, write), lambda: storage.sync_data(copy))
+        _side_by_side(source, (digest.update, by_pieces, write_soon))
     storage.sync_data(copy)
     return digest.digest(), pieces.root()
 
 
-def _side_by_side(source: BufferedReader, steps: tuple[Callable[[memoryview], object], ...], sync: Callable[[], None]) -> None:
+def _side_by_side(source: BufferedReader, steps: tuple[Callable[[memoryview], object], ...]) -> None:
     """Each step in a thread of its own, piece after piece; a buffer is used again when all of them are done with it."""
     buffers = [memoryview(bytearray(PIECE)) for _ in range(AHEAD)]
     going: deque[list[Future[object]]] = deque()
-    syncing: Future[None] | None = None
     with ExitStack() as stack:
-        *threads, syncer = (stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="copy")) for _ in range(len(steps) + 1))
+        threads = [stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="copy")) for _ in steps]
         number = 0
         while True:
             if len(going) == AHEAD:
@@ -78,14 +82,8 @@ def _side_by_side(source: BufferedReader, steps: tuple[Callable[[memoryview], ob
                 break
             going.append([thread.submit(step, buffer[:length]) for thread, step in zip(threads, steps, strict=True)])
             number += 1
-            if number % SYNC_EACH == 0 and (syncing is None or syncing.done()):
-                if syncing is not None:
-                    syncing.result()
-                syncing = syncer.submit(sync)
         while going:
             _settle(going.popleft())
-        if syncing is not None:
-            syncing.result()
 
 
 def _settle(steps: list[Future[object]]) -> None:

@@ -52,6 +52,10 @@ class Storage(Protocol):
         """``fdatasync``; returns when the data is durable."""
         ...
 
+    def begin_sync(self, fd: int, offset: int, size: int) -> None:
+        """Have the disk begin with what was written, so that `sync_data` finds little to wait for; promises nothing, refuses nothing."""
+        ...
+
     def preallocate(self, fd: int, size: int) -> bool:
         """Reserve blocks without changing the size; False where the file system cannot."""
         ...

@@ -99,6 +99,10 @@ class Faults:
         """See `Storage`."""
         self._do("sync_data", self._paths[fd], lambda: self._inner.sync_data(fd))
 
+    def begin_sync(self, fd: int, offset: int, size: int) -> None:
+        """See `Storage`."""
+        self._inner.begin_sync(fd, offset, size)
+
     def preallocate(self, fd: int, size: int) -> bool:
         """See `Storage`."""
         return self._do("preallocate", self._paths[fd], lambda: self._inner.preallocate(fd, size))

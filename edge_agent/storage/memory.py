@@ -161,6 +161,9 @@ class Memory:
         with self._lock:
             self._open[fd].sync()
 
+    def begin_sync(self, fd: int, offset: int, size: int) -> None:
+        """See `Storage`."""
+
     def preallocate(self, fd: int, size: int) -> bool:
         """See `Storage`."""
         return True

@@ -89,3 +89,17 @@ def test_space_is_reserved_without_changing_the_size_and_given_back(tmp_path: Pa
 def test_a_refusal_is_found_in_what_hdf5_makes_of_it(error: Exception, code: str | None) -> None:
     found = as_disk_error("writing a chunk", error)
     assert (None if found is None else found.code) == code
+
+
+def test_a_large_write_arrives_whole_and_a_begun_sync_promises_nothing(tmp_path: Path) -> None:
+    data = os.urandom(1_000_001)
+    copy = DISK.open_append(tmp_path / "copy")
+    DISK.write(copy, data)
+    DISK.begin_sync(copy, 0, len(data))
+    DISK.sync_data(copy)
+    DISK.close(copy)
+    assert (tmp_path / "copy").read_bytes() == data
+    reading, writing = os.pipe()
+    DISK.begin_sync(writing, 0, 1)
+    os.close(reading)
+    os.close(writing)
