@@ -112,6 +112,15 @@ async def _amend(request: web.Request) -> web.Response:
     return web.json_response({"run": entry.run.name, "folder": entry.run.folder, "number": amendment.number, "changes": changes})
 
 
+async def _claim(request: web.Request) -> web.Response:
+    body = await _body(request, {"run", "project", "author", "reason"})
+    agent = request.app[AGENT]
+    made = await asyncio.to_thread(
+        agent.claiming.claim, body.get("run", ""), body.get("project", ""), body.get("author", ""), body.get("reason", "")
+    )
+    return web.json_response({"run": made.entry.run.name, "number": made.number, "folder": made.folder, "sent": made.sent})
+
+
 async def _kick(request: web.Request) -> web.Response:
     return web.json_response({"parked": await request.app[AGENT].engine.kick()})
 
@@ -204,6 +213,7 @@ def application(agent: Agent) -> web.Application:
     app.router.add_post("/session/start", _start)
     app.router.add_post("/session/stop", _stop)
     app.router.add_post("/amend", _amend)
+    app.router.add_post("/claim", _claim)
     app.router.add_post("/kick", _kick)
     app.router.add_post("/keys/change", _change_keys)
     app.router.add_get("/quarantine", _quarantine)

@@ -242,7 +242,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What every piece of a run knows of it. ``started_ns`` is UTC ns; ``folder`` is the path in the project space."""
+    """What every piece of a run knows of it. ``started_ns`` is UTC ns; ``folder`` is the path in the project space.
+
+    ``rule`` gave it its project, as ``rule_source`` told; ``refused``: why that project takes no new data, so that none is sent.
+    """
 
     run_id: bytes
     run_no: int
@@ -256,6 +259,9 @@ class RunContext:
     sample: str = ""
     trigger: str = "session"
     role: str = ""
+    rule: str = ""
+    rule_source: str = ""
+    refused: str = ""
 
     @property
     def name(self) -> str:

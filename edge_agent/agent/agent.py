@@ -26,6 +26,7 @@ from edge_agent.agent import diary
 from edge_agent.agent.clock import watch_clock
 from edge_agent.agent.crates import Describer
 from edge_agent.agent.identity import Credentials, load_credentials, renew_forever
+from edge_agent.agent.projects import build_routing
 from edge_agent.agent.sessions import Sessions
 from edge_agent.agent.silent_disk import silent, watch_syncs
 from edge_agent.agent.sink import AgentSink, InstrumentState
@@ -46,10 +47,12 @@ from edge_agent.record.session import new_session
 from edge_agent.record.timekeeping import Timekeeper
 from edge_agent.runs.amend import Amending
 from edge_agent.runs.book import RunEntry, Stage
+from edge_agent.runs.claim import Claiming
 from edge_agent.runs.desk import SESSION_GRACE, Desk, GroupPlan
 from edge_agent.runs.group import Group, Idle, Rule
 from edge_agent.runs.keeper import Keeper, Routes
 from edge_agent.runs.papers import Papers
+from edge_agent.runs.routing import UNCLAIMED
 from edge_agent.runs.salvage import Salvage
 from edge_agent.runs.witness import Witnessing
 from edge_agent.seal.leaf import SpoolFree
@@ -143,6 +146,10 @@ class Agent:
         asked = witnesses(targets, plans, self._routes, gate)
         self.witnessing = Witnessing(self.keeper, papers, asked, lambda: self.credentials.receipt_certificates)
         self.desk = Desk(self.keeper, papers, self.witnessing, plans)
+        self.desk.routing, schedule = build_routing(config)
+        if schedule is not None:
+            await asyncio.to_thread(schedule.look)
+        self.claiming = Claiming(self.amending, self.desk.routing)
         self.desk.facts = {name: state.facts for name, state in self.instruments.items()}
         self.desk.groups = self._groups()
         self.desk.graces = {name: self._grace(name) for name in self.desk.groups}
@@ -162,6 +169,8 @@ class Agent:
             "sessions": self.sessions.run,
             "renewal": lambda: renew_forever(config.keys_dir),
         }
+        if schedule is not None:
+            parts["schedule"] = schedule.watch
         if self.stamping is not None:
             parts["timestamp"] = self.stamping.run
         self._tasks = [asyncio.create_task(keep_going(name, work), name=name) for name, work in parts.items()]
@@ -337,13 +346,16 @@ class Agent:
         """Free what every required target holds. Runs that are not complete keep their files, for the preview and the papers.
 
         When the disk fills, only runs whose papers are being made keep them: a run of a day must not fill a disk with what is
-        already landed.
+        already landed. Runs of no project stay for a while, to be claimed, while there is room.
         """
         while True:
             await asyncio.sleep(FREE_EVERY)
             pressure = self._disk_state() is not DiskState.OK
             entries = await asyncio.to_thread(self.keeper.book.entries)
             hold = [entry.run.run_id for entry in entries if entry.stage is Stage.CLOSING or not pressure]
+            if not pressure:
+                since = time.time_ns() - round(self.config.spool.keep_unclaimed * 1e9)
+                hold += await asyncio.to_thread(self.spool.outbox.waiting_for_a_claim, UNCLAIMED, since)
             freed = await asyncio.to_thread(self.spool.retention.release, self._before_free, pressure=pressure, hold=hold)
             if freed.items:
                 await asyncio.to_thread(self.keeper.book.sweep, self.spool.folder / "runs")

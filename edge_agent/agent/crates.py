@@ -19,7 +19,7 @@ from edge_agent import __version__
 from edge_agent.agent.sink import InstrumentState
 from edge_agent.config.models import Config, Instrument, Project
 from edge_agent.errors import EdgeAgentError
-from edge_agent.model import ItemKind, Kind, Outcome, Stream
+from edge_agent.model import ItemKind, Kind, Outcome, RunContext, Stream
 from edge_agent.provenance import record as records
 from edge_agent.provenance.clock import clock_facts
 from edge_agent.provenance.crate import CrateFile, build_crate
@@ -31,6 +31,7 @@ from edge_agent.record.counts import losses
 from edge_agent.record.segment_writer import Closed
 from edge_agent.runs.book import RunEntry
 from edge_agent.runs.papers import Listed
+from edge_agent.runs.routing import VALUE
 from edge_agent.seal.clock import Clock
 from edge_agent.segment import peek, tags
 from edge_agent.segment.layout import codec_of, iso, stream_group
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 MOST_ROWS = 20_000
 MOST_SHARED = 200_000
 """Rows of all tags of a table among which those of one are looked for."""
+NO_RULE = records.Absent("written before decisions were recorded")
+NO_SOURCE = records.Absent("the rule needs none")
 DRAWN = ("time_arrival", "value")
 ENCODINGS = {ItemKind.PREVIEW: "image/png", ItemKind.FILE: "application/octet-stream"}
 
@@ -113,7 +116,7 @@ class Describer:
             self._software,
             tuple(self._instrument(name, entry) for name in self._members(entry.run.group)),
             self._all_facts(entry, segments) if segments else records.NOT_COUNTED,
-            project=self._project(entry.run.project, said=entry.kind != "session" and self._says_project(entry.run.group)),
+            project=self._project(entry.run),
             organisation=None
             if organisation is None
             else records.Organisation(organisation.name, organisation.ror or records.NOT_CONFIGURED),
@@ -129,14 +132,11 @@ class Describer:
     def _about(self, project: str) -> Project:
         return self._config.projects.get(project, Project())
 
-    def _says_project(self, group: str) -> bool:
-        return any(self._config.instruments[name].project_pv is not None for name in self._members(group))
-
-    def _project(self, name: str, *, said: bool) -> records.Project:
-        """``said``: a value of the facility's control system named the project, which is then the number of the proposal."""
-        about = self._about(name)
-        known = (value or records.NOT_CONFIGURED for value in (about.proposal or (name if said else ""), about.grant, about.funder))
-        return records.Project(name, *known)
+    def _project(self, run: RunContext) -> records.Project:
+        """A project that a value of the facility's control system named is the number of the proposal."""
+        about, said = self._about(run.project), run.project if run.rule == VALUE else ""
+        proposal, grant, funder = (value or records.NOT_CONFIGURED for value in (about.proposal or said, about.grant, about.funder))
+        return records.Project(run.project, proposal, grant, funder, run.rule or NO_RULE, run.rule_source or NO_SOURCE)
 
     def _instrument(self, name: str, entry: RunEntry) -> records.Instrument:
         configured, state = self._config.instruments[name], self._instruments[name]

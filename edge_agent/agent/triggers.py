@@ -79,8 +79,8 @@ async def follow_project(group: str, uri: str, instrument: Instrument, desk: Des
     """Give a group's runs without a session the project that a value says, for ever; what is no name leaves the last one and is said."""
     async for value, _ in watcher(uri)(uri, **options_for(uri, instrument)):
         project = f"{value:g}" if isinstance(value, float) else str(value).strip()
-        if not desk.assign(group, project):
-            log.warning("%s: %s gives %r, which is no name of a project; it stays %s", group, uri, value, desk.plans[group].project,
+        if not desk.assign(group, project, uri):
+            log.warning("%s: %s gives %r, which is no name of a project; the last one stays", group, uri, value,
                         extra={"code": "TRIGGER"})  # fmt: skip
 
 

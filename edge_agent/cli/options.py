@@ -42,3 +42,17 @@ def config_path(given: Path | None) -> Path:
         why=t("looked for {places}", places=", ".join(str(place) for place in PLACES)),
         try_=t("name it with --config FILE, or write one with: edge-agent init"),
     )
+
+
+def account() -> str:
+    """The account that runs the command.
+
+    Raises:
+        UsageError: the system does not know it.
+    """
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError) as error:
+        raise UsageError(t("Say who amends the run."), why=str(error), try_="--author NAME") from error

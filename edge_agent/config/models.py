@@ -69,6 +69,10 @@ class Project(Table):
     """Who gives the grant."""
     licence: str = ""
     """Licence of the data: an SPDX identifier such as "CC-BY-4.0", or an address. Default: none is granted."""
+    closed: StrictBool = False
+    """It takes no new data: sessions are refused, what comes all the same is kept in quarantine. Default false."""
+    last_day: Date | None = None
+    """Last day on which runs for it may begin, as "2027-03-31", in the facility's time zone. Default: none."""
 
 
 class Calibration(Table):
@@ -93,6 +97,8 @@ class Spool(Table):
     """Room left at which a warning is given and finished data is freed. Default: 15 % of the spool, at most 16 GiB."""
     hard: Size | None = None
     """Room left at which frames are refused. Default: 5 % of the spool, at most 4 GiB."""
+    keep_unclaimed: Duration = 7 * 86400.0
+    """How long runs of no project stay here after they landed, to be claimed, while there is room. Default "7 d"."""
 
     @model_validator(mode="after")
     def _hard_is_less(self) -> Spool:
@@ -241,7 +247,9 @@ class Config(Table):
     project: Name = "unclaimed"
     """Project of runs without a session. Default "unclaimed"."""
     projects: dict[Name, Project] = Field(default_factory=dict)
-    """``[projects.NAME]``: what the run record says of a project."""
+    """``[projects.NAME]``: what the run record says of a project, and whether it takes new data."""
+    schedule: LocalPath | None = None
+    """CSV file with start, end and project of runs without a session. Default: none."""
     own_streams: int = Field(default=256, ge=0)
     """A run with more streams of single values keeps them in tables that they share, which takes less time to create. Default 256."""
     timestamp: Timestamp | None = None

@@ -48,12 +48,17 @@ class Organisation:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """For what: the project space's name, the proposal, the grant (e-Rad number) and who funds it."""
+    """For what: the project space's name, the proposal, the grant (e-Rad number), who funds it, and the rule that chose it.
+
+    ``rule`` is ``session``, ``path``, ``value``, ``schedule``, ``configuration`` or ``nobody``; ``rule_source`` what told it so.
+    """
 
     name: str
     proposal: Text = NOT_CONFIGURED
     grant: Text = NOT_CONFIGURED
     funder: Text = NOT_CONFIGURED
+    rule: Text = NOT_CONFIGURED
+    rule_source: Text = NOT_CONFIGURED
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class Amending:
                 try_="edge-agent amend RUN --set sample.name=SiC --reason 'it was mixed up'", code="AMEND_FIELD",
             )  # fmt: skip
         with keeper.spool.transaction():
-            entry = self._closed(run_name)
+            entry = self.closed(run_name)
             late = keeper.book.late(entry.run)
             before = [cose.parse_all(data).payload for name, data in late.items() if name.startswith(AMENDMENT)]
             known = _known(entry.run) | {c.field: c.new for payload in before for c in parse_amendment(payload).changes}
@@ -67,7 +67,12 @@ class Amending:
             self.papers.keep_late(entry, f"{AMENDMENT}{amendment.number:06d}", signed)
         return entry, amendment
 
-    def _closed(self, name: str) -> RunEntry:
+    def closed(self, name: str) -> RunEntry:
+        """A closed run by its number, with or without leading zeros.
+
+        Raises:
+            UsageError: there is none of that number, or it is not closed yet.
+        """
         book = self.papers.keeper.book
         entry = book.find(f"{int(name):06d}") if name.isascii() and name.isdigit() and len(name) < 19 else None
         if entry is None:
@@ -83,6 +88,6 @@ class Amending:
 
 def _known(run: RunContext) -> dict[str, str]:
     """What the run record said of the fields that a session gives; others are not known here."""
-    given = {"title": run.title, "user.name": run.user, "sample.name": run.sample}
+    given = {"title": run.title, "user.name": run.user, "sample.name": run.sample, "project.name": run.project}
     return {name: text for name, text in given.items() if text}
 

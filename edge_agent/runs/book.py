@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 NAMED = "receipt-"
 """Among what came late: a receipt that a close head of the run names, by its SHA-256."""
+CLAIMED = "claimed"
+"""Among what came late: the project that a person claimed the run for."""
 
 
 class Stage(StrEnum):
@@ -66,15 +68,15 @@ def context_value(run: RunContext) -> list[Any]:
     """A run context as CBOR values."""
     return [
         run.run_id, run.run_no, run.project, run.group, run.started_ns, run.folder, run.label.access.value, sorted(run.label.allowed),
-        run.title, run.user, run.sample, run.trigger, run.role,
+        run.title, run.user, run.sample, run.trigger, run.role, run.rule, run.rule_source, run.refused,
     ]  # fmt: skip
 
 
 def context_of(value: Any) -> RunContext:
-    """The inverse of `context_value`; what an agent wrote that did not ask for a role yet has none."""
-    run_id, run_no, project, group, started, folder, access, allowed, title, user, sample, trigger, *role = value
+    """The inverse of `context_value`; an agent that did not ask yet for a role or a rule wrote none."""
+    run_id, run_no, project, group, started, folder, access, allowed, title, user, sample, trigger, *later = value
     label = Label(Access(access), frozenset(allowed))
-    return RunContext(run_id, run_no, project, group, started, folder, label, title, user, sample, trigger, *role)
+    return RunContext(run_id, run_no, project, group, started, folder, label, title, user, sample, trigger, *later)
 
 
 def entry_of(data: bytes) -> RunEntry:
@@ -149,6 +151,11 @@ class Book:
         """What came late, by name."""
         prefix = f"late/{run.name}/"
         return {key.removeprefix(prefix): data for key, data in self._state.under(prefix).items()}
+
+    def project(self, run: RunContext) -> str:
+        """The project whose space gets the files of a run: the one that it was claimed for, else the one that it began with."""
+        claimed = self._state.get(f"late/{run.name}/{CLAIMED}")
+        return run.project if claimed is None else claimed.decode()
 
     def is_done(self, entry: RunEntry) -> bool:
         """Whether the run is complete."""

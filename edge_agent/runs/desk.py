@@ -23,6 +23,7 @@ from edge_agent.runs.group import Group
 from edge_agent.runs.keeper import Keeper, NewRun
 from edge_agent.runs.live import LiveRun
 from edge_agent.runs.papers import Interrupted, Papers
+from edge_agent.runs.routing import PATH, Configured, Route, Routing
 from edge_agent.runs.salvage import Salvage
 from edge_agent.runs.texts import check_text
 from edge_agent.runs.witness import Witnessing
@@ -60,6 +61,7 @@ class Desk:
     groups: dict[str, Group] = field(default_factory=dict)
     graces: Mapping[str, float] = field(default_factory=dict)
     facts: dict[str, dict[str, str | int | float]] = field(default_factory=dict)
+    routing: Routing = field(init=False)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _daily: dict[tuple[str, str], tuple[date, LiveRun]] = field(default_factory=dict)
     """By group and project."""
@@ -67,17 +69,21 @@ class Desk:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def __post_init__(self) -> None:
+        """Without rules of a daemon the plans say the project."""
+        self.routing = Routing((Configured({name: plan.project for name, plan in self.plans.items()}),))
+
     def background(self, group: str, project: str = "") -> LiveRun:
-        """The daily run of a group, for another project than the group's if one is named; begins today's where there is none.
+        """The daily run of a group, for the project that a file's path names if one is; begins today's where there is none.
 
         From any thread, under the group's lock.
         """
-        plan, today = self.plans[group], self._date()
-        key = (group, project or plan.project)
+        today, route = self._date(), self.routing.decide(group, self.keeper.now_ns(), project, PATH)
+        key = (group, route.project)
         known = self._daily.get(key)
         if known is not None and known[0] == today:
             return known[1]
-        live = self.keeper.open(NewRun(group, "daily", key[1], plan.label, self.keeper.now_ns(), plan.title))
+        live = self.keeper.open(self._new(group, "daily", route, self.keeper.now_ns()))
         self._daily[key] = (today, live)
         if known is not None:
             self._retire(group, known[1])
@@ -103,8 +109,14 @@ class Desk:
                 try_=f"edge-agent session stop --group {group}", code="RUN_OPEN",
             )  # fmt: skip
         began = self.keeper.now_ns() if started_ns is None else started_ns
-        run = NewRun(group, "session", project, plan.label, began, title or plan.title, user, sample, role=role)
-        live = self.keeper.open(run)
+        route = self.routing.decide(group, began, project)
+        if route.refused:
+            raise UsageError(
+                f"Project {project} takes no new data.", why=route.refused, code="PROJECT_CLOSED",
+                try_="name another project, or have its owner open it in the configuration",
+            )  # fmt: skip
+        run = self._new(group, "session", route, began)
+        live = self.keeper.open(replace(run, title=title or plan.title, user=user, sample=sample, role=role))
         self.groups[group].open(live)
         log.info("run %s begins: %s, project %s", live.entry.run.name, group, project)
         return live.entry.run
@@ -131,24 +143,23 @@ class Desk:
             raise _safe(live.entry.run.name, f"its segments are not closed after {STOP_WAIT:g} s; does the disk take nothing?") from error
         return live.entry.run
 
-    def assign(self, group: str, project: str) -> bool:
+    def assign(self, group: str, project: str, address: str = "") -> bool:
         """Runs of a group that begin from now on without a session belong to this project; False: it is no name, nothing changes."""
         if not NAME.fullmatch(project):
             return False
-        if self.plans[group].project != project:
+        if self.routing.values.say(group, project, address):
             log.info("%s: runs without a session belong to project %s from now on", group, project)
-            self.plans = {**self.plans, group: replace(self.plans[group], project=project)}
         return True
 
     def trigger(self, group: str, on: bool, t_ns: int, what: str) -> None:
         """A trigger changed at ``t_ns`` (source time, UTC ns). While a session is open it changes nothing."""
-        target, plan = self.groups[group], self.plans[group]
+        target = self.groups[group]
         live = target.foreground
         if self._stopping.is_set():
             return
         if on and live is None:
-            run = NewRun(group, "trigger", plan.project, plan.label, t_ns, plan.title, trigger=what)
-            target.open(self.keeper.open(run))
+            run = self._new(group, "trigger", self.routing.decide(group, t_ns), t_ns)
+            target.open(self.keeper.open(replace(run, trigger=what)))
         elif not on and live is not None and live.entry.kind == "trigger":
             target.end(t_ns)
             self._begin(self._end(live, Outcome.COMPLETE, target.look_back))
@@ -337,6 +348,15 @@ class Desk:
         if new:
             key = f"{IGNORED}-{self.keeper.session.boot_id.hex()}"
             self.keeper.spool.ledger.tally(key, {stream: Counts(ignored=n) for stream, n in self._ignored.items()})
+
+    def _new(self, group: str, kind: str, route: Route, t_ns: int) -> NewRun:
+        plan = self.plans[group]
+        if route.refused:
+            log.warning("%s: a run for project %s begins, which takes no new data (%s); it is kept in quarantine", group, route.project,
+                        route.refused, extra={"code": "PROJECT_CLOSED"})  # fmt: skip
+        return NewRun(
+            group, kind, route.project, plan.label, t_ns, plan.title, rule=route.rule, rule_source=route.source, refused=route.refused
+        )
 
     def _plan(self, group: str) -> GroupPlan:
         if self._stopping.is_set():

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
@@ -83,6 +83,9 @@ class NewRun:
     sample: str = ""
     trigger: str = ""
     role: str = ""
+    rule: str = ""
+    rule_source: str = ""
+    refused: str = ""
 
 
 @dataclass(slots=True)
@@ -134,7 +137,7 @@ class Keeper:
         date = datetime.fromtimestamp(new.started_ns / 1e9, UTC).astimezone(self.timezone).date().isoformat()
         run = RunContext(
             os.urandom(16), number, new.project, new.group, new.started_ns, f"{new.project}/{new.group}/{date}/{number:06d}",
-            new.label, new.title, new.user, new.sample, new.trigger or new.kind, new.role,
+            new.label, new.title, new.user, new.sample, new.trigger or new.kind, new.role, new.rule, new.rule_source, new.refused,
         )  # fmt: skip
         entry = RunEntry(run, Stage.OPEN, new.kind)
         self.agent_log.append(RunOpen(number, run.run_id, policy_digest(run.label.access.value, run.label.allowed), new.started_ns))
@@ -384,12 +387,19 @@ class Keeper:
         head_hash: bytes = bytes(32), sha256: bytes | None = None, counts: Mapping[str, Counts] | None = None,
     ) -> None:  # fmt: skip
         run, routes = entry.run, self.routes(entry.run.group)
-        path = self.folder(run) / name
+        path, project = self.folder(run) / name, self.book.project(run)
         item = OutboxItem(
             item_id or _item_id(run, name), kind, path, f"{run.folder}/{name}", path.stat().st_size, run.run_id, run.run_no,
             run.project, run.label, segment_id, head_hash, sha256, {key: c.items for key, c in (counts or {}).items() if c.items},
         )  # fmt: skip
-        self.spool.outbox.add(item, routes.targets, routes.required, counts or {})
+        if project != run.project:
+            item = claimed_item(item, project)
+        with self.spool.transaction():
+            before = self.spool.outbox.deliveries(item.item_id)
+            self.spool.outbox.add(item, routes.targets, routes.required, counts or {})
+            if run.refused and project == run.project and (not before or any(d.state == "quarantined" for d in before)):
+                self.spool.outbox.refuse(item.item_id, run.refused)
+                self.agent_log.append(Quarantine(item.item_id, run.run_id, f"{project}: {run.refused}", self.now_ns()))
 
     def chain_of(self, kids: set[bytes], *more: KeyChain) -> KeyChain:
         """The keys of the sessions that have one of these kids, and of the chains in ``more``."""
@@ -441,6 +451,13 @@ def _files_in(closed: Closed) -> set[str]:
 def _chain_of(journal_path: Path) -> KeyChain | None:
     context = context_of_journal(journal_path)
     return None if context is None else context[1]
+
+
+def claimed_item(item: OutboxItem, project: str) -> OutboxItem:
+    """The same file for another project's space: under another id, because a target knows the old one by its old place."""
+    remote = f"{project}/{item.remote.partition('/')[2]}"
+    new_id = f"{item.run_id.hex()}-{hashlib.sha256(remote.encode()).hexdigest()[:24]}"
+    return replace(item, item_id=new_id, remote=remote, project=project)
 
 
 def _item_id(run: RunContext, name: str) -> str:

@@ -53,6 +53,7 @@ def record_objects(record: str, series: str) -> Objects:
         {
             "name": _said(project, "name"), "identifier_proposal": _said(project, "proposal"),
             "identifier_grant": _said(project, "grant"), "funder": _said(project, "funder"),
+            "rule": _said(project, "rule"), "rule_source": _said(project, "ruleSource"),
         },
     )  # fmt: skip
     found |= _group("/entry/policy", "NXcollection", {"authority": _said(policy, "authority"), "licence": _said(policy, "licence")})

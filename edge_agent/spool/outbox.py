@@ -166,6 +166,34 @@ class Outbox(OutboxReads):
         """
         return self._move(item_id, target, "quarantined", reason)
 
+    def refuse(self, item_id: str, reason: str) -> None:
+        """Set aside what was never sent: every target that waits for an item gets it only when a person says so."""
+        with self._db.transaction():
+            row = self._db.row("SELECT item_no FROM items WHERE item_id = ?", (item_id,))
+            if row is not None:
+                self._db.run(
+                    "UPDATE deliveries SET state = 'quarantined', reason = ?, changed_ns = ? WHERE item_no = ? AND state = 'sealed'",
+                    (reason, utc_now_ns(), row[0]),
+                )
+                self.settle(row[0])
+
+    def move(self, item: OutboxItem, moved: OutboxItem) -> None:
+        """Give an item that is here and not on its way another id and place, and send it there. Nothing is removed elsewhere.
+
+        Raises:
+            LookupError: its file has left the spool.
+        """
+        with self._db.transaction():
+            row = self._db.row("SELECT item_no FROM items WHERE item_id = ? AND state = 'held'", (item.item_id,))
+            if row is None:
+                raise LookupError(item.item_id)
+            self._db.run(
+                "UPDATE items SET item_id = ?, remote = ?, project = ? WHERE item_no = ?",
+                (moved.item_id, moved.remote, moved.project, row[0]),
+            )
+            self._revise(row[0], item)
+            self.settle(row[0])
+
     def unpark(self, target: str | None = None) -> int:
         """Something changed: what is parked (at ``target``, or anywhere) waits again. Returns how many."""
         return self._db.run(

@@ -92,6 +92,18 @@ class OutboxReads:
         """Whether every required target proved it."""
         return self._db.row("SELECT 1 FROM items WHERE item_id = ? AND place = 'landed'", (item_id,)) is not None
 
+    def waiting_for_a_claim(self, project: str, since_ns: int) -> frozenset[bytes]:
+        """Runs of a project of which something that came since then (UTC ns) is still here."""
+        rows = self._db.rows(
+            "SELECT DISTINCT run_id FROM items WHERE state = 'held' AND place = 'landed' AND project = ? AND added_ns >= ?",
+            (project, since_ns),
+        )
+        return frozenset(row[0] for row in rows)
+
+    def is_held(self, item_id: str) -> bool:
+        """Whether its file is here, and is not being freed."""
+        return self._db.row("SELECT 1 FROM items WHERE item_id = ? AND state = 'held'", (item_id,)) is not None
+
     def backlog(self) -> tuple[Backlog, ...]:
         """What waits, by target; targets to which nothing was ever routed are absent."""
         rows = self._db.rows(

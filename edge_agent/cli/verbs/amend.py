@@ -29,12 +29,12 @@ def amend(
     import asyncio
 
     from edge_agent.cli import output
-    from edge_agent.cli.options import config_path
+    from edge_agent.cli.options import account, config_path
     from edge_agent.config.loading import load
     from edge_agent.errors import UsageError
     from edge_agent.local_api import ask
 
-    body = {"run": run, "reason": reason, "author": author or _account()}
+    body = {"run": run, "reason": reason, "author": author or account()}
     for text in fields:
         name, equals, value = text.partition("=")
         if not equals or f"set.{name}" in body:
@@ -50,19 +50,3 @@ def amend(
         old = t("not given") if change["old"] is None else repr(change["old"])
         output.say(f"  {change['field']}: {old} -> {change['new']!r}")
     return 0
-
-
-def _account() -> str:
-    """The account that runs the command.
-
-    Raises:
-        UsageError: the system does not know it.
-    """
-    import getpass
-
-    from edge_agent.errors import UsageError
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError) as error:
-        raise UsageError(t("Say who amends the run."), why=str(error), try_="--author NAME") from error
