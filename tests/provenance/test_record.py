@@ -46,7 +46,10 @@ def test_the_record_carries_all_that_the_table_of_provenance_lists(full_record: 
     assert made["@id"] == "urn:uuid:00010203-0405-0607-0809-0a0b0c0d0e0f"
     assert (made["runNo"], made["title"], made["outcome"]) == (123, "Si 重ね合わせ", "complete")
     assert made["startedAt"] == "2026-11-18T11:06:40.123456789Z"
-    assert made["project"] == {"name": "demo-project", "proposal": "2026B1234", "grant": "JP26K00001", "funder": "MEXT"}
+    assert made["project"] == {
+        "name": "demo-project", "proposal": "2026B1234", "grant": "JP26K00001", "funder": "MEXT", "rule": "value",
+        "ruleSource": "ca://BL05:PROPOSAL",
+    }  # fmt: skip
     assert made["operator"]["orcid"] == "0000-0002-1825-0097"
     assert made["sample"]["igsn"] == "10.58052/IEXYZ0001"
     (camera,) = made["instruments"]
