@@ -21,6 +21,7 @@ from adapters.opcua import OpcUaAdapter, OpcUaConfig
 from adapters.testing import RecordingSink
 from firmware_sim.launch import Device
 from firmware_sim.loopback import hold_port
+from tests.adapters.opcua.link import Link
 from tests.adapters.opcua.node_peer import NodeServer, node_program
 
 NAMESPACE = "urn:firmware-sim:furnace"
@@ -81,6 +82,21 @@ def recording() -> Callable[..., Any]:
             await asyncio.gather(task, return_exceptions=True)
 
     return run
+
+
+@pytest.fixture
+async def link() -> AsyncIterator[Callable[[str], Any]]:
+    """``await link(endpoint)``: a `Link` to it."""
+    made: list[Link] = []
+
+    async def make(endpoint: str) -> Link:
+        made.append(Link(endpoint))
+        await made[-1].mend()
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.cut()
 
 
 @pytest.fixture

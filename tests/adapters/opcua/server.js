@@ -1,6 +1,6 @@
 // A small server of node-opcua: counters that step together, an array, a text, a value that turns bad.
 // With load = {items, every}: so many counters more, Double, all of them set each `every` ms, for measurements.
-// lads: the nodesets of laboratory devices, with the device Incubator. history: the counters keep theirs. alarm: a limit alarm on Level, which rises and falls.
+// lads: the nodesets of laboratory devices, with the device Incubator. history: the counters keep theirs. alarm: a limit alarm on Level, which rises and falls, or is high ("high").
 // skew: seconds that its clock is wrong by. argv[2] is JSON: {port, pki, every, secure, load, lads, history, skew}. Prints one JSON line when ready; ends when stdin does.
 const path = require("path");
 const skew = 1000 * (JSON.parse(process.argv[2]).skew || 0);
@@ -25,7 +25,7 @@ const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSe
     const server = new OPCUAServer({ port: options.port, ...loads, host: "127.0.0.1", hostname: "127.0.0.1",
         serverCertificateManager: certificates, userCertificateManager: users, allowAnonymous: !options.user,
         userManager: { isValidUser: (user, password) => user === options.user && password === options.password },
-        securityModes: options.secure ? [MessageSecurityMode.SignAndEncrypt] : [MessageSecurityMode.None],
+        securityModes: options.secure ? [MessageSecurityMode.Sign, MessageSecurityMode.SignAndEncrypt] : [MessageSecurityMode.None],
         securityPolicies: options.secure ? [SecurityPolicy.Basic256Sha256, SecurityPolicy.Aes128_Sha256_RsaOaep, SecurityPolicy.Aes256_Sha256_RsaPss] : [SecurityPolicy.None],
         serverInfo: { applicationUri: "urn:peer:node-opcua" }, buildInfo: { productName: "peer", manufacturerName: "nobody here" } });
     await server.initialize();
@@ -61,6 +61,7 @@ const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSe
         sensor.sensorValue.setValueFromSource({ dataType: DataType.Double, value: 37.5 });
     }
     if (options.alarm) {
+        space.installAlarmsAndConditionsService();
         const tank = own.addObject({ organizedBy: space.rootFolder.objects, browseName: "Tank", eventNotifier: 1, notifierOf: space.rootFolder.objects.server });
         const level = own.addVariable({ componentOf: tank, nodeId: "s=Level", browseName: "Level", dataType: "Double", eventSourceOf: tank });
         level.setValueFromSource({ dataType: DataType.Double, value: 20 });
@@ -68,7 +69,8 @@ const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSe
             conditionSource: level, inputNode: level, optionals: ["ConfirmedState", "Confirm"],
             highHighLimit: 100, highLimit: 50, lowLimit: 1, lowLowLimit: 0 });
         let steps = 0;
-        setInterval(() => level.setValueFromSource({ dataType: DataType.Double, value: (steps += 1) % 2 ? 60 : 20 }), 300).unref();
+        if (options.alarm === "high") level.setValueFromSource({ dataType: DataType.Double, value: 60 });
+        else setInterval(() => level.setValueFromSource({ dataType: DataType.Double, value: (steps += 1) % 2 ? 60 : 20 }), 300).unref();
     }
     const loaded = [];
     for (let n = 0; n < (options.load ? options.load.items : 0); n += 1) {

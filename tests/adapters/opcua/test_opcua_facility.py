@@ -1,19 +1,16 @@
-"""What a facility has: a laboratory device of the real nodesets, a link that is cut, a server of open62541. Slow: they install and wait."""
+"""What a facility has: a laboratory device of the real nodesets, a link that is cut or stalled, alarms, a server of open62541. Slow: they install and wait."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import fcntl
 import json
 import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import pytest
@@ -21,69 +18,12 @@ import pytest
 from adapters.opcua import OpcUaConfig
 from adapters.testing import Connected, Described, Disconnected, RecordingSink
 from edge_agent.model import Cause, Valid
-from firmware_sim.loopback import hold_port
 from tests.adapters.opcua.node_peer import TOOLS, install
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 Make = Callable[..., OpcUaConfig]
 O6_VERSION = "2.2.0"
-
-
-class Link:
-    """Forwards TCP to a server until it is cut; then it refuses until it is mended."""
-
-    def __init__(self, endpoint: str) -> None:
-        parts = urlparse(endpoint)
-        self._target = (str(parts.hostname), int(parts.port or 0))
-        self.port = hold_port()
-        self.endpoint = f"opc.tcp://127.0.0.1:{self.port}"
-        self._listener: asyncio.Server | None = None
-        self._open: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def mend(self) -> None:
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-
-    async def cut(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-        for writer in list(self._open):
-            writer.transport.abort()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._listener is not None:
-            await self._listener.wait_closed()
-            self._listener = None
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(*self._target)
-        self._open |= {writer, back}
-        for source, sink in ((reader, back), (there, writer)):
-            task = asyncio.create_task(self._pump(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await source.read(65_536):
-                sink.write(data)
-                await sink.drain()
-        sink.transport.abort()
-        self._open.discard(sink)
-
-
-@pytest.fixture
-async def link() -> AsyncIterator[Callable[[str], Any]]:
-    made: list[Link] = []
-
-    async def make(endpoint: str) -> Link:
-        made.append(Link(endpoint))
-        await made[-1].mend()
-        return made[-1]
-
-    yield make
-    for one in made:
-        await one.cut()
 
 
 async def test_a_laboratory_device_of_the_real_nodesets_is_recorded_by_its_name(
@@ -116,6 +56,41 @@ async def test_a_link_that_is_cut_for_seconds_loses_nothing_of_a_server_with_his
     assert np.count_nonzero(marks == Valid.HISTORY) > 5
     (gap,) = sink.gaps("Total")
     assert (gap.cause, gap.count) == (Cause.DISCONNECT, 0)
+
+
+async def test_a_link_that_stalls_without_closing_is_left_and_the_hole_is_filled_from_history(
+    node_server: Any, config: Make, recording: Callable[..., Any], link: Callable[[str], Any]
+) -> None:
+    """A switch that hangs, a cable pulled behind it: nobody says that the connection has ended."""
+    server = node_server(every=100, history=True)
+    wire = await link(server.endpoint)
+    counter = {"id": "nsu=urn:peer:node-opcua;s=Total", "name": "Total"}
+    async with recording(config(wire.endpoint, nodes=[counter], timeout="2 s"), "lab") as sink:
+        await sink.until(lambda s: len(s.values("Total")) > 10, timeout=40)
+        wire.stall()
+        await sink.until(lambda s: len(s.of(Disconnected)) >= 2, timeout=60)
+        known = len(sink.values("Total"))
+        wire.resume()
+        await sink.until(lambda s: len(s.of(Connected)) == 2 and len(s.values("Total")) > known + 30, timeout=60)
+    values = sink.values("Total")
+    assert set(np.diff(values)) == {1}
+    marks = np.concatenate([block.valid for block in sink.blocks("Total") if block.valid is not None])
+    assert np.count_nonzero(marks == Valid.HISTORY) > 5
+    (gap,) = sink.gaps("Total")
+    assert (gap.cause, gap.count) == (Cause.DISCONNECT, 0)
+
+
+async def test_an_alarm_that_is_active_already_is_known_from_the_start_and_marked_as_no_news(
+    node_server: Any, config: Make, recording: Callable[..., Any]
+) -> None:
+    server = node_server(alarm="high")
+    async with recording(config(server.endpoint, events=["i=2253"], timeout="4 s"), "lab") as sink:
+        await sink.until(lambda s: any(b"LevelHigh" in text for text in s.values("events").tolist()), timeout=30)
+    blocks = sink.blocks("events")
+    marks = np.concatenate([block.valid for block in blocks if block.valid is not None])
+    states = [json.loads(text) for block in blocks for text in block.values.tolist()]
+    (known,) = [(state, mark) for state, mark in zip(states, marks, strict=True) if state.get("condition") == "LevelHigh"]
+    assert (known[0]["active"], known[0]["retain"], known[1]) == (True, True, Valid.INITIAL)
 
 
 async def test_an_alarm_is_recorded_with_its_states(node_server: Any, config: Make, recording: Callable[..., Any]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asyncua import Server, ua
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -17,6 +18,7 @@ from adapters.opcua import OpcUaAdapter, OpcUaConfig, certificates, examine, tru
 from adapters.testing import Disconnected, Opened
 from edge_agent.cli import app
 from edge_agent.errors import ConfigError, InstrumentUnreachable, PermissionRefused
+from firmware_sim.loopback import hold_port
 
 Make = Callable[..., OpcUaConfig]
 COUNTER = "nsu=urn:peer:node-opcua;s=Counter"
@@ -48,6 +50,55 @@ async def test_every_policy_connects_with_a_certificate_that_was_made_here(
     (stream,) = {event.stream.key: event.stream for event in sink.of(Opened)}.values()
     assert stream.transport == f"{policy} SignAndEncrypt, server certificate pinned"
     assert (Path(own["identity"]) / "own.key.pem").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("mode", ["Sign", "SignAndEncrypt"])
+async def test_signed_messages_can_be_read_on_their_way_and_encrypted_ones_cannot(
+    safe_server: Any, config: Make, recording: Callable[..., Any], own: dict[str, str], password: str, link: Callable[[str], Any], mode: str
+) -> None:
+    wire = await link(safe_server.endpoint)
+    identity = Path(own["identity"])
+    theirs = x509.load_der_x509_certificate(certificates.trusted_path(identity, safe_server.endpoint).read_bytes())
+    certificates.pin(identity, wire.endpoint, theirs)
+    note = {"id": "nsu=urn:peer:node-opcua;s=Note", "name": "Note"}
+    secure = config(
+        wire.endpoint, nodes=[note], security="Basic256Sha256", mode=mode, user="lab", password_file=password, timeout="4 s", **own
+    )
+    async with recording(secure, "lab") as sink:
+        await sink.until(lambda s: len(s.values("Note")), timeout=40)
+    assert sink.of(Opened)[0].stream.transport == f"Basic256Sha256 {mode}, server certificate pinned"
+    assert ("\u00e9".encode() * 100 in wire.heard) == (mode == "Sign")
+
+
+@pytest.fixture
+async def signing_server(identity: Callable[..., Any]) -> AsyncIterator[tuple[str, x509.Certificate]]:
+    """The endpoint of a server of asyncua that signs and does not encrypt, with one variable, and its certificate."""
+    files = identity("server", uri="urn:peer:asyncua")
+    server = Server()
+    await server.init()
+    await server.set_application_uri("urn:peer:asyncua")
+    server.set_endpoint(f"opc.tcp://127.0.0.1:{hold_port()}")
+    server.set_security_policy([ua.SecurityPolicyType.Basic256Sha256_Sign])
+    await server.load_certificate(str(files.certificate))
+    await server.load_private_key(str(files.key))
+    await server.nodes.objects.add_variable(ua.NodeId("Level", await server.register_namespace("urn:peer:asyncua:lab")), "Level", 1.5)
+    async with server:
+        yield server.endpoint.geturl(), x509.load_pem_x509_certificate(files.certificate.read_bytes())
+
+
+async def test_a_server_of_asyncua_that_only_signs_is_recorded(
+    signing_server: tuple[str, x509.Certificate], config: Make, recording: Callable[..., Any], tmp_path: Path
+) -> None:
+    endpoint, certificate = signing_server
+    folder = tmp_path / "identity"
+    certificates.pin(folder, endpoint, certificate)
+    level = {"id": "nsu=urn:peer:asyncua:lab;s=Level", "name": "Level"}
+    secure = config(endpoint, nodes=[level], security="Basic256Sha256", mode="Sign", timeout="4 s", identity=str(folder))
+    async with recording(secure, "lab") as sink:
+        await sink.until(lambda s: len(s.values("Level")), timeout=40)
+    assert sink.values("Level").tolist() == [1.5]
+    assert sink.of(Opened)[0].stream.transport == "Basic256Sha256 Sign, server certificate pinned"
 
 
 @pytest.mark.peers
