@@ -23,7 +23,7 @@ from landing.catalogue import Agent, Catalogue
 from landing.enrol import issue_token
 from landing.fake_rdm import Rehearsal
 from landing.fake_rdm import serve as serve_rdm
-from landing.home import Home, Settings
+from landing.home import Home, S3Place, Settings
 from landing.places import open_catalogue
 from landing.room import Limits
 from landing.serve import Options, serve
@@ -40,10 +40,15 @@ def init(
     name: Annotated[str, typer.Option(help="Name of the service, for people and in receipts.")],
     host: Annotated[list[str] | None, typer.Option("--host", help="Further name or address of this machine.")] = None,
     postgres: Annotated[str, typer.Option(help="PostgreSQL for the catalogue: postgresql://landing@host/landing; default: SQLite.")] = "",
+    s3: Annotated[str, typer.Option(help="URL of an S3 store for the bytes; default: the folder.")] = "",
+    bucket: Annotated[str, typer.Option(help="Its bucket.")] = "",
+    prefix: Annotated[str, typer.Option(help='Beginning of all keys there, as "landing/".')] = "",
 ) -> None:
     """Make a landing service: its certificate authority, keys, project spaces and catalogue."""
     home = Home(folder)
-    settings = Settings(name=name, postgres=postgres)
+    if bool(s3) != bool(bucket):
+        raise UsageError("--s3 and --bucket belong together", try_="give both, or none")
+    settings = Settings(name=name, postgres=postgres, s3=S3Place(endpoint=s3, bucket=bucket, prefix=prefix) if s3 else None)
     settings = settings.model_copy(update={"hosts": settings.hosts + tuple(host or ())})
     home.create(settings)
     ca = authority.create(home, settings)
@@ -111,13 +116,14 @@ def serve_command(
     mqtt: Annotated[str, typer.Option(help="Broker for the second door: mqtt://[user:password@]host:port, or mqtts://...")] = "",
     mqtt_ca: Annotated[str, typer.Option(help="PEM file of the broker's CA, for mqtts://.")] = "",
     mqtt_topic: Annotated[str, typer.Option(help="Beginning of all topics.")] = PREFIX,
+    mqtt_share: Annotated[str, typer.Option(help="Group of servers that share the broker's messages, the same name for each.")] = "",
     keep_free: Annotated[float, typer.Option(help="GiB of the disk that stay free.")] = 1.0,
     quota: Annotated[float, typer.Option(help="GiB that one project may hold; 0 is no limit.")] = 0.0,
 ) -> None:
     """Take, check, store and countersign, until stopped; prints one JSON line when ready."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     limits = Limits(keep_free=int(keep_free * GIB), quota=int(quota * GIB) or None)
-    asyncio.run(serve(Home(folder), Options(host, port, mqtt, mqtt_ca, mqtt_topic, limits)))
+    asyncio.run(serve(Home(folder), Options(host, port, mqtt, mqtt_ca, mqtt_topic, mqtt_share, limits)))
 
 
 @app.command("fake-rdm")

@@ -87,7 +87,7 @@ class Catalogue:
     """The tables. Methods block, and are safe to call from several threads; after `close` they raise `Refused`: TROUBLE."""
 
     def __init__(self, database: Database) -> None:
-        self._db = database
+        self._db = self.database = database
 
     def close(self) -> None:
         """Close the database, when nobody is in it."""

@@ -14,6 +14,25 @@ import pydantic
 from edge_agent.errors import ConfigError, UsageError
 
 
+class S3Place(pydantic.BaseModel):
+    """Where objects go in an S3 store. The keys come from where every S3 program finds them, never from here."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str = pydantic.Field(pattern=r"^https?://")
+    """URL of the store."""
+    bucket: str = pydantic.Field(min_length=1)
+    """A bucket that is there already."""
+    prefix: str = ""
+    """Beginning of all keys, as "landing/"."""
+    region: str = "us-east-1"
+    """Region that requests are signed for."""
+    path_style: bool = True
+    """Whether the bucket stands in the path, not in the host's name."""
+    ca: str = ""
+    """PEM file of the store's CA; empty: the system's."""
+
+
 class Settings(pydantic.BaseModel):
     """``landing.json``, written by ``init``."""
 
@@ -25,6 +44,8 @@ class Settings(pydantic.BaseModel):
     """Names and addresses in the TLS certificate."""
     postgres: str = ""
     """PostgreSQL that has the catalogue, as libpq's connection string or URI; empty: a SQLite file in the folder."""
+    s3: S3Place | None = None
+    """S3 store that has the bytes; None: the folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 A broker proves nothing about who publishes, so every announcement and every finish is signed by a session key of the
 agent that the topic names; the bytes between them are held to the signed SHA-256. Retained messages and foreign
 response topics are ignored. The handler makes a piece durable before the next one is read, which is the
-back-pressure.
+back-pressure. Several servers behind one broker share a subscription, so that each message reaches one of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
 
 from cryptography import x509
 
@@ -35,12 +34,16 @@ _LOG = logging.getLogger(__name__)
 class MqttDoor:
     """Keeps a connection to one broker while `run` runs."""
 
-    def __init__(self, broker: Broker, receiver: Receiver, book: WitnessBook, root: x509.Certificate, prefix: str = PREFIX) -> None:
+    def __init__(
+        self, broker: Broker, receiver: Receiver, book: WitnessBook, root: x509.Certificate, prefix: str = PREFIX, share: str = ""
+    ) -> None:
+        """Prepare. ``share``: name of the group whose members the broker gives each message to one of (MQTT 5, 4.8.2); empty: none."""
         self._broker = broker
         self._receiver = receiver
         self._book = book
         self._root = root
         self._prefix = prefix
+        self._filters = [f"$share/{share}/{name}" if share else name for name in door_topics(prefix)]
         self._link: Link | None = None
         self._checking: dict[tuple[bytes, str], asyncio.Task[None]] = {}
         self.connected = asyncio.Event()
@@ -51,7 +54,7 @@ class MqttDoor:
         try:
             while True:
                 try:
-                    self._link = await open_link(self._broker, door_topics(self._prefix), self.handle)
+                    self._link = await open_link(self._broker, self._filters, self.handle)
                 except EdgeAgentError as error:
                     _LOG.warning("no connection to the broker: %s", error)
                 else:
@@ -80,7 +83,7 @@ class MqttDoor:
             return
         try:
             if channel == "piece":
-                answer: Answer | None = await self._piece(agent_id, message.payload)
+                answer = await self._piece(agent_id, message.payload)
             else:
                 answer = await self._ask(agent_id, message)
         except (SealError, BadName) as error:
@@ -90,7 +93,7 @@ class MqttDoor:
         if answer is not None:
             self._say(link, agent_id, answer, message.correlation)
 
-    async def _piece(self, agent_id: bytes, payload: bytes) -> Answer:
+    async def _piece(self, agent_id: bytes, payload: bytes) -> Answer | None:
         piece = parse_piece(payload)
         try:
             _same_agent(agent_id, piece.agent_id)
@@ -101,12 +104,12 @@ class MqttDoor:
                 have = await self._receiver.create(agent_id, header)
                 if have > 0:
                     return Answer(Reply.HAVE, piece.item_id, piece.turn, offset=have)
-            offset = await self._receiver.append(agent_id, piece.item_id, piece.offset, _one(piece.data))
+            offset = await self._receiver.piece(agent_id, piece.item_id, piece.offset, piece.data)
         except Refused as refused:
             if refused.refusal.code is Code.OFFSET:
                 return Answer(Reply.HAVE, piece.item_id, piece.turn, offset=refused.refusal.have)
             return Answer(Reply.REFUSED, piece.item_id, piece.turn, refusal=refused.refusal)
-        return Answer(Reply.HAVE, piece.item_id, piece.turn, offset=offset)
+        return None if offset is None else Answer(Reply.HAVE, piece.item_id, piece.turn, offset=offset)
 
     async def _ask(self, agent_id: bytes, message: Message) -> Answer | None:
         ask = parse_ask(message.payload)
@@ -148,7 +151,8 @@ class MqttDoor:
     async def _check(self, agent_id: bytes, ask: Ask, correlation: bytes | None) -> None:
         try:
             custody = await self._receiver.receipt(agent_id, ask.subject, None)
-            answer = Answer(Reply.RECEIPT, ask.subject, ask.turn, cose=custody)
+            reply = Reply.WORKING if custody is None else Reply.RECEIPT
+            answer = Answer(reply, ask.subject, ask.turn, cose=custody)
         except Refused as refused:
             answer = Answer(Reply.REFUSED, ask.subject, ask.turn, refusal=refused.refusal)
         if self._link is not None:
@@ -166,8 +170,3 @@ def _same_agent(agent_id: bytes, named: bytes) -> None:
     if named != agent_id:
         why = f"the topic names agent {agent_id.hex()}, the message {named.hex()}"
         raise Refused(Code.WRONG_AGENT, "An agent may only speak for itself", why=why)
-
-
-async def _one(data: bytes) -> AsyncIterator[bytes]:
-    if data:
-        yield data

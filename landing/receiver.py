@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import NoReturn
+from weakref import WeakValueDictionary
 
 from edge_agent.wire.item import ItemHeader
 from edge_agent.wire.refusal import Code, Refused, from_json
@@ -27,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 Key = tuple[bytes, str]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class _Upload:
     """What is known of an upload while the service runs; ``header`` None: not read from the disk yet."""
 
@@ -50,8 +51,9 @@ class Receiver:
         self._store = store
         self._room = room
         self._check_in = check_in
-        self._uploads: dict[Key, _Upload] = {}
-        self._jobs: dict[Key, asyncio.Task[bytes]] = {}
+        # What other servers do to an upload is not heard of here, so nothing is remembered between two requests.
+        self._uploads: MutableMapping[Key, _Upload] = WeakValueDictionary() if store.shared else {}
+        self._jobs: dict[Key, asyncio.Task[bytes | None]] = {}
         self._closing = False
 
     def agent(self, agent_id: bytes) -> Agent:
@@ -147,6 +149,25 @@ class Receiver:
             upload.offset = header.size if synced is None else synced
             return upload.offset
 
+    async def piece(self, agent_id: bytes, item_id: str, offset: int, data: bytes) -> int | None:
+        """Write a piece that came over a broker, where other servers may have those before it.
+
+        Returns:
+            The new offset, durable; None when the piece is kept behind a hole: whoever fills it says how much there is then.
+
+        Raises:
+            Refused: as `append`; OFFSET only when other bytes are wanted.
+        """
+        if not self._store.shared:
+            return await self.append(agent_id, item_id, offset, _one(data))
+        header = await asyncio.to_thread(self._store.find, agent_id, item_id)
+        if header is None or not data:
+            return await self.append(agent_id, item_id, offset, _one(data))
+        if offset + len(data) > header.size:
+            raise Refused(Code.TOO_LARGE, "More bytes than were announced", why=f"{header.size} were announced")
+        have = await asyncio.to_thread(self._store.write, header, offset, data)
+        return have if have >= offset + len(data) else None
+
     async def finish(self, agent_id: bytes, item_id: str, sha256: bytes) -> None:
         """The sender has sent everything, and says the digest of the whole; idempotent.
 
@@ -182,7 +203,7 @@ class Receiver:
             wait: s; None waits until there is an answer.
 
         Returns:
-            None when the check needs longer.
+            None when the check needs longer, or another server makes it.
 
         Raises:
             Refused: NOT_FOUND, NO_DIGEST, OFFSET; DIGEST, SEGMENT, FACTS, CLASH when the item was refused; FULL,
@@ -235,11 +256,11 @@ class Receiver:
             )  # fmt: skip
 
     async def _load(self, key: Key, upload: _Upload) -> ItemHeader | None:
-        if upload.header is None:
-            header = await asyncio.to_thread(self._store.find, *key)
+        if upload.header is None or self._store.shared:
+            upload.header = header = await asyncio.to_thread(self._store.find, *key)
             if header is not None:
                 offset = await asyncio.to_thread(self._store.offset, header)
-                upload.header, upload.offset = header, header.size if offset is None else offset
+                upload.offset = header.size if offset is None else offset
         return upload.header
 
     async def _complete(self, key: Key) -> ItemHeader:
@@ -254,12 +275,24 @@ class Receiver:
             raise Refused(Code.NO_DIGEST, "The SHA-256 of the whole was not said", try_="PATCH with Repr-Digest and no bytes")
         return header
 
-    def _begin(self, key: Key, header: ItemHeader) -> asyncio.Task[bytes]:
+    def _begin(self, key: Key, header: ItemHeader) -> asyncio.Task[bytes | None]:
         if self._closing:
             raise stopping()
-        job = self._jobs[key] = asyncio.create_task(self._check_in.run(header))
+        job = self._jobs[key] = asyncio.create_task(self._check(key, header))
         job.add_done_callback(lambda done: self._done(key, done))
         return job
+
+    async def _check(self, key: Key, header: ItemHeader) -> bytes | None:
+        """The CUSTODY; None when another server is checking the upload."""
+        claim = self._catalogue.alone(b"check " + key[0] + key[1].encode(), wait=False)
+        ours = await asyncio.to_thread(claim.__enter__)
+        try:
+            if not ours:
+                return None
+            stored = await asyncio.to_thread(self._catalogue.item, *key)
+            return await self._check_in.run(header) if stored is None else stored.custody
+        finally:
+            await asyncio.to_thread(claim.__exit__, None, None, None)
 
     def _unknown(self, key: Key) -> NoReturn:
         self._uploads.pop(key, None)
@@ -269,7 +302,7 @@ class Receiver:
             raise Refused(refusal.code, refusal.what, why=refusal.why, try_=refusal.try_)
         raise Refused(Code.NOT_FOUND, f"There is no upload {key[1]}", try_="announce it first")
 
-    def _done(self, key: Key, job: asyncio.Task[bytes]) -> None:
+    def _done(self, key: Key, job: asyncio.Task[bytes | None]) -> None:
         self._jobs.pop(key, None)
         upload = self._uploads.pop(key, None)
         if upload is not None:
@@ -294,6 +327,11 @@ class _only:
 
     async def __aexit__(self, *_: object) -> None:
         self._lock.release()
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    if data:
+        yield data
 
 
 def _elsewhere(offset: int, have: int) -> Refused:

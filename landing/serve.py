@@ -37,13 +37,17 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Where to listen. Port 0 takes a free one; ``mqtt`` "" opens no second door; ``mqtt_ca`` is a PEM file for ``mqtts://``."""
+    """Where to listen. Port 0 takes a free one; ``mqtt`` "" opens no second door; ``mqtt_ca`` is a PEM file for ``mqtts://``.
+
+    ``mqtt_share`` is the name of the group of servers that share the broker's messages, "" for one server alone.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
     mqtt: str = ""
     mqtt_ca: str = ""
     mqtt_topic: str = PREFIX
+    mqtt_share: str = ""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -78,7 +82,7 @@ def assemble(home: Home, limits: Limits, judge: Judge) -> Service:
         authority.renew_server(home, settings, ca)
     signer, receipts_der = authority.receipt_signer(home)
     catalogue = open_catalogue(home)
-    store = open_store(home)
+    store = open_store(home, catalogue)
     room = Room(limits, catalogue, store)
     receiver = Receiver(catalogue, store, room, CheckIn(settings.name, catalogue, store, room, judge, signer))
     book = WitnessBook(catalogue, signer, ca.root)
@@ -94,14 +98,16 @@ async def serve(home: Home, options: Options) -> None:
         ConfigError: no landing service in that folder.
         UsageError: another server works in it.
     """
-    home.load()
-    with home.lock():
+    settings = home.load()
+    # Several servers may work in copies of the folder, or in the same, when they share the bytes and the catalogue.
+    with contextlib.nullcontext() if settings.postgres and settings.s3 else home.lock():
         service = assemble(home, options.limits, WorkerJudge(home.root))
         try:
             broker = None
             if options.mqtt:
                 tls = ssl.create_default_context(cafile=options.mqtt_ca) if options.mqtt_ca else None
-                broker = MqttDoor(Broker.parse(options.mqtt, tls), service.receiver, service.book, service.root, options.mqtt_topic)
+                where, share = Broker.parse(options.mqtt, tls), options.mqtt_share
+                broker = MqttDoor(where, service.receiver, service.book, service.root, options.mqtt_topic, share)
             await _run(home, options, service.door, broker)
         finally:
             await service.close()

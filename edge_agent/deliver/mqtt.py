@@ -165,7 +165,9 @@ class MqttTarget:
             except SilenceError:
                 # Small questions come through: so the broker is there, and drops the pieces.
                 have = (await self._talks.ask(talk, Verb.OFFSET)).offset
-                if (have or 0) <= before:
+                # Once is a server behind the broker that died with them; twice is the broker.
+                self._barren = self._barren + 1 if (have or 0) <= before else 0
+                if self._barren >= 2:
                     self._smaller()
             vain = 0 if (have or 0) > before else vain + 1
             if vain > 4 and have != header.size:
@@ -183,9 +185,10 @@ class MqttTarget:
         turn = self._talks.next_turn()
         window = max(1, min(self._window, talk.link.receive_maximum))
         unanswered: deque[int] = deque()
-        offset, first = start, True
+        offset, told, first = start, start, True
         while first or offset < header.size or unanswered:
-            while len(unanswered) < window and (first or offset < header.size):
+            # The announcement goes alone: of several servers behind the broker, another one may take the next piece sooner.
+            while len(unanswered) < (window if told else 1) and (first or offset < header.size):
                 item = announced if offset == 0 else b""
                 data = await asyncio.to_thread(file.read, offset, self._room(talk.link, item))
                 await asyncio.sleep(self._pace.delay(len(data)))
@@ -195,8 +198,11 @@ class MqttTarget:
                 unanswered.append(offset)
                 first = False
             answer = await self._talks.answer(talk, {turn})
+            if answer.offset is not None and start <= answer.offset < told:
+                continue  # of another server, overtaken by the next one's
             if answer.offset is None or not unanswered[0] <= answer.offset <= offset:
                 return answer.offset
+            told = answer.offset
             while unanswered and unanswered[0] <= answer.offset:
                 unanswered.popleft()
             self._barren = 0

@@ -82,6 +82,13 @@ class Site:
     async def open(self, limits: Limits = LIMITS, mqtt: str = "") -> Service:
         """In this process."""
         service = assemble(self.home, limits, self.judge)
+        await self.door(service)
+        if mqtt:
+            await self.join(service, mqtt)
+        return service
+
+    async def door(self, service: Service) -> None:
+        """Open the HTTPS door of a service in this process."""
         self.stack.push_async_callback(service.close)
         self.runner = runner = web.AppRunner(service.door.app(), access_log=None, shutdown_timeout=1, read_bufsize=1 << 20)
         await runner.setup()
@@ -90,9 +97,6 @@ class Site:
         site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
         await site.start()
         self.url = f"https://127.0.0.1:{runner.addresses[0][1]}"
-        if mqtt:
-            await self.join(service, mqtt)
-        return service
 
     async def join(self, service: Service, mqtt: str) -> MqttDoor:
         """Open the MQTT door of a service in this process."""
