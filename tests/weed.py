@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,21 @@ def free_ports(n: int) -> list[int]:
     return found
 
 
-class Weed:
-    """One SeaweedFS server over a folder."""
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files: what the server shows, its key, and the root under which that is trusted."""
 
-    def __init__(self, folder: Path) -> None:
+    certificate: Path
+    key: Path
+    root: Path
+
+
+class Weed:
+    """One SeaweedFS server over a folder; speaks HTTPS when it is given ``tls``."""
+
+    def __init__(self, folder: Path, tls: Tls | None = None) -> None:
         self.folder = folder
+        self.tls = tls
         self.log = folder / "log"
         (folder / "data").mkdir()
         actions = {KEYS: ["Admin", "Read", "Write", "List", "Tagging"], READER: ["Read", "List"]}
@@ -63,13 +74,13 @@ class Weed:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.ports['s3.port']}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.ports['s3.port']}"
 
     def client(self) -> Any:
         """A client of its own, for a look from outside."""
         return botocore.session.Session().create_client(
             "s3", endpoint_url=self.endpoint, region_name="us-east-1", aws_access_key_id=KEYS[0], aws_secret_access_key=KEYS[1],
-            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
+            verify=str(self.tls.root) if self.tls else True, config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
         )  # fmt: skip
 
     def start(self) -> None:
@@ -78,6 +89,7 @@ class Weed:
             str(weed), "server", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-filer", "-s3",
             f"-s3.config={self.folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=500", "-master.volumeSizeLimitMB=64",
             *(f"-{name}={port}" for name, port in self.ports.items()),
+            *((f"-s3.cert.file={self.tls.certificate}", f"-s3.key.file={self.tls.key}") if self.tls else ()),
         ]  # fmt: skip
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
@@ -101,10 +113,10 @@ class Weed:
 
 
 @contextlib.contextmanager
-def seaweedfs() -> Iterator[Weed]:
+def seaweedfs(tls: Tls | None = None, where: str | None = None) -> Iterator[Weed]:
     """One that runs. Its grpc sockets need a short path."""
-    folder = Path(tempfile.mkdtemp(prefix="weed"))
-    made = Weed(folder)
+    folder = Path(tempfile.mkdtemp(prefix="weed", dir=where))
+    made = Weed(folder, tls)
     try:
         made.start()
         yield made
