@@ -1,10 +1,10 @@
 """Uploads beside the tools that do nothing else. ``python -m benchmarks.upload [--mb N] [--rounds N] [--dir DIR] [--json]``.
 
-One file of random bytes goes to each target over TLS on loopback, in turn with another program that sends the same bytes to the same server:
-to a SeaweedFS beside boto3's transfer manager and ``rclone copyto``, to a landing service over HTTPS beside curl, and through a mosquitto beside
-a bare paho publisher with a bare subscriber (same QoS, same size of pieces). Ours always includes its proof: SHA-256 of what was read, the
-store's checksum compared or the signed receipt checked; over MQTT also that each piece is on the landing service's disk. Client and server
-share the machine, so what a server spends slows the client; the processor time is that of the client alone.
+One file of random bytes goes to each target over TLS on loopback, in turn with another program that sends the same bytes to the same
+server: to a SeaweedFS beside boto3's transfer manager and ``rclone copyto``, to a landing service over HTTPS beside curl, and through a
+mosquitto beside a bare paho publisher with a bare subscriber (same QoS, same size of pieces). Ours always includes its proof: SHA-256 of
+what was read, the store's checksum compared or the signed receipt checked; over MQTT also that each piece is on the landing service's
+disk. Client and server share the machine, so what a server spends slows the client; the processor time is that of the client alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The other side of `benchmarks.upload`, all behind TLS on loopback: a SeaweedFS, a mosquitto, and a landing service that is reached through both doors."""
+"""The other side of `benchmarks.upload`, all behind TLS on loopback: a SeaweedFS, a mosquitto, a landing service with both doors."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def servers(folder: Path) -> Iterator[Servers]:
     with contextlib.ExitStack() as stack:
         broker = stack.enter_context(_mosquitto(folder / "mosquitto", tls))
         url = stack.enter_context(_serve(home, broker, tls))
-        line = next(line for line in _landing("token", str(home), "--project", PROJECT).splitlines() if line.startswith("edge-agent enroll"))
-        asyncio.run(enrol(folder / "identity", read_token(line.split()[-1]), "bench"))
+        printed = _landing("token", str(home), "--project", PROJECT)
+        token = next(line.split()[-1] for line in printed.splitlines() if line.startswith("edge-agent enroll"))
+        asyncio.run(enrol(folder / "identity", read_token(token), "bench"))
         weed = stack.enter_context(seaweedfs(tls, str(folder)))
         client = weed.client()
         client.create_bucket(Bucket=BUCKET)

@@ -1,4 +1,4 @@
-"""The ways of `benchmarks.upload`, each in a process of its own: ``python -m benchmarks.upload_ways WAY JSON`` prints what it found as JSON.
+"""The ways of `benchmarks.upload`, each in a process of its own: ``python -m benchmarks.upload_ways WAY JSON`` prints what it found.
 
 The clock runs from the first call until there is a proof that the other side has the bytes: ours for the receipt, the others' until they
 say that they are done. The processor time is that of whoever sends, all threads.
@@ -111,12 +111,12 @@ def https(there: Servers, path: Path) -> Ended:
 
 def mqtt(there: Servers, path: Path) -> Ended:
     """The agent's MQTT target."""
+    identity, keys = open_identity(Path(there.identity)), _keys(there)
+    session = new_session(identity.agent_id, identity.key, (identity.certificate,), 1)
+    speaker = Speaker(session.key, session.chain)
+    broker = Broker.parse(there.broker, client_context(Path(there.root).read_text()))
 
     async def run() -> Ended:
-        identity, keys = open_identity(Path(there.identity)), _keys(there)
-        session = new_session(identity.agent_id, identity.key, (identity.certificate,), 1)
-        speaker = Speaker(session.key, session.chain)
-        broker = Broker.parse(there.broker, client_context(Path(there.root).read_text()))
         return await ours(MqttTarget("cloud", broker, identity.agent_id, lambda: speaker, lambda: keys.trust("cloud")), path)
 
     return asyncio.run(run())
@@ -139,7 +139,8 @@ def rclone(there: Servers, path: Path) -> Ended:
     """``rclone copyto``, as it is by default."""
     env = {
         # Nothing of the environment: a certificate bundle that it names for AWS stops rclone.
-        "PATH": os.environ["PATH"], "RCLONE_CONFIG": os.devnull, "RCLONE_CONFIG_W_TYPE": "s3", "RCLONE_CONFIG_W_PROVIDER": "SeaweedFS", "RCLONE_CONFIG_W_ENDPOINT": there.s3,
+        "PATH": os.environ["PATH"], "RCLONE_CONFIG": os.devnull,
+        "RCLONE_CONFIG_W_TYPE": "s3", "RCLONE_CONFIG_W_PROVIDER": "SeaweedFS", "RCLONE_CONFIG_W_ENDPOINT": there.s3,
         "RCLONE_CONFIG_W_ACCESS_KEY_ID": KEYS[0], "RCLONE_CONFIG_W_SECRET_ACCESS_KEY": KEYS[1], "RCLONE_CONFIG_W_REGION": "us-east-1",
     }  # fmt: skip
     return command(["rclone", "copyto", str(path), f"W:{BUCKET}/{uuid.uuid4().hex}", "--ca-cert", there.root, "-q"], env)

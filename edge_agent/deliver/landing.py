@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -18,6 +19,7 @@ from multidict import CIMultiDictProxy
 from edge_agent.deliver.landing_keys import LandingKeys, OpenKeys
 from edge_agent.deliver.outgoing import OutgoingFile, announce
 from edge_agent.deliver.pace import UNLIMITED, Pace
+from edge_agent.deliver.read_ahead import ReadAhead
 from edge_agent.deliver.target import Capabilities, Progress
 from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import OutboxItem, Proof, Receipt
@@ -27,8 +29,10 @@ from edge_agent.wire.refusal import Code, from_json
 from edge_agent.wire.talk import MAX_CONTROL, WitnessAsk
 from edge_agent.wire.tls import READ_TIMEOUT, client_context, client_session, explain, read_body
 
-PIECE = 8 << 20
-BLOCK = 256 << 10
+PIECE = 16 << 20
+LARGEST_PIECE = 128 << 20
+BRISK = 1.0
+"""Seconds: a PATCH that took less makes the next one longer, so that few of them wait for the other disk, and none long for news."""
 RECEIPT_PATIENCE = 900.0
 """Seconds that the service may take to verify one item."""
 
@@ -69,7 +73,7 @@ class LandingTarget:
             name: in the configuration.
             url: ``https://host:port``.
             keys: what enrolment stored.
-            piece: bytes of one PATCH.
+            piece: bytes of the first PATCH; the next are up to `LARGEST_PIECE` while that goes fast.
             timeout: s, that an answer may take.
             patience: s, for the check of one item.
             pace: how fast it is filled.
@@ -141,16 +145,19 @@ class LandingTarget:
         header = announce(item, self._agent(), self._name)
         offset = await self._begin(header)
         with await asyncio.to_thread(OutgoingFile, item) as file:
+            piece = self._piece
             while offset < item.size:
                 progress(offset)
-                piece = await asyncio.to_thread(file.read, offset, self._piece)
-                await asyncio.sleep(self._pace.delay(len(piece)))
-                reply = await self._patch(header.item_id, offset, piece, {})
-                offset = self._next_offset(reply, offset + len(piece), item.size)
+                began = time.monotonic()
+                body = ReadAhead(file, offset, min(piece, item.size - offset), self._pace)
+                reply = await self._patch(header.item_id, offset, body, {})
+                offset = self._next_offset(reply, body.end, item.size)
+                if time.monotonic() - began < BRISK:
+                    piece = max(piece, min(2 * piece, LARGEST_PIECE))
             sha256 = await asyncio.to_thread(file.sha256)
         progress(offset)
         said = base64.b64encode(sha256).decode()
-        await self._patch(header.item_id, item.size, b"", {"Repr-Digest": f"sha-256=:{said}:"})
+        await self._patch(header.item_id, item.size, None, {"Repr-Digest": f"sha-256=:{said}:"})
         cose = await self._receipt(header.item_id)
         custody = self._trusted().custody(cose, header.with_digest(sha256), self._name)
         return Receipt(self._name, item.item_id, sha256, item.size, Proof(custody.durable), custody.t_ns, cose)
@@ -167,10 +174,14 @@ class LandingTarget:
         created = await self._ask("POST", "/files/", headers=headers)
         return self._next_offset(created, None, header.size)
 
-    async def _patch(self, item_id: str, offset: int, piece: bytes, more: Mapping[str, str]) -> _Reply:
+    async def _patch(self, item_id: str, offset: int, piece: ReadAhead | None, more: Mapping[str, str]) -> _Reply:
         headers = {**_TUS, "Content-Type": "application/offset+octet-stream", "Upload-Offset": str(offset), **more}
-        headers["Content-Length"] = str(len(piece))
-        return await self._ask("PATCH", f"/files/{item_id}", headers=headers, data=piece)
+        headers["Content-Length"] = str(len(piece) if piece else 0)
+        try:
+            return await self._ask("PATCH", f"/files/{item_id}", headers=headers, data=piece)
+        finally:
+            if piece is not None:
+                await piece.close()
 
     def _next_offset(self, reply: _Reply, wanted: int | None, size: int) -> int:
         offset = reply.number("Upload-Offset")
@@ -203,7 +214,7 @@ class LandingTarget:
         path: str,
         *,
         headers: Mapping[str, str] | None = None,
-        data: bytes | None = None,
+        data: bytes | ReadAhead | None = None,
         also: frozenset[int] = frozenset(),
     ) -> _Reply:
         """One request; the reply when it is a 2xx other than 202, or one of ``also``.
@@ -213,8 +224,7 @@ class LandingTarget:
         """
         session = await self._connected()
         try:
-            body_of = data if data is None or len(data) <= BLOCK else _blocks(data)
-            async with session.request(method, path, headers=headers, data=body_of, allow_redirects=False) as response:
+            async with session.request(method, path, headers=headers, data=data, allow_redirects=False) as response:
                 body = await read_body(response, MAX_CONTROL)
                 reply = _Reply(response.status, response.headers, body)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -273,9 +283,3 @@ class LandingTarget:
                 self._session = client_session(self._opened.context, self._url, self._timeout)
                 self._stamp = stamp
             return self._session
-
-
-async def _blocks(data: bytes) -> AsyncIterator[bytes]:
-    """A large body bit by bit: encrypting it at once would hold up everything else in the loop."""
-    for start in range(0, len(data), BLOCK):
-        yield data[start : start + BLOCK]

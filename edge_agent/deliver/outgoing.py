@@ -71,7 +71,7 @@ class OutgoingFile:
             self._hash(self._at(self._hashed, min(_BLOCK, offset - self._hashed)))
         data = self._at(offset, min(length, self._item.size - offset))
         if offset <= self._hashed < offset + len(data):
-            self._hash(data[self._hashed - offset :])
+            self._hash(memoryview(data)[self._hashed - offset :])
         return data
 
     def sha256(self) -> bytes:
@@ -90,18 +90,19 @@ class OutgoingFile:
         return digest
 
     def _at(self, offset: int, length: int) -> bytes:
-        data = bytearray()
+        data = b""
         try:
             self._file.seek(offset)
+            # Nearly always one read, whose bytes are handed on as they are.
             while len(data) < length and (block := self._file.read(length - len(data))):
-                data += block
+                data = data + block if data else block
         except OSError as error:
             raise self._unreadable(error) from error
         if len(data) < length:
             raise self._changed(f"it ends at {offset + len(data)} of {self._item.size} bytes")
-        return bytes(data)
+        return data
 
-    def _hash(self, data: bytes) -> None:
+    def _hash(self, data: bytes | memoryview) -> None:
         self._digest.update(data)
         self._hashed += len(data)
 
