@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from asyncua import ua
 
+from adapters.opcua.losses import Losses
 from edge_agent.adapter import Inlet, Sink
 from edge_agent.model import NO_TIME, Block, Cause, Gap, Kind, Stream, Valid
 
@@ -105,24 +106,22 @@ class EventStream:
     def __init__(self, sink: Sink, stream: Stream) -> None:
         self.stream = stream
         self._inlet: Inlet = sink.open(stream)
-        self._outage: tuple[int, str] | None = None
+        self._losses = Losses()
+        self._losses.opened(self._inlet)
         self._refreshing = False
 
     def declare(self, gap: Gap) -> None:
         """Something is missing."""
-        self._inlet.gap(gap)
+        self._losses.declare(gap)
 
     def interrupted(self, t_from: int, why: str) -> None:
         """No event can have come since ``t_from``."""
         self._refreshing = False
-        if self._outage is None:
-            self._outage = (t_from, why)
+        self._losses.interrupted(t_from, why)
 
     def resumed(self, t_to: int) -> None:
         """Events come again: what happened in between is not known."""
-        if self._outage is not None:
-            self._inlet.gap(Gap(Cause.DISCONNECT, t_from=self._outage[0], t_to=t_to, detail=self._outage[1]))
-        self._outage = None
+        self._losses.resumed(t_to)
 
     async def happened(self, events: Sequence[Sequence[Any]], arrival: int) -> None:
         """Deliver events, each as its fields (``ua.Variant``)."""

@@ -27,7 +27,7 @@ MOST_VALUES = 5_000_000
 
 async def fill(client: Any, node_id: Any, outlet: Outlet, t_first: int, structures: Structures | None) -> None:
     """Deliver what a variable did between its last value and ``t_first`` (UTC ns, that of the first new one)."""
-    streams = [one for one in outlet.parts.values() if one.interrupted_since is not None]
+    streams = [one for one in outlet.parts.values() if one.losses.since is not None]
     t_last = max((one.t_last for one in streams), default=NO_TIME)
     if t_last == NO_TIME or t_first <= t_last:
         return
@@ -55,11 +55,12 @@ async def fill(client: Any, node_id: Any, outlet: Outlet, t_first: int, structur
             _healed(one, n)
     elif n:
         for one in streams:
-            one.explain(f"{n} values of it came from the server's history, which does not show that they are all")
+            one.losses.explain(f"{n} values of it came from the server's history, which does not show that they are all")
 
 
 def _healed(stream: RowStream, n: int) -> None:
-    stream.healed(f"nothing is missing by the server's history, of which {n} values came")
+    stream.losses.explain(f"nothing is missing by the server's history, of which {n} values came")
+    stream.losses.resumed(utc_now_ns(), count=0)
 
 
 def _blocks(samples: list[Samples]) -> list[Samples]:

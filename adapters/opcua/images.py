@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from adapters.opcua.config import NodeConfig, pixel_form
+from adapters.opcua.losses import Losses
 from adapters.opcua.rows import OVERFLOWED
 from adapters.opcua.values import Form, Samples
 from edge_agent.adapter import Inlet, Sink
@@ -45,8 +46,7 @@ class ImageStream:
         self._inlet: Inlet | None = None
         self._numbers = itertools.count()
         self._first = True
-        self._undeclared: list[Gap] = []
-        self._outage: tuple[int, str] | None = None
+        self._losses = Losses()
         self._t_last = 0
 
     def subscribed(self, stream: Stream, form: Form | None) -> None:
@@ -58,21 +58,15 @@ class ImageStream:
 
     def declare(self, gap: Gap) -> None:
         """Something is missing."""
-        if self._inlet is None:
-            self._undeclared.append(gap)
-        else:
-            self._inlet.gap(gap)
+        self._losses.declare(gap)
 
     def interrupted(self, t_from: int, why: str) -> None:
         """No image can have come since ``t_from``."""
-        if self._inlet is not None and self._outage is None:
-            self._outage = (t_from, why)
+        self._losses.interrupted(t_from, why)
 
     def resumed(self, t_to: int) -> None:
         """Declare the interruption, if there was one."""
-        if self._outage is not None:
-            self.declare(Gap(Cause.DISCONNECT, t_from=self._outage[0], t_to=t_to, detail=self._outage[1]))
-        self._outage = None
+        self._losses.resumed(t_to)
 
     async def take(self, path: str, samples: Sequence[Samples]) -> None:
         """Deliver images one by one."""
@@ -119,9 +113,7 @@ class ImageStream:
         if self._inlet is None or (data.shape, dtype) != (self.stream.shape, self.stream.dtype):
             self.stream = replace(self.stream, shape=data.shape, dtype=dtype, source_type=f"opcua {form.kind}")
             self._inlet = self._sink.open(self.stream)
-            for gap in self._undeclared:
-                self._inlet.gap(gap)
-            self._undeclared.clear()
+            self._losses.opened(self._inlet)
         return self._inlet
 
 

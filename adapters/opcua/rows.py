@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from adapters.opcua.binary import Value
+from adapters.opcua.losses import Losses
 from adapters.opcua.values import DEFAULT_FORM, TEXT_BYTES, Form, Samples, placeholder
 from edge_agent.adapter import Inlet, Sink
-from edge_agent.model import NO_TIME, Block, Cause, Gap, Reset, Stream, Valid, utc_now_ns
+from edge_agent.model import NO_TIME, Block, Cause, Gap, Reset, Stream, Valid
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +45,9 @@ class RowStream:
         self._first = True
         self._stale = True
         self._number: int | None = None
-        self._undeclared: list[Gap] = []
-        self._outage: tuple[int, str] | None = None
+        self.losses = Losses()
         self.t_last = NO_TIME
         self.last: bytes | None = None
-
-    @property
-    def interrupted_since(self) -> int | None:
-        """Since when nothing is heard (UTC ns), while that is not declared yet."""
-        return None if self._outage is None else self._outage[0]
 
     def subscribed(self, stream: Stream, form: Form | None) -> None:
         """A new subscription begins: describe the stream as the server now does; ``form`` is what it announces."""
@@ -61,37 +56,6 @@ class RowStream:
         self._first = True
         if self._form is None:
             self._form = form
-
-    def declare(self, gap: Gap) -> None:
-        """Declare a gap now, or as soon as the stream is open."""
-        if self._inlet is None:
-            self._undeclared.append(gap)
-        else:
-            self._inlet.gap(gap)
-
-    def interrupted(self, t_from: int, why: str) -> None:
-        """Nothing was heard since ``t_from``; without meaning before the first value ever."""
-        if self._inlet is not None and self._outage is None:
-            self._outage = (t_from, why)
-
-    def resumed(self, t_to: int) -> None:
-        """Declare the interruption, if there was one, as a gap that ends here."""
-        if self._inlet is not None and self._outage is not None:
-            self._inlet.gap(Gap(Cause.DISCONNECT, t_from=self._outage[0], t_to=t_to, detail=self._outage[1]))
-        self._outage = None
-
-    def healed(self, detail: str) -> None:
-        """The interruption lost nothing: it is declared all the same, with a count of 0."""
-        if self._inlet is not None and self._outage is not None:
-            self._inlet.gap(
-                Gap(Cause.DISCONNECT, count=0, t_from=self._outage[0], t_to=utc_now_ns(), detail=f"{self._outage[1]}; {detail}")
-            )
-        self._outage = None
-
-    def explain(self, detail: str) -> None:
-        """Say more of the interruption when it is declared."""
-        if self._outage is not None:
-            self._outage = (self._outage[0], f"{self._outage[1]}; {detail}")
 
     async def filled(self, samples: Samples) -> None:
         """Deliver what the server's history has of an interruption: marked so, and the interruption goes on."""
@@ -114,7 +78,7 @@ class RowStream:
             return
         inlet = self._open(form)
         if self._step is None:
-            self.resumed(run[0].t_arrival)
+            self.losses.resumed(run[0].t_arrival)
         await self._put(run, form, inlet, Valid.GOOD)
 
     async def _put(self, run: list[Samples], form: Form, inlet: Inlet, good: Valid) -> None:
@@ -156,7 +120,7 @@ class RowStream:
             for i in np.flatnonzero(counts - before != step).tolist():
                 self._skipped(inlet, int(before[i]), int(counts[i]), run[0].t_arrival)
             self._number = int(counts[-1])
-            self._outage = None
+            self.losses.taken()
         numbers = np.full(len(values), self._number if self._number is not None else 0, np.uint64)
         numbers[good] = counts.astype(np.uint64)
         return numbers
@@ -164,15 +128,15 @@ class RowStream:
     def _skipped(self, inlet: Inlet, last: int, number: int, arrival: int) -> None:
         step = self._step or 1
         cause, t_from, detail = Cause.SOURCE, self.t_last, "the counter jumped"
-        if self._outage is not None:
-            cause, (t_from, detail) = Cause.DISCONNECT, self._outage
+        outage = self.losses.taken()
+        if outage is not None:
+            cause, (t_from, detail) = Cause.DISCONNECT, outage
         if number > last and (number - last) % step == 0:
             inlet.gap(Gap(cause, last + step, number - step, (number - last) // step - 1, t_from, arrival, detail))
         elif number != last:  # the last known value that comes first after a new subscription is no news
-            if self._outage is not None:
+            if outage is not None:
                 inlet.gap(Gap(cause, t_from=t_from, t_to=arrival, detail=detail))
             inlet.reset(Reset(Cause.RESTART, last, number))
-        self._outage = None
 
     def _open(self, form: Form) -> Inlet:
         if self._inlet is None or self._stale or form != self._form or form.dtype != self.stream.dtype or form.shape != self.stream.shape:
@@ -186,9 +150,7 @@ class RowStream:
                 self._step = None
             self._inlet = self._sink.open(self.stream)
             self._form, self._stale = form, False
-            for gap in self._undeclared:
-                self._inlet.gap(gap)
-            self._undeclared.clear()
+            self.losses.opened(self._inlet)
         return self._inlet
 
 
@@ -204,7 +166,8 @@ class Outlet:
         self._step = step
         self._parts: dict[str, RowStream] = {}
         self._form: Form | None = None
-        self._undeclared: list[Gap] = []
+        self._early = Losses()
+        """Of the time in which there were no parts: of every part, once it is there."""
         self.before_first: BeforeFirst | None = None
 
     def __repr__(self) -> str:
@@ -224,20 +187,18 @@ class Outlet:
 
     def declare(self, gap: Gap) -> None:
         """Something of all parts is missing."""
-        if not self._parts:
-            self._undeclared.append(gap)
-        for part in self._parts.values():
-            part.declare(gap)
+        for losses in self._losses():
+            losses.declare(gap)
 
     def interrupted(self, t_from: int, why: str) -> None:
         """Nothing was heard of the variable since ``t_from``."""
-        for part in self._parts.values():
-            part.interrupted(t_from, why)
+        for losses in self._losses():
+            losses.interrupted(t_from, why)
 
     def resumed(self, t_to: int) -> None:
         """Declare an interruption that nothing has ended."""
-        for part in self._parts.values():
-            part.resumed(t_to)
+        for losses in self._losses():
+            losses.resumed(t_to)
 
     def differs(self, value: Value) -> bool:
         """Whether a value that was read is another one than the last that was delivered."""
@@ -252,6 +213,7 @@ class Outlet:
         if self.before_first is not None:
             fill, self.before_first = self.before_first, None
             await fill(int(samples[0].t_source[0]))
+        self._early.resumed(samples[0].t_arrival)
         if not path and self._parts and "" not in self._parts and all(one.form is None for one in samples):
             for part in self._parts.values():
                 await part.take(samples)
@@ -263,10 +225,12 @@ class Outlet:
         if path not in self._parts:
             stream = _part(self.stream, path)
             self._parts[path] = RowStream(self._sink, stream, None if path else self._form, self._step)
-            for gap in self._undeclared:
-                self._parts[path].declare(gap)
-            self._undeclared.clear()
+            for gap in self._early.kept:
+                self._parts[path].losses.declare(gap)
         return self._parts[path]
+
+    def _losses(self) -> list[Losses]:
+        return [part.losses for part in self._parts.values()] or [self._early]
 
 
 def _part(stream: Stream, path: str) -> Stream:

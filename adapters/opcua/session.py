@@ -128,7 +128,7 @@ class Session:
         self._outlets.named(item.variable.stream.name).interrupted(item.heard_ns, why)
 
     async def _fill(self, variable: Variable, outlet: Outlet, t_first: int) -> None:
-        if all(part.interrupted_since is None for part in outlet.parts.values()):
+        if all(part.losses.since is None for part in outlet.parts.values()):
             return
         try:
             async with asyncio.timeout(4 * self._config.timeout):
