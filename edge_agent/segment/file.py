@@ -16,7 +16,7 @@ from edge_agent.errors import DiskError, IntegrityError
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.dsd import Dsd
 from edge_agent.seal.meta import MetaObject, encode_meta
-from edge_agent.segment import hdf5, integrity, reader
+from edge_agent.segment import filters, hdf5, integrity, reader
 from edge_agent.storage import DISK, Storage
 from edge_agent.storage.file_object import FileObject
 
@@ -40,6 +40,7 @@ class SegmentFile:
         self._grown: dict[str, int] = {}
         self._storage = storage
         self._source = storage.hdf5(path, create=True)
+        filters.writing(self)
         self._file = hdf5.create(self._source)
         self._datasets: dict[str, h5py.Dataset] = {}
 
@@ -139,6 +140,7 @@ class SegmentFile:
     def _close(self) -> None:
         try:
             self._file.close()
+            filters.written(self)
         finally:
             if isinstance(self._source, FileObject):
                 self._source.close()

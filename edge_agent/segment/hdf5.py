@@ -1,6 +1,6 @@
 """Builds the objects of a segment in HDF5, exactly as the META map and the DSDs say.
 
-Invariants: no filter is ever registered here (`HDF5_PLUGIN_PATH` is ``::`` and hdf5plugin is never imported), so the filter values
+Invariants: no filter is ever registered here (`HDF5_PLUGIN_PATH` is ``::`` and `filters` refuses hdf5plugin), so the filter values
 that HDF5 stores are the encoder's own; `create_chunked` asserts it. Files open with ``libver=('earliest', 'v110')`` because
 ``'latest'`` in HDF5 2.0 makes files that 1.12 refuses; no page buffer, no SWMR, the default driver: a chunk that was written is in
 the page cache.

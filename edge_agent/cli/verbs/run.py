@@ -28,7 +28,9 @@ def run(config: ConfigOption = None) -> int:
 
     from edge_agent.cli.options import config_path
     from edge_agent.config.loading import load
+    from edge_agent.segment import filters
 
+    filters.forbid()
     loaded = load(config_path(config))
     _log(loaded)
     asyncio.run(_serve(loaded))
