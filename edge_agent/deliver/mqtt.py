@@ -190,11 +190,11 @@ class MqttTarget:
             # The announcement goes alone: of several servers behind the broker, another one may take the next piece sooner.
             while len(unanswered) < (window if told else 1) and (first or offset < header.size):
                 item = announced if offset == 0 else b""
-                data = await asyncio.to_thread(file.read, offset, self._room(talk.link, item))
-                await asyncio.sleep(self._pace.delay(len(data)))
-                piece = Piece(self._agent_id, header.item_id, offset, header.size, turn, data, item or None)
-                self._talks.publish(talk, "piece", piece.encode())
-                offset += len(data)
+                # Hashed twice, for the item and for the piece: not in the loop.
+                size, message = await asyncio.to_thread(self._message_at, file, header, offset, turn, self._room(talk.link, item), item)
+                await asyncio.sleep(self._pace.delay(size))
+                self._talks.publish(talk, "piece", message)
+                offset += size
                 unanswered.append(offset)
                 first = False
             answer = await self._talks.answer(talk, {turn})
@@ -208,6 +208,11 @@ class MqttTarget:
             self._barren = 0
             progress(answer.offset)
         return header.size
+
+    def _message_at(self, file: OutgoingFile, header: ItemHeader, offset: int, turn: int, most: int, item: bytes) -> tuple[int, bytes]:
+        """Data bytes of the next piece, and the message."""
+        data = file.read(offset, most)
+        return len(data), Piece(self._agent_id, header.item_id, offset, header.size, turn, data, item or None).encode()
 
     async def _finish(self, talk: Talk, header: ItemHeader) -> bytes:
         """The COSE of the custody."""

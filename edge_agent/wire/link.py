@@ -3,8 +3,8 @@
 Invariants: a link is used once. When the connection is lost the link is dead and a new one is opened, so nothing that
 paho still has in its queue is ever sent again (an over-size message would otherwise be repeated on every reconnect,
 for ever). MQTT 5 is tried first, then 3.1.1. Nothing that the broker says is proof of anything; `publish` is
-"queued", a PUBACK only tells who listens. Messages are handed over one at a time and the network thread waits for the
-handler, which is the back-pressure; a handler must therefore never wait for a PUBACK.
+"queued", a PUBACK only tells who listens. Messages are handled one at a time, in order; while one is handled the next is
+received, and then the network thread waits, which is the back-pressure. A handler must therefore never wait for a PUBACK.
 """
 
 from __future__ import annotations
@@ -168,11 +168,11 @@ class Link:
             return
         correlation = getattr(message.properties, "CorrelationData", None)
         received = Message(message.topic, bytes(message.payload), message.retain, correlation)
-        self._running = asyncio.run_coroutine_threadsafe(self._handle(received), self._loop)
-        try:
-            self._running.result()
-        except concurrent.futures.CancelledError:
-            return
+        if self._running is not None:
+            with contextlib.suppress(concurrent.futures.CancelledError):
+                self._running.result()
+        if not self._closing:
+            self._running = asyncio.run_coroutine_threadsafe(self._handle(received), self._loop)
 
     async def _handle(self, message: Message) -> None:
         try:
