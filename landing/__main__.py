@@ -1,4 +1,4 @@
-"""``python -m landing init | token | grant | approve-restart | serve | fake-rdm``: the landing service on the command line."""
+"""``python -m landing``: ``init``, ``token``, ``agents``, ``grant``, ``approve-restart``, ``revoke``, ``serve``, ``fake-rdm``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from edge_agent.model import utc_now_ns
 from edge_agent.wire.names import BadName, check_project
 from edge_agent.wire.talk import PREFIX
 from edge_agent.wire.words import six_words
+from edge_agent.words import t
 from landing import authority
 from landing.catalogue import Agent, Catalogue
 from landing.enrol import issue_token
 from landing.fake_rdm import Rehearsal
 from landing.fake_rdm import serve as serve_rdm
-from landing.home import Home, S3Place, Settings
+from landing.home import Home, S3Place, Settings, write_durably
 from landing.places import open_catalogue
+from landing.revoke import revoke as revoke_agent
 from landing.room import Limits
 from landing.serve import Options, serve
 
@@ -96,6 +98,38 @@ def approve_restart(folder: Folder, agent: Annotated[str, typer.Argument(help="A
         known = _known(catalogue, agent, folder)
         catalogue.approve_restart(known.agent_id, utc_now_ns())
     print(f"{known.name}: may begin one new log; the old one stays on record and is not countersigned again")
+
+
+@app.command()
+def agents(folder: Folder) -> None:
+    """List who is enrolled."""
+    home = Home(folder)
+    home.load()
+    with closing(open_catalogue(home)) as catalogue:
+        for agent in catalogue.agents():
+            state = t("shut out") if agent.revoked else ", ".join(sorted(agent.projects))
+            print(f"{agent.agent_id.hex()}  {agent.name}  {state}")
+
+
+@app.command()
+def revoke(
+    folder: Folder,
+    agent: Annotated[str, typer.Argument(help="Agent id, hex; `agents` lists them.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the catalogue.")],
+) -> None:
+    """Shut an agent out whose identity may be stolen, for good: it is not answered, stored for or countersigned any more."""
+    home = Home(folder)
+    home.load()
+    signer, _ = authority.receipt_signer(home)
+    with closing(open_catalogue(home)) as catalogue:
+        known = _known(catalogue, agent, folder)
+        said = revoke_agent(catalogue, signer, known, reason, utc_now_ns())
+    path = home.path / "revoked" / f"{known.agent_id.hex()}.cose"
+    path.parent.mkdir(exist_ok=True)
+    write_durably(path, said.statement, 0o644)
+    print(t("{name} is shut out: nothing is taken from it any more, and its log is not countersigned.", name=known.name))
+    print(t("What was stored and countersigned before stays. The signed statement: {path}", path=path))
+    print(t("To go on with that instrument, enrol it as a new agent with a new token."))
 
 
 def _known(catalogue: Catalogue, agent: str, folder: Path) -> Agent:

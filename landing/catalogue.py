@@ -17,6 +17,9 @@ from landing.database import Database, Session
 _REFUSE = """
 INSERT INTO refused VALUES (?, ?, ?, ?)
 ON CONFLICT (agent_id, item_id) DO UPDATE SET refusal = excluded.refusal, t_ns = excluded.t_ns"""
+_AGENT = """
+SELECT agents.identity, agents.name, revoked.t_ns FROM agents
+LEFT JOIN revoked ON revoked.agent_id = agents.agent_id WHERE agents.agent_id = ?"""
 _RUN_FILES = """
 SELECT path, run_no, size, t_ns FROM (
     SELECT path, run_no, size, t_ns, ROW_NUMBER() OVER (PARTITION BY path ORDER BY t_ns DESC, rowid DESC) AS nth
@@ -33,6 +36,17 @@ class Agent:
     identity: bytes
     name: str
     projects: frozenset[str]
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """An agent was shut out: why, for the operator; the KEY_COMPROMISED (COSE) that was signed, for everybody."""
+
+    agent_id: bytes
+    reason: str
+    t_ns: int
+    statement: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +116,36 @@ class Catalogue:
     def agent(self, agent_id: bytes) -> Agent | None:
         """An agent, if it is enrolled."""
         with self._db.reading() as db:
-            row = db.execute("SELECT identity, name FROM agents WHERE agent_id = ?", (agent_id,)).fetchone()
+            row = db.execute(_AGENT, (agent_id,)).fetchone()
             projects = db.execute("SELECT project FROM projects WHERE agent_id = ?", (agent_id,)).fetchall()
-        return None if row is None else Agent(agent_id, row[0], row[1], frozenset(p for (p,) in projects))
+        return None if row is None else Agent(agent_id, row[0], row[1], frozenset(p for (p,) in projects), row[2] is not None)
+
+    def agents(self) -> list[Agent]:
+        """Everybody who was ever enrolled, in the order of enrolment."""
+        with self._db.reading() as db:
+            found = db.execute("SELECT agent_id FROM agents ORDER BY t_ns, agent_id").fetchall()
+        return [agent for (agent_id,) in found if (agent := self.agent(bytes(agent_id))) is not None]
+
+    def revoke(self, revocation: Revocation) -> Revocation:
+        """Shut an agent out; what stands there then, which is the first word."""
+        with self._db.writing(revocation.agent_id) as db:
+            db.execute(
+                "INSERT INTO revoked VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (revocation.agent_id, revocation.reason, revocation.t_ns, revocation.statement),
+            )
+            row = db.execute("SELECT * FROM revoked WHERE agent_id = ?", (revocation.agent_id,)).fetchone()
+        return Revocation(*row)
+
+    def revocations(self) -> list[Revocation]:
+        """Everybody who was shut out, in that order."""
+        with self._db.reading() as db:
+            return [Revocation(*row) for row in db.execute("SELECT * FROM revoked ORDER BY t_ns, agent_id").fetchall()]
+
+    def key_is_revoked(self, identity: bytes) -> bool:
+        """Whether an agent with this identity key was shut out."""
+        with self._db.reading() as db:
+            sql = "SELECT 1 FROM revoked JOIN agents ON agents.agent_id = revoked.agent_id WHERE agents.identity = ?"
+            return db.execute(sql, (identity,)).fetchone() is not None
 
     def grant(self, agent_id: bytes, projects: tuple[str, ...]) -> None:
         """Let an agent write to more projects."""
@@ -209,6 +250,12 @@ class Catalogue:
                 (agent_id, log_id),
             ).fetchone()
         return None if row is None else SeenHead(*row)
+
+    def last_heads(self, agent_id: bytes) -> list[tuple[bytes, SeenHead]]:
+        """Id and largest countersigned head of each log of an agent."""
+        with self._db.reading() as db:
+            logs = db.execute("SELECT DISTINCT log_id FROM heads WHERE agent_id = ? ORDER BY log_id", (agent_id,)).fetchall()
+        return [(bytes(log), seen) for (log,) in logs if (seen := self.last_head(agent_id, bytes(log))) is not None]
 
     def head(self, agent_id: bytes, log_id: bytes, head: bytes) -> SeenHead | None:
         """A countersigned head by the hash of its payload."""

@@ -25,6 +25,7 @@ from edge_agent.wire.refusal import Code, Refused
 from edge_agent.wire.words import six_words
 from landing.authority import Authority
 from landing.catalogue import Agent, Catalogue
+from landing.revoke import check_not_revoked, shut_out
 
 TOKEN_LIFE_NS = 15 * 60 * 10**9
 _LOG = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Registrar:
         """Answer a signed request; the token is used up only when this succeeds.
 
         Raises:
-            Refused: TOKEN, AGENT_TAKEN, SIGNATURE.
+            Refused: TOKEN, AGENT_TAKEN, REVOKED, SIGNATURE.
         """
         try:
             request = parse_request(data)
@@ -70,6 +71,9 @@ class Registrar:
         projects = self._projects(secret)
         public = cose.raw_public(identity)
         known = self._catalogue.agent(request.agent_id)
+        check_not_revoked(known)
+        if self._catalogue.key_is_revoked(public):
+            raise shut_out()
         if known is not None and known.identity != public:
             why = f"agent {request.agent_id.hex()} has another identity key"
             raise Refused(
@@ -85,11 +89,12 @@ class Registrar:
         """A new TLS certificate for an agent that came with its old one.
 
         Raises:
-            Refused: UNKNOWN_AGENT, BAD_REQUEST.
+            Refused: UNKNOWN_AGENT, REVOKED, BAD_REQUEST.
         """
         agent = self._catalogue.agent(agent_id)
         if agent is None:
             raise Refused(Code.UNKNOWN_AGENT, "This agent is not enrolled here", try_="enrol it with a new token")
+        check_not_revoked(agent)
         return self._certificates(csr, from_raw(agent.identity), agent_id, agent.projects)
 
     def _projects(self, secret: bytes) -> frozenset[str]:

@@ -1,6 +1,6 @@
 """The HTTPS door: tus 1.0 (creation) with RFC 9530 ``Repr-Digest``, receipts, witnessing, enrolment, a list of runs.
 
-Every route but ``/health`` and ``/enroll`` wants a TLS client certificate of an enrolled agent; the agent is the one
+Every route but ``/health``, ``/enroll`` and ``/revoked`` wants a TLS client certificate of an enrolled agent; the agent is the one
 in the certificate, never one in a message. A refusal is JSON ``{"code", "what", "why", "try", "have"}``.
 
 A door that was shut still meets requests: a connection whose TLS handshake was under way is there when it is done.
@@ -38,10 +38,11 @@ WRITE_BLOCK = 1 << 20
 RECEIPT_WAIT = 20.0
 """Seconds that ``GET /files/<id>/receipt`` waits before it says "not yet"."""
 
-_PUBLIC = frozenset({"/health", "/enroll"})
+_PUBLIC = frozenset({"/health", "/enroll", "/revoked"})
 _DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]{44}):")
 _STATUS = {
-    Code.NO_CERTIFICATE: 401, Code.UNKNOWN_AGENT: 403, Code.WRONG_AGENT: 403, Code.PROJECT: 403, Code.TOKEN: 403, Code.AGENT_TAKEN: 409,
+    Code.NO_CERTIFICATE: 401, Code.UNKNOWN_AGENT: 403, Code.REVOKED: 403,
+    Code.WRONG_AGENT: 403, Code.PROJECT: 403, Code.TOKEN: 403, Code.AGENT_TAKEN: 409,
     Code.BAD_REQUEST: 400, Code.BAD_NAME: 400, Code.NOT_FOUND: 404, Code.OFFSET: 409, Code.BUSY: 423, Code.TOO_LARGE: 413,
     Code.DIGEST: 422, Code.NO_DIGEST: 409, Code.SEGMENT: 422, Code.FACTS: 422, Code.CLASH: 409, Code.FULL: 507, Code.QUOTA: 507,
     Code.SIGNATURE: 403, Code.FORK: 409, Code.LOG_SIZE: 409, Code.LOG_RESTART: 409, Code.TROUBLE: 503,
@@ -62,9 +63,10 @@ class HttpsDoor:
 
     def app(self) -> web.Application:
         """The aiohttp application."""
-        app = web.Application(middlewares=[self._while_open, _refusals, _who], client_max_size=MAX_CONTROL)
+        app = web.Application(middlewares=[self._while_open, _refusals, self._who], client_max_size=MAX_CONTROL)
         app.on_shutdown.append(self._shutting)
         app.router.add_get("/health", self.health)
+        app.router.add_get("/revoked", self.revoked)
         app.router.add_post("/enroll", self.enrol)
         app.router.add_post("/renew", self.renew)
         app.router.add_options("/files/", self.options)
@@ -77,6 +79,12 @@ class HttpsDoor:
         app.router.add_get("/runs", self.runs)
         app.router.add_get("/runs/{path:.+}", self.run)
         return app
+
+    @web.middleware
+    async def _who(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if request.path not in _PUBLIC:
+            await asyncio.to_thread(self._receiver.admit, _agent(request))
+        return await handler(request)
 
     async def _shutting(self, _app: web.Application) -> None:
         self._shut = True
@@ -94,6 +102,12 @@ class HttpsDoor:
     async def health(self, _request: web.Request) -> web.Response:
         """``GET /health``: that it runs, its name, and its root certificate, which a token's holder compares with the token."""
         return web.json_response(self._health)
+
+    async def revoked(self, _request: web.Request) -> web.Response:
+        """``GET /revoked``: who was shut out, each with the signed KEY_COMPROMISED (`edge_agent.wire.revocation`), base64."""
+        found = await asyncio.to_thread(self._receiver.revocations)
+        listed = [{"agent": r.agent_id.hex(), "t_ns": r.t_ns, "statement": base64.b64encode(r.statement).decode()} for r in found]
+        return web.json_response(listed)
 
     async def enrol(self, request: web.Request) -> web.Response:
         """``POST /enroll``: CBOR in and out, see `edge_agent.wire.enrol`."""
@@ -212,13 +226,6 @@ def _answer(refusal: Refusal) -> web.Response:
     if refusal.code is Code.OFFSET and refusal.have is not None:
         headers["Upload-Offset"] = str(refusal.have)
     return web.Response(status=_STATUS[refusal.code], text=refusal.to_json(), content_type="application/json", headers=headers)
-
-
-@web.middleware
-async def _who(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    if request.path not in _PUBLIC:
-        _agent(request)
-    return await handler(request)
 
 
 def _agent(request: web.Request) -> bytes:

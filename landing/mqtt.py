@@ -97,6 +97,7 @@ class MqttDoor:
         piece = parse_piece(payload)
         try:
             _same_agent(agent_id, piece.agent_id)
+            await asyncio.to_thread(self._receiver.admit, agent_id)
             if piece.item is not None:
                 header = self._verified(agent_id, piece.item)
                 if (header.item_id, header.size) != (piece.item_id, piece.total):
@@ -115,6 +116,7 @@ class MqttDoor:
         ask = parse_ask(message.payload)
         try:
             _same_agent(agent_id, ask.agent_id)
+            await asyncio.to_thread(self._receiver.admit, agent_id)
             if ask.verb is Verb.WITNESS:
                 signed = await asyncio.to_thread(self._book.countersign, agent_id, parse_witness_ask(ask.body))
                 return Answer(Reply.RECEIPT, ask.subject, ask.turn, cose=signed)

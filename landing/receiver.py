@@ -15,9 +15,10 @@ from weakref import WeakValueDictionary
 
 from edge_agent.wire.item import ItemHeader
 from edge_agent.wire.refusal import Code, Refused, from_json
-from landing.catalogue import Agent, Catalogue, Run, StoredItem
+from landing.catalogue import Agent, Catalogue, Revocation, Run, StoredItem
 from landing.checkin import CheckIn
 from landing.database import stopping
+from landing.revoke import check_not_revoked
 from landing.room import Room
 from landing.store import Store
 
@@ -67,6 +68,18 @@ class Receiver:
             why = f"agent {agent_id.hex()} is not in the catalogue"
             raise Refused(Code.UNKNOWN_AGENT, "This agent is not enrolled here", why=why, try_="enrol it with a new token")
         return agent
+
+    def admit(self, agent_id: bytes) -> None:
+        """Let an agent in; blocks on the catalogue. Both doors ask before anything else.
+
+        Raises:
+            Refused: REVOKED.
+        """
+        check_not_revoked(self._catalogue.agent(agent_id))
+
+    def revocations(self) -> list[Revocation]:
+        """Who was shut out; blocks on the catalogue."""
+        return self._catalogue.revocations()
 
     async def create(self, agent_id: bytes, header: ItemHeader) -> int:
         """Announce an item, or find what is there of it already.

@@ -23,6 +23,7 @@ from edge_agent.seal.tree import check_consistency
 from edge_agent.wire.refusal import Code, Refused
 from edge_agent.wire.talk import WitnessAsk
 from landing.catalogue import Catalogue, SeenHead
+from landing.revoke import check_not_revoked
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class WitnessBook:
         """The WITNESS (COSE) of a head; blocks on the disk.
 
         Raises:
-            Refused: SIGNATURE, WRONG_AGENT; LOG_SIZE with the size to prove from; FORK, which is logged as an alarm.
+            Refused: SIGNATURE, WRONG_AGENT, REVOKED; LOG_SIZE with the size to prove from; FORK, which is logged as an alarm.
         """
         payload = checked_payload(ask.head, ask.chain, cose.HEAD, agent_id, self._root)
         try:
@@ -91,6 +92,7 @@ class WitnessBook:
             raise Refused(Code.WRONG_AGENT, "An agent may only speak for itself", why=f"the head names agent {head.agent_id.hex()}")
         name = head_hash(payload)
         with self._catalogue.alone(b"witness " + agent_id, wait=True):
+            check_not_revoked(self._catalogue.agent(agent_id))
             known = self._catalogue.head(agent_id, head.tree_id, name)
             if known is not None:
                 return known.witness

@@ -20,6 +20,7 @@ class Code(StrEnum):
 
     NO_CERTIFICATE = "NO_CERTIFICATE"  # no client certificate, or none for an agent
     UNKNOWN_AGENT = "UNKNOWN_AGENT"  # a good certificate, but this service does not know the agent
+    REVOKED = "REVOKED"  # the agent was shut out: its identity key may be stolen
     WRONG_AGENT = "WRONG_AGENT"  # the message speaks for another agent than its sender
     PROJECT = "PROJECT"  # the agent was not enrolled for that project
     TOKEN = "TOKEN"  # noqa: S105 - one-time token unknown, used or expired

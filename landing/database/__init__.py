@@ -106,6 +106,7 @@ _TABLES = (
     "(agent_id {B} NOT NULL, log_id {B} NOT NULL, size {I} NOT NULL, root {B} NOT NULL, head {B} NOT NULL, witness {B} NOT NULL, {R}"
     "PRIMARY KEY (agent_id, log_id, head)){S}",
     "CREATE TABLE IF NOT EXISTS restarts (agent_id {B} NOT NULL, t_ns {I} NOT NULL, log_id {B}, {R}UNIQUE (agent_id, log_id)){S}",
+    "CREATE TABLE IF NOT EXISTS revoked (agent_id {B} PRIMARY KEY, reason {T} NOT NULL, t_ns {I} NOT NULL, statement {B} NOT NULL){S}",
     "CREATE TABLE IF NOT EXISTS uploads "
     "(agent_id {B} NOT NULL, item_id {T} NOT NULL, header {B} NOT NULL, have {I} NOT NULL, PRIMARY KEY (agent_id, item_id)){S}",
     "CREATE TABLE IF NOT EXISTS pieces "

@@ -12,7 +12,7 @@ import pytest
 
 from edge_agent.model import ItemKind
 from edge_agent.wire.refusal import Code, Refused
-from landing.catalogue import Agent, Catalogue, SeenHead, StoredItem
+from landing.catalogue import Agent, Catalogue, Revocation, SeenHead, StoredItem
 from landing.database import Database
 from landing.database.postgres import PostgresDatabase
 from landing.database.sqlite import SqliteDatabase
@@ -115,6 +115,20 @@ def test_the_current_log_is_the_first_until_a_restart_is_approved_and_used(catal
     catalogue.use_restart(A, b"2")
     assert not catalogue.restart_approved(A)
     assert catalogue.current_log(A) == b"2"
+
+
+def test_the_first_word_about_a_revoked_agent_stands(catalogue: Catalogue) -> None:
+    catalogue.add_token(b"secret", ("p",), 100)
+    catalogue.enrol(b"secret", Agent(A, b"key", "name", frozenset({"p"})), 1)
+    for log, size in ((b"1", 3), (b"1", 5), (b"2", 4)):
+        catalogue.add_head(A, log, SeenHead(size, b"root", log + bytes([size]), b"witness"))
+    assert [(log, seen.size) for log, seen in catalogue.last_heads(A)] == [(b"1", 5), (b"2", 4)]
+    assert not catalogue.key_is_revoked(b"key")
+    first = Revocation(A, "stolen", 5, b"statement")
+    assert catalogue.revoke(first) == catalogue.revoke(Revocation(A, "again", 6, b"another")) == first
+    assert catalogue.revocations() == [first]
+    assert catalogue.agents() == [Agent(A, b"key", "name", frozenset({"p"}), revoked=True)]
+    assert (catalogue.key_is_revoked(b"key"), catalogue.key_is_revoked(b"other")) == (True, False)
 
 
 def test_a_block_that_fails_leaves_nothing(make: Make) -> None:
