@@ -225,10 +225,15 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Who may have the data. ``allowed`` names targets; empty means none but the project's own space."""
+    """Who may have the data.
+
+    ``allowed`` names the targets that may hold data that is not open; empty means the project's own space. ``jurisdictions`` are the
+    countries (ISO 3166-1, as "JP") that it may not leave; None: it may.
+    """
 
     access: Access = Access.CLOSED
     allowed: frozenset[str] = frozenset()
+    jurisdictions: frozenset[str] | None = None
 
 
 class Outcome(StrEnum):

@@ -26,6 +26,7 @@ from edge_agent.agent import diary
 from edge_agent.agent.clock import watch_clock
 from edge_agent.agent.crates import Describer
 from edge_agent.agent.identity import Credentials, load_credentials, renew_forever
+from edge_agent.agent.labels import Labels, destinations
 from edge_agent.agent.projects import build_routing
 from edge_agent.agent.sessions import Sessions
 from edge_agent.agent.silent_disk import silent, watch_syncs
@@ -38,8 +39,8 @@ from edge_agent.config.adapters import adapter_class
 from edge_agent.config.models import Config, Instrument
 from edge_agent.deliver.engine import Engine
 from edge_agent.errors import EdgeAgentError
-from edge_agent.model import Label, OutboxItem, Priority, Receipt
-from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, PolicyGate, may_send, stricter
+from edge_agent.model import OutboxItem, Priority, Receipt
+from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, PolicyGate, may_send
 from edge_agent.record.agent_log import AgentLog
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.room import fitting
@@ -136,7 +137,8 @@ class Agent:
         )  # fmt: skip
         self.sessions = Sessions(self.credentials, self.keeper)
         targets = build_targets(config, self.credentials, lambda: self.keeper.session, self.spool.state)
-        gate, plans = PolicyGate(config.targets), self._plans()
+        gate, labels = PolicyGate(destinations(config)), Labels(config)
+        plans = self._plans(labels)
         self.engine = Engine(
             self.spool.outbox, list(targets.values()), gate, proved=self._proved, refused=self._refused, hours=sending_hours(config)
         )
@@ -146,6 +148,7 @@ class Agent:
         asked = witnesses(targets, plans, self._routes, gate)
         self.witnessing = Witnessing(self.keeper, papers, asked, lambda: self.credentials.receipt_certificates)
         self.desk = Desk(self.keeper, papers, self.witnessing, plans)
+        self.desk.labels = labels.label
         self.desk.routing, schedule = build_routing(config)
         if schedule is not None:
             await asyncio.to_thread(schedule.look)
@@ -306,15 +309,12 @@ class Agent:
         """How long a session's data may be on its way: what is read at once, and files until they have settled."""
         return SESSION_GRACE + max(float(getattr(self.config.instruments[m].settings, "settle", 0.0)) for m in self._members(group))
 
-    def _plans(self) -> dict[str, GroupPlan]:
+    def _plans(self, labels: Labels) -> dict[str, GroupPlan]:
         plans = {}
         for name in dict.fromkeys(self.config.group_of(i) for i in self.config.instruments):
             members = self._members(name)
-            labels = [Label(self.config.instruments[m].access or self.config.access, self.config.instruments[m].allowed) for m in members]
-            label = labels[0]
-            for other in labels[1:]:
-                label = stricter(label, other)
-            plans[name] = GroupPlan(self.config.project_of(members[0]), label, self.config.instruments[members[0]].title)
+            project = self.config.project_of(members[0])
+            plans[name] = GroupPlan(project, labels.label(name, project, time.time_ns()), self.config.instruments[members[0]].title)
         return plans
 
     def _routes(self, group: str) -> Routes:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent import __version__
+from edge_agent.agent.labels import Labels
 from edge_agent.agent.sink import InstrumentState
 from edge_agent.config.models import Config, Instrument, Project
 from edge_agent.errors import EdgeAgentError
@@ -55,6 +56,7 @@ class Describer:
         self._config = config
         self._instruments = instruments
         self._clock = clock
+        self._labels = Labels(config)
         text = config.model_dump_json(exclude={"spool", "keys"})
         self._software = software(hashlib.sha256(text.encode()).hexdigest())
 
@@ -127,7 +129,16 @@ class Describer:
             authority=f"configuration of {config.site}",
             licence=self._about(entry.run.project).licence or records.NO_LICENCE,
         )
+        made = replace(made, policy=self._why(made.policy, entry.run))
         return replace(made, integrity=records.Integrity(sidecar=f"{entry.run.name}.hsc")) if closed else made
+
+    def _why(self, made: records.Policy, run: RunContext) -> records.Policy:
+        why = self._labels.why(run.group, run.project, run.started_ns)
+        if why.reasons:
+            made = replace(made, reasons=why.reasons)
+        if why.embargo is None:
+            return made
+        return replace(made, embargo_until=why.embargo.isoformat(), access_after_embargo=why.afterwards.value)
 
     def _about(self, project: str) -> Project:
         return self._config.projects.get(project, Project())

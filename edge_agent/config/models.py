@@ -49,6 +49,30 @@ def default_spool() -> Path:
     return Path("/var/lib/edge-agent")
 
 
+Reason = Literal["export_control", "personal_data", "company_secret", "novelty", "third_party_ip", "research_security"]
+
+
+class Labelled(Table):
+    """Who may have the data and why: of all tables that say something of a run, the strictest counts."""
+
+    access: Access | None = None
+    """Who may have the data: "open", "shared", "closed". Default: what the other tables say, else "closed"."""
+    allowed: frozenset[Name] = frozenset()
+    """Targets that may hold data that is not open. Default: only the project's own space."""
+    reasons: tuple[Reason, ...] = ()
+    """Why it is not open: "export_control", "personal_data", "company_secret", "novelty", "third_party_ip", "research_security"."""
+    embargo: Date | None = None
+    """Last day on which it is closed whatever "access" says, as "2027-03-31". Default: none."""
+    jurisdiction: frozenset[Annotated[str, Field(pattern=r"^[A-Z]{2}$")]] | None = None
+    """Countries that data that is not open may not leave, as ["JP"] (ISO 3166-1). Default: any."""
+
+    @model_validator(mode="after")
+    def _reasons_close(self) -> Labelled:
+        if self.reasons and self.access is Access.OPEN and self.embargo is None:
+            raise PydanticCustomError("cfg_value", "{message}", {"message": t("gives reasons to keep data back, and calls it open")})
+        return self
+
+
 class Organisation(Table):
     """A facility or an organisation, for the run record."""
 
@@ -58,7 +82,7 @@ class Organisation(Table):
     """Its ROR identifier, as "https://ror.org/04mb6s476". Default: none."""
 
 
-class Project(Table):
+class Project(Labelled):
     """What the record of a run says of its project."""
 
     proposal: str = ""
@@ -136,7 +160,7 @@ class Timestamp(Table):
     """The facility runs or approved it: digests of shared and closed data may go there too. Default false."""
 
 
-class Instrument(Table):
+class Instrument(Labelled):
     """One instrument. Keys that are not listed here belong to its adapter."""
 
     adapter: str
@@ -153,10 +177,6 @@ class Instrument(Table):
     """Open a run while this is true, as "ca://BL05:SHUTTER == 1". Default: runs are opened by sessions."""
     look_back: Duration = 2.0
     """How far back a run that opens still takes what already arrived. Default "2 s"."""
-    access: Access | None = None
-    """Who may have the data: "open", "shared", "closed"; the stricter of this and the top one wins. Default: the top one."""
-    allowed: frozenset[Name] = frozenset()
-    """Targets that may hold data that is not open. Default: only the project's own space."""
     targets: tuple[Name, ...] | None = None
     """Targets that the data goes to. Default: all."""
     project: Name | None = None
@@ -227,7 +247,7 @@ COMMON = frozenset(Instrument.model_fields) - {"settings"}
 """Keys that every instrument has, whatever its adapter."""
 
 
-class Config(Table):
+class Config(Labelled):
     """A whole configuration."""
 
     site: Name
@@ -242,8 +262,6 @@ class Config(Table):
     """Where data waits: {dir = "...", keep_free = "20 GB"}."""
     keys: Keys = Field(default_factory=Keys)
     """Where keys and certificates are: {dir = "..."}."""
-    access: Access = Access.CLOSED
-    """Who may have the data when nothing else is said: "open", "shared", "closed". Default "closed"."""
     project: Name = "unclaimed"
     """Project of runs without a session. Default "unclaimed"."""
     projects: dict[Name, Project] = Field(default_factory=dict)

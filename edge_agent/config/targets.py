@@ -51,6 +51,10 @@ class TargetTable(Table):
     """Whether space is freed only after this target proved that it holds the data. Default true."""
     rate: Rate | None = None
     """At most so many bytes a second, as "20 MB/s". Default: no limit."""
+    project_space: StrictBool = True
+    """Whether it is the projects' own space; if not, only open data and what "allowed" names goes there. Default true."""
+    jurisdiction: str = Field(default="", pattern=r"^([A-Z]{2})?$")
+    """Country in which the data would be, as "JP" (ISO 3166-1). Default: not said."""
     hours: DayHours | None = None
     """Only at these hours, as "22:00-06:00", in the facility's time zone; what is on its way goes on. Default: always."""
 

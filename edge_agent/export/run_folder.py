@@ -94,10 +94,15 @@ def open_run(folder: Path) -> RunFolder:
     said = _master(folder)
     label = said.record["policy"]["label"]
     return RunFolder(
-        folder, crate, said.record, Label(Access(label["access"]), frozenset(label["allowed"])),
+        folder, crate, said.record, _label(label),
         tuple(sorted((file for file in files if file.name != CRATE), key=lambda file: file.name)),
         str(action["startTime"]), str(action.get("endTime", "")), said.outcome, said.received, said.missing,
     )  # fmt: skip
+
+
+def _label(said: Mapping[str, Any]) -> Label:
+    bound = said.get("jurisdictions")
+    return Label(Access(said["access"]), frozenset(said["allowed"]), None if bound is None else frozenset(bound))
 
 
 def text(value: Any) -> str | None:

@@ -157,11 +157,14 @@ class StreamFacts:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who may have it: the label, who set it, and the licence."""
+    """Who may have it: the label, who set it, and the licence; why it is not open, and until when it is closed whatever it becomes then."""
 
     label: Label
     authority: Text = NOT_CONFIGURED
     licence: Text = NO_LICENCE
+    reasons: tuple[str, ...] | Absent = Absent("nobody gave a reason")
+    embargo_until: Text = Absent("there is no embargo")
+    access_after_embargo: Text = Absent("there is no embargo")
 
 
 @dataclass(frozen=True, slots=True)

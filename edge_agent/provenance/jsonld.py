@@ -72,7 +72,8 @@ def _value(name: str, value: Any) -> Any:
     if isinstance(value, Absent):
         return {"value": None, "reason": value.reason}
     if isinstance(value, Label):
-        return {"access": value.access.value, "allowed": sorted(value.allowed)}
+        bound = {} if value.jurisdictions is None else {"jurisdictions": sorted(value.jurisdictions)}
+        return {"access": value.access.value, "allowed": sorted(value.allowed), **bound}
     if name in ("started_ns", "ended_ns"):
         return iso_time(value) if EARLIEST <= value < LATEST else {"value": None, "reason": "the time is not known"}
     if is_dataclass(value):

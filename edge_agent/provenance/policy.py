@@ -1,10 +1,10 @@
 """Labels and `may_send`: asked before anything leaves the machine, live values, names and previews included.
 
 Deny by default: a destination that is not configured, a kind or a label that is not known gets nothing. Closed and
-shared data go to the targets that the label names and to the project's own space; open data to any configured
-destination. The facility's own monitoring may see metrics, logs and names of shared data; a time-stamping service sees
-digests only, those of shared and closed data only if the facility runs or approved it. Loosening a label is not done
-here: of two labels the stricter wins.
+shared data go to the targets that the label names, and where it names none to the project's own space; never out of
+the countries that the label names. Open data go to any configured destination. The facility's own monitoring may see
+metrics, logs and names of shared data; a time-stamping service sees digests only, those of shared and closed data only
+if the facility runs or approved it. Loosening a label is not done here: of two labels the stricter wins.
 """
 
 from __future__ import annotations
@@ -42,12 +42,16 @@ class ObjectKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A configured destination. ``project_space`` marks the project's own space; ``facility`` that the facility runs it."""
+    """A configured destination. ``project_space`` marks the project's own space; ``facility`` that the facility runs it.
+
+    ``jurisdiction`` is the country in which it stands; empty: nobody said.
+    """
 
     name: str
     kind: DestinationKind
     project_space: bool = False
     facility: bool = False
+    jurisdiction: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class Decision:
     reason: str
 
 
+NOBODY = "-"
+"""No target has this name: what stands in a label whose parts agree on no target."""
 STRICTNESS = {Access.OPEN: 0, Access.SHARED: 1, Access.CLOSED: 2}
 DESTINATIONS, OBJECTS = frozenset(DestinationKind), frozenset(ObjectKind)
 OBSERVABLE = frozenset({ObjectKind.METRICS, ObjectKind.LOG, ObjectKind.NAME})
@@ -97,9 +103,13 @@ def may_send(label: Label, destination: Destination | None, object_kind: ObjectK
         # Not by name: a label names targets.
         said = "lets" if destination.facility else "does not let"
         return Decision(destination.facility, f"the facility {said} digests of {label.access} data go to the time-stamping service")
+    if label.jurisdictions is not None and destination.jurisdiction not in label.jurisdictions:
+        there = destination.jurisdiction or "a country that the configuration does not say"
+        kept = ", ".join(sorted(label.jurisdictions)) or "no country"
+        return Decision(False, f"{object_kind} of {label.access} data: it stays in {kept}, and {destination.name} is in {there}")
     if destination.name in label.allowed:
         return Decision(True, f"the label names {destination.name}")
-    if destination.project_space and destination.kind is DestinationKind.STORE:
+    if destination.project_space and destination.kind is DestinationKind.STORE and not label.allowed:
         return Decision(True, f"{destination.name} is the project's own space")
     if (
         label.access is Access.SHARED
@@ -114,18 +124,29 @@ def may_send(label: Label, destination: Destination | None, object_kind: ObjectK
     )
 
 
-def stricter(one: Label, other: Label) -> Label:
-    """The label that allows only what both allow."""
+def stricter(one: Label, other: Label, own: frozenset[str]) -> Label:
+    """The label that allows only what both allow.
+
+    Args:
+        one: a label.
+        other: another; the order does not matter.
+        own: names of the targets that are the project's own space: what a label means that names none.
+    """
     access = max(one.access, other.access, key=STRICTNESS.__getitem__)
-    restricted = [label.allowed for label in (one, other) if label.access is not Access.OPEN]
-    return Label(access, frozenset.intersection(*restricted) if restricted else frozenset())
+    named = [label.allowed for label in (one, other) if label.access is not Access.OPEN]
+    allowed = frozenset[str]()
+    if any(named):
+        allowed = frozenset.intersection(*(names or own for names in named)) or frozenset({NOBODY})
+    bound = [label.jurisdictions for label in (one, other) if label.access is not Access.OPEN and label.jurisdictions is not None]
+    return Label(access, allowed, frozenset.intersection(*bound) if bound else None)
 
 
 class PolicyGate:
-    """`may_send` to the configured targets. Each holds project spaces; a label that names targets means those and no others."""
+    """`may_send` to the configured targets. A target that is given by its name alone holds project spaces."""
 
-    def __init__(self, targets: Iterable[str]) -> None:
-        self._targets = frozenset(targets)
+    def __init__(self, targets: Iterable[Destination | str]) -> None:
+        known = (target if isinstance(target, Destination) else store(target) for target in targets)
+        self._targets = {target.name: target for target in known}
 
     def __call__(self, label: Label, kind: ItemKind, target: str) -> Decision:
         """Whether an outbox item of this kind and label may go to ``target``."""
@@ -133,7 +154,9 @@ class PolicyGate:
 
     def decide(self, label: Label, kind: ObjectKind, target: str) -> Decision:
         """Whether an object of this kind and label may go to ``target``."""
-        if target not in self._targets:
-            return may_send(label, None, kind)
-        mine = not label.allowed or target in label.allowed
-        return may_send(label, Destination(target, DestinationKind.STORE, project_space=mine), kind)
+        return may_send(label, self._targets.get(target), kind)
+
+
+def store(name: str, *, project_space: bool = True, jurisdiction: str = "") -> Destination:
+    """A target for files."""
+    return Destination(name, DestinationKind.STORE, project_space=project_space, jurisdiction=jurisdiction)

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 NAMED = "receipt-"
 """Among what came late: a receipt that a close head of the run names, by its SHA-256."""
+LATER = ("role", "rule", "rule_source", "refused")
+"""Texts of a run context that agents did not write from the beginning, in the order in which they came to be."""
 CLAIMED = "claimed"
 """Among what came late: the project that a person claimed the run for."""
 
@@ -69,13 +71,15 @@ def context_value(run: RunContext) -> list[Any]:
     return [
         run.run_id, run.run_no, run.project, run.group, run.started_ns, run.folder, run.label.access.value, sorted(run.label.allowed),
         run.title, run.user, run.sample, run.trigger, run.role, run.rule, run.rule_source, run.refused,
+        None if run.label.jurisdictions is None else sorted(run.label.jurisdictions),
     ]  # fmt: skip
 
 
 def context_of(value: Any) -> RunContext:
     """The inverse of `context_value`; an agent that did not ask yet for a role or a rule wrote none."""
     run_id, run_no, project, group, started, folder, access, allowed, title, user, sample, trigger, *later = value
-    label = Label(Access(access), frozenset(allowed))
+    countries = later.pop() if len(later) > len(LATER) else None
+    label = Label(Access(access), frozenset(allowed), None if countries is None else frozenset(countries))
     return RunContext(run_id, run_no, project, group, started, folder, label, title, user, sample, trigger, *later)
 
 

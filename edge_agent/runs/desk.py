@@ -62,6 +62,8 @@ class Desk:
     graces: Mapping[str, float] = field(default_factory=dict)
     facts: dict[str, dict[str, str | int | float]] = field(default_factory=dict)
     routing: Routing = field(init=False)
+    labels: Callable[[str, str, int], Label] | None = None
+    """The label of a group's run for a project that begins then (UTC ns); None: the plan's."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _daily: dict[tuple[str, str], tuple[date, LiveRun]] = field(default_factory=dict)
     """By group and project."""
@@ -354,8 +356,9 @@ class Desk:
         if route.refused:
             log.warning("%s: a run for project %s begins, which takes no new data (%s); it is kept in quarantine", group, route.project,
                         route.refused, extra={"code": "PROJECT_CLOSED"})  # fmt: skip
+        label = plan.label if self.labels is None else self.labels(group, route.project, t_ns)
         return NewRun(
-            group, kind, route.project, plan.label, t_ns, plan.title, rule=route.rule, rule_source=route.source, refused=route.refused
+            group, kind, route.project, label, t_ns, plan.title, rule=route.rule, rule_source=route.source, refused=route.refused
         )
 
     def _plan(self, group: str) -> GroupPlan:

@@ -18,7 +18,10 @@ RECEIPT_COLUMNS = "target, proof, proof_sha256, proof_size, proof_ns, proof_cose
 
 def item_values(item: OutboxItem, base: Path) -> tuple[Any, ...]:
     """The values of `ITEM_COLUMNS`."""
-    allowed = json.dumps(sorted(item.label.allowed))
+    label = item.label
+    # What is bound to no country stands as it did before there were any.
+    named = sorted(label.allowed)
+    allowed = json.dumps(named if label.jurisdictions is None else {"allowed": named, "in": sorted(label.jurisdictions)})
     return (
         item.item_id, item.kind.value, stored_path(item.path, base), item.remote, item.size, item.run_id, item.run_no, item.project,
         item.label.access.value, allowed, item.segment_id, item.head_hash, item.sha256,
@@ -29,9 +32,15 @@ def item_of(row: tuple[Any, ...], counts: Mapping[str, int], base: Path) -> Outb
     """The item in a row of `ITEM_COLUMNS`."""
     item_id, kind, path, remote, size, run_id, run_no, project, access, allowed, segment_id, head_hash, sha256 = row
     return OutboxItem(
-        item_id, ItemKind(kind), base / path, remote, size, run_id, run_no, project, Label(Access(access), frozenset(json.loads(allowed))),
+        item_id, ItemKind(kind), base / path, remote, size, run_id, run_no, project, _label(access, json.loads(allowed)),
         segment_id, head_hash, sha256, counts,
     )  # fmt: skip
+
+
+def _label(access: str, allowed: Any) -> Label:
+    if isinstance(allowed, list):
+        return Label(Access(access), frozenset(allowed))
+    return Label(Access(access), frozenset(allowed["allowed"]), frozenset(allowed["in"]))
 
 
 def receipt_values(receipt: Receipt) -> tuple[Any, ...]:

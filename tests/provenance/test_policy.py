@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.model import Access, ItemKind, Label
-from edge_agent.provenance.policy import ITEM_OBJECTS, Destination, DestinationKind, ObjectKind, PolicyGate, may_send, stricter
+from edge_agent.provenance.policy import (
+    ITEM_OBJECTS,
+    NOBODY,
+    Destination,
+    DestinationKind,
+    ObjectKind,
+    PolicyGate,
+    may_send,
+    store,
+    stricter,
+)
 
 ALL, NONE = set(ObjectKind), set[ObjectKind]()
 WATCHED = {ObjectKind.METRICS, ObjectKind.LOG, ObjectKind.NAME}
@@ -33,6 +43,10 @@ DESTINATIONS = {
     "named-tsa": Destination("named", DestinationKind.TIMESTAMP),
     "own-tsa": Destination("timestamp", DestinationKind.TIMESTAMP, project_space=True),
     "screen": Destination("screen", DestinationKind.SCREEN),
+    "own-space-jp": store("own-space-jp", jurisdiction="JP"),
+    "own-space-us": store("own-space-us", jurisdiction="US"),
+    "named-jp": store("named", project_space=False, jurisdiction="JP"),
+    "named-us": store("named", project_space=False, jurisdiction="US"),
     "nowhere": None,
 }
 LABELS = {
@@ -42,19 +56,31 @@ LABELS = {
     "closed": Label(Access.CLOSED, frozenset({"named"})),
     "closed-to-all": Label(Access.CLOSED),
     "default": Label(),
+    "stays-in-japan": Label(Access.CLOSED, jurisdictions=frozenset({"JP"})),
+    "named-in-japan": Label(Access.SHARED, frozenset({"named"}), frozenset({"JP"})),
+    "in-no-country": Label(Access.SHARED, jurisdictions=frozenset()),
+    "to-nobody": Label(Access.CLOSED, frozenset({NOBODY})),
+    "open-japan": Label(Access.OPEN, jurisdictions=frozenset({"JP"})),
 }
-OWN = dict.fromkeys(("own-space", "own-space-facility", "screen"), ALL)
-NAMED = dict.fromkeys(("named-store", "named-live", "named-monitoring"), ALL)
+SCREEN = {"screen": ALL}
+OWN = SCREEN | dict.fromkeys(("own-space", "own-space-facility", "own-space-jp", "own-space-us"), ALL)
+NAMED = SCREEN | dict.fromkeys(("named-store", "named-live", "named-monitoring", "named-jp", "named-us"), ALL)
 DIGESTS = {ObjectKind.DIGEST}
 TSAS = {"tsa", "facility-tsa", "named-tsa", "own-tsa"}
 APPROVED = {"facility-tsa": DIGESTS}
+OPEN = dict.fromkeys(set(DESTINATIONS) - {"nowhere"} - TSAS, ALL) | dict.fromkeys(TSAS, DIGESTS)
 ALLOWED = {
-    "open": dict.fromkeys(set(DESTINATIONS) - {"nowhere"} - TSAS, ALL) | dict.fromkeys(TSAS, DIGESTS),
-    "shared": OWN | NAMED | APPROVED | {"facility-monitoring": WATCHED},
+    "open": OPEN,
+    "shared": NAMED | APPROVED | {"facility-monitoring": WATCHED},
     "shared-with-nobody": OWN | APPROVED | {"facility-monitoring": WATCHED},
-    "closed": OWN | NAMED | APPROVED,
+    "closed": NAMED | APPROVED,
     "closed-to-all": OWN | APPROVED,
     "default": OWN | APPROVED,
+    "stays-in-japan": SCREEN | APPROVED | {"own-space-jp": ALL},
+    "named-in-japan": SCREEN | APPROVED | {"named-jp": ALL},
+    "in-no-country": SCREEN | APPROVED,
+    "to-nobody": SCREEN | APPROVED,
+    "open-japan": OPEN,
 }
 
 
@@ -80,7 +106,12 @@ def test_a_refusal_says_who_would_be_allowed() -> None:
     assert reason == "preview of closed data: the label names a, b, and other is not the project's own space"
 
 
-labels = st.builds(Label, st.sampled_from(Access), st.frozensets(st.sampled_from(["named", "other", "third"])))
+labels = st.builds(
+    Label, st.sampled_from(Access), st.frozensets(st.sampled_from(["named", "other", "own-space", "third"])),
+    st.none() | st.frozensets(st.sampled_from(["JP", "US"])),
+)  # fmt: skip
+SPACES = frozenset({"own-space", "own-space-facility", "own-space-jp", "own-space-us"})
+"""Of the destinations those that are the project's own space under a name of their own."""
 destinations = st.sampled_from(list(DESTINATIONS.values()))
 
 
@@ -88,23 +119,37 @@ destinations = st.sampled_from(list(DESTINATIONS.values()))
 def test_the_stricter_of_two_labels_allows_nothing_that_one_of_them_refuses(
     one: Label, other: Label, destination: Destination | None, kind: ObjectKind
 ) -> None:
-    if may_send(stricter(one, other), destination, kind).allowed:
+    if may_send(stricter(one, other, SPACES), destination, kind).allowed:
         assert may_send(one, destination, kind).allowed
         assert may_send(other, destination, kind).allowed
 
 
 @given(labels, labels)
 def test_the_order_of_two_labels_does_not_matter(one: Label, other: Label) -> None:
-    assert stricter(one, other) == stricter(other, one)
+    assert stricter(one, other, SPACES) == stricter(other, one, SPACES)
 
 
 @given(labels, destinations, st.sampled_from(ObjectKind))
 def test_a_label_combined_with_itself_is_no_other(label: Label, destination: Destination | None, kind: ObjectKind) -> None:
-    assert may_send(stricter(label, label), destination, kind).allowed == may_send(label, destination, kind).allowed
+    assert may_send(stricter(label, label, SPACES), destination, kind).allowed == may_send(label, destination, kind).allowed
 
 
 def test_open_with_shared_is_shared_with_the_same_targets() -> None:
-    assert stricter(Label(Access.OPEN, frozenset({"x"})), Label(Access.SHARED, frozenset({"a"}))) == Label(Access.SHARED, frozenset({"a"}))
+    shared = Label(Access.SHARED, frozenset({"a"}))
+    assert stricter(Label(Access.OPEN, frozenset({"x"})), shared, SPACES) == shared
+
+
+def test_labels_that_name_different_targets_or_countries_agree_on_nobody() -> None:
+    a, b = Label(Access.CLOSED, frozenset({"a"}), frozenset({"JP"})), Label(Access.CLOSED, frozenset({"b"}), frozenset({"US"}))
+    agreed = stricter(a, b, frozenset({"a", "b"}))
+    assert agreed == Label(Access.CLOSED, frozenset({NOBODY}), frozenset())
+    gate = PolicyGate([store("a", jurisdiction="JP"), store("b", jurisdiction="US"), "c"])
+    assert not any(gate(agreed, ItemKind.SEGMENT, target).allowed for target in ("a", "b", "c", NOBODY))
+
+
+def test_a_label_that_names_nobody_means_the_projects_own_space_against_one_that_names_some() -> None:
+    some = Label(Access.CLOSED, frozenset({"a", "elsewhere"}))
+    assert stricter(Label(), some, frozenset({"a", "b"})) == Label(Access.CLOSED, frozenset({"a"}))
 
 
 @pytest.mark.parametrize("kind", list(ItemKind))
