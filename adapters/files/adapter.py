@@ -65,7 +65,8 @@ class FilesAdapter:
 
     def _open(self) -> Eye:
         config = self._config
-        eye = Eye(config.folder.resolve(strict=True), config.selection(), recursive=config.recursive, ready_suffix=config.ready_suffix)
+        root = config.folder.resolve(strict=True)
+        eye = Eye(root, config.selection(), recursive=config.recursive, ready=config.ready_files(root.name))
         eye.check()
         return eye
 

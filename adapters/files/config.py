@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from adapters.files.ingest import IngestConfig
 from adapters.files.patterns import Selection, compile_template
+from adapters.files.ready import ReadyFiles
 from adapters.files.sets import Sets
 from adapters.quantities import Bytes, Seconds
 from edge_agent.adapter import AdapterConfig
@@ -39,7 +40,10 @@ class FilesConfig(AdapterConfig):
     polling: bool = False
     """For network shares, where the system gives no notices: rely on looking through alone."""
     ready_suffix: str | None = Field(default=None, min_length=1, max_length=64)
-    """Take "scan.raw" only when "scan.raw" + this exists, as ".ready". Default: none is needed."""
+    """Short for ready = "{name}" + this: take "scan.raw" only when "scan.raw.ready" exists."""
+    ready: str | None = Field(default=None, max_length=200)
+    """Take a file only when this one exists: "{stem}.done" (scan.done for scan.raw), "DONE" or "{folder}.ready" in its folder, or
+    "../{folder}.ready" beside it. Default: none is needed."""
     together: list[list[str]] = Field(default_factory=list)
     """Files that are one item: [["{name}.img", "{name}.hdr"]] takes an image with its header, once both are finished, into one run."""
     project_from: str | None = None
@@ -87,6 +91,24 @@ class FilesConfig(AdapterConfig):
         if value is not None and "/" in value:
             raise ValueError(f'{value!r} is no suffix; write for example ".ready"')
         return value
+
+    @field_validator("ready")
+    @classmethod
+    def _is_ready_file(cls, value: str | None) -> str | None:
+        if value is not None:
+            ReadyFiles(value, "")
+        return value
+
+    @model_validator(mode="after")
+    def _is_ready_in_one_way(self) -> FilesConfig:
+        if self.ready is not None and self.ready_suffix is not None:
+            raise ValueError("ready and ready_suffix say the same; leave ready_suffix out")
+        return self
+
+    def ready_files(self, root: str) -> ReadyFiles | None:
+        """The ready files below the folder that is called ``root``; None: none are needed."""
+        template = f"{{name}}{self.ready_suffix}" if self.ready_suffix is not None else self.ready
+        return None if template is None else ReadyFiles(template, root)
 
     def selection(self) -> Selection:
         """Which files are wanted."""

@@ -56,6 +56,8 @@ class WatchedFolder:
         # The frames of a series have an order.
         self._at_once = AT_ONCE if config.ingest is None else 1
         self._incomplete = 0
+        self._said = config.ready is not None or config.ready_suffix is not None
+        """Whether a ready file says of each file that it is finished."""
 
     async def follow(self) -> None:
         """Look and hand over until the folder cannot be listed any more, which raises OSError."""
@@ -77,7 +79,7 @@ class WatchedFolder:
         found = await asyncio.to_thread(self._eye.scan)
         now, t = asyncio.get_running_loop().time(), utc_now_ns()
         for seen in found.files.values():
-            self._settling.see(seen, now, t, closed=self._config.ready_suffix is not None)
+            self._settling.see(seen, now, t, closed=self._said)
         self._settling.keep_only(found.files)
         self._failed = {name: why for name, why in self._failed.items() if name in found.files}
         self._sets.keep_only(self._path(seen) for seen in found.files.values())
@@ -89,13 +91,11 @@ class WatchedFolder:
     async def _look_at(self, hints: Hints) -> None:
         if not hints.touched:
             return
-        closed = {self._eye.data_path(path) for path in hints.closed}
-        touched = {self._eye.data_path(path) for path in hints.touched}
-        looks = await asyncio.to_thread(lambda: [(path, self._eye.look(path)) for path in touched])
+        looks = await asyncio.to_thread(lambda: [(path, self._eye.look(path)) for path in self._eye.data_paths(hints.touched)])
         now, t = asyncio.get_running_loop().time(), utc_now_ns()
         for path, seen in looks:
             if isinstance(seen, Seen):
-                self._settling.see(seen, now, t, closed=path in closed or self._config.ready_suffix is not None)
+                self._settling.see(seen, now, t, closed=path in hints.closed or self._said)
         self._refuse(seen for _, seen in looks if isinstance(seen, Refusal))
 
     async def _hand_over(self, next_look: float) -> None:

@@ -6,14 +6,16 @@ sockets, devices); every entry that is refused comes with the reason; an entry t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.files.names import BadName, travel_name
 from adapters.files.patterns import Selection
+from adapters.files.ready import ReadyFiles
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -54,11 +56,11 @@ class Found:
 class Eye:
     """Looks at one folder. ``root`` must be resolved: it is the only path whose links were followed."""
 
-    def __init__(self, root: Path, selection: Selection, *, recursive: bool, ready_suffix: str | None) -> None:
+    def __init__(self, root: Path, selection: Selection, *, recursive: bool, ready: ReadyFiles | None = None) -> None:
         self.root = root
         self._selection = selection
         self._recursive = recursive
-        self._ready_suffix = ready_suffix
+        self._ready = ready
 
     def check(self) -> None:
         """Raise OSError when the folder cannot be listed."""
@@ -92,10 +94,25 @@ class Eye:
         except OSError as e:
             return Refusal(relative, e.strerror or str(e))
 
-    def data_path(self, path: Path) -> Path:
-        """The file that a notice about ``path`` is about: the data when it is a ready file."""
-        suffix = self._ready_suffix
-        return path.with_name(path.name.removesuffix(suffix)) if suffix and path.name != suffix and path.name.endswith(suffix) else path
+    def data_paths(self, paths: Iterable[Path]) -> set[Path]:
+        """The files that notices about ``paths`` are about: those that a ready file speaks of instead of itself."""
+        ready = self._ready
+        if ready is None:
+            return set(paths)
+        found: set[Path] = set()
+        folders: dict[str, set[str]] = {}
+        for path in paths:
+            relative = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else ""
+            if relative and ready.is_one(relative):
+                folders.setdefault(ready.folder_of(relative), set()).add(relative)
+            else:
+                found.add(path)
+        for folder, said in folders.items():
+            # What cannot be listed is found, or refused with the reason, when the whole folder is looked through.
+            with contextlib.suppress(OSError):
+                names = (f"{folder}/{name}".lstrip("/") for name in os.listdir(self.root / folder))
+                found |= {self.root / name for name in names if ready.of(name) in said}
+        return found
 
     def _walk(self, found: Found) -> Iterator[tuple[str, os.stat_result]]:
         """All entries but folders, as ``(path below the root, status)``."""
@@ -141,5 +158,7 @@ class Eye:
         return Seen(self.root / relative, name, status.st_size, status.st_mtime_ns, status.st_ino)
 
     def _is_ready(self, relative: str) -> bool:
-        suffix = self._ready_suffix
-        return suffix is None or (not relative.endswith(suffix) and os.path.lexists(self.root / (relative + suffix)))
+        if self._ready is None:
+            return True
+        ready = self._ready.of(relative)
+        return ready is not None and os.path.lexists(self.root / ready)

@@ -187,7 +187,7 @@ def test_a_folder_that_becomes_a_link_between_two_looks_does_not_lead_out(folder
     for parent in (tmp_path / "outside", folder / "sub"):
         parent.mkdir()
         (parent / "a.txt").write_text(parent.name)
-    eye = Eye(folder, FilesConfig(folder=folder).selection(), recursive=True, ready_suffix=None)
+    eye = Eye(folder, FilesConfig(folder=folder).selection(), recursive=True)
     path = eye.scan().files["sub/a.txt"].path
     assert isinstance(eye.look(path), Seen)
     (folder / "sub").rename(tmp_path / "moved")
@@ -281,6 +281,29 @@ async def test_a_ready_file_decides_and_is_not_taken_itself(folder: Path, watch:
     (folder / "a.raw.ready").touch()
     await one.sink.until(taken("a.raw"))
     assert [name for name, _ in contents(one.sink)] == ["b.raw", "a.raw"]
+
+
+@pytest.mark.parametrize(
+    ("ready", "said", "silent"),
+    [
+        ("{stem}.done", ["1/scan.done"], ["1/scan.raw", "1/scan.hdr"]),
+        ("DONE", ["1/DONE"], ["1/scan.raw", "1/scan.hdr", "1/other.raw"]),
+        ("{folder}.ready", ["2/2.ready"], ["2/scan.raw"]),
+        ("../{folder}.ready", ["1.ready", "2.ready"], ["1/scan.raw", "1/scan.hdr", "1/other.raw", "2/scan.raw"]),
+    ],
+)
+@pytest.mark.parametrize("polling", [False, True])
+async def test_a_ready_file_may_speak_of_a_set_or_a_folder(
+    folder: Path, watch: Watch, taken: Taken, ready: str, said: list[str], silent: list[str], polling: bool
+) -> None:
+    one = await watch(ready=ready, settle="60 s", polling=polling, rescan="200 ms" if polling else "600 s")
+    for name in ("1/scan.raw", "1/scan.hdr", "1/other.raw", "2/scan.raw", "top.raw"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    for name in said:
+        (folder / name).touch()
+    await one.sink.until(taken(*silent))
+    assert sorted(name for name, _ in contents(one.sink)) == sorted(silent)
 
 
 PAIRS = [["{name}.img", "{name}.hdr"]]

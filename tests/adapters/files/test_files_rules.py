@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from adapters.files import FilesConfig
 from adapters.files.names import BadName, travel_name
 from adapters.files.patterns import Selection
+from adapters.files.ready import ReadyFiles
 from adapters.files.scan import Seen
 from adapters.files.settling import Settling
 from edge_agent.config import examine
@@ -138,6 +139,32 @@ def test_what_was_taken_is_not_due_again_until_it_changes() -> None:
     assert settling.next_due() == 8.0
 
 
+@pytest.mark.parametrize(
+    ("template", "path", "ready"),
+    [
+        ("{name}.ready", "a/scan.raw", "a/scan.raw.ready"),
+        ("{stem}.done", "scan.tar.gz", "scan.tar.done"),
+        ("{stem}.done", "a/scan.done", None),
+        ("DONE", "a/b/c.raw", "a/b/DONE"),
+        ("{folder}.ready", "c.raw", "root.ready"),
+        ("{folder}_{stem}.ok", "a/c.raw", "a/a_c.ok"),
+        ("../{folder}.ready", "a/b/c.raw", "a/b.ready"),
+        ("../{folder}.ready", "c.raw", None),
+        ("../{folder}/{folder}.ready", "c.raw", ValueError),
+    ],
+)
+def test_the_ready_file_of_a_file_is_found_by_its_names(template: str, path: str, ready: Any) -> None:
+    if ready is ValueError:
+        with pytest.raises(ValueError, match="names no ready file"):
+            ReadyFiles(template, "root")
+        return
+    files = ReadyFiles(template, "root")
+    assert files.of(path) == ready
+    if ready is not None:
+        assert files.is_one(ready)
+        assert files.folder_of(ready) == path.rpartition("/")[0]
+
+
 def test_files_that_are_gone_are_forgotten() -> None:
     settling = Settling(2.0, 0.2)
     settling.see(seen(), 0.0, 0)
@@ -154,6 +181,11 @@ def test_files_that_are_gone_are_forgotten() -> None:
         ({"include": ["/abs/*.tif"]}, "is no pattern; write for example"),
         ({"include": []}, "at least 1 item"),
         ({"ready_suffix": "/x"}, "is no suffix"),
+        ({"ready": "{name}"}, "names no ready file"),
+        ({"ready": "done/{stem}.ok"}, "names no ready file"),
+        ({"ready": "../DONE"}, "names no ready file"),
+        ({"ready": "{file}.ok"}, "names no ready file"),
+        ({"ready": "DONE", "ready_suffix": ".ready"}, "ready and ready_suffix say the same"),
         ({"settle": 2}, "2 is no duration; write for example"),
         ({"max_size": "10"}, "'10' is no size; write for example"),
         ({"together": [["{name}.img"]]}, "each entry needs two templates or more"),
