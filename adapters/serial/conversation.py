@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from typing import cast
 
 import numpy as np
@@ -20,22 +20,20 @@ from adapters.serial.outcome import Answer, Outcome, Reading, Unparsed
 from adapters.serial.plan import SILENT_QUESTIONS, Greeting, Plan, Query
 from adapters.serial.ports import PortDown
 from adapters.serial.raw import GARBAGE, Bytes, RawRows
-from adapters.serial.reader import Disturbed, Down, Event, Reader, Refused, Up
+from adapters.serial.reader import Disturbed, Down, Event, Reader, Refused, Up, lines_in
 from adapters.serial.rows import HOLD_NS, Rows, Sample
-from adapters.serial.splitter import Junk, Line
+from adapters.serial.splitter import MANY, Junk, Line, Lines
 from adapters.serial.stars import Login, LoginRefused
 from adapters.serial.why import Why
 from edge_agent.adapter import Sink
-from edge_agent.model import Cause, Gap, utc_now_ns
+from edge_agent.model import Cause, Gap, Int64Array, utc_now_ns
 
 TICK_SECONDS = 0.5
 MOST_NOISE = 10
 """Bad lines in a row after which the instrument is said to be misunderstood."""
 BUSY_LINES = 64
-GATHER_SECONDS = 0.1
+GATHER_SECONDS = 0.25
 """A busy line is delivered in fewer and larger blocks."""
-AT_ONCE = 8
-"""So many lines are worth being read at once."""
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +102,7 @@ class Conversation:
                         talk = asyncio.create_task(self._talk())
                 self._rows.declare_garbage(HOLD_NS)
                 await self._deliver(events)
-                if len(events) >= BUSY_LINES:
+                if lines_in(events) >= BUSY_LINES:
                     await asyncio.sleep(GATHER_SECONDS)
         finally:
             for task in (talk, self._greeted):
@@ -120,6 +118,9 @@ class Conversation:
             if kind is Line:
                 await self._deliver_lines(cast(list[Line], list(run)), bytes_)
                 continue
+            if kind is Lines:
+                await self._deliver_many(cast(list[Lines], list(run)), bytes_)
+                continue
             for event in run:
                 if isinstance(event, Bytes):
                     bytes_.append(event)
@@ -127,34 +128,43 @@ class Conversation:
                     self._note(event, bytes_)
         await self._raw.put(bytes_)
 
-    async def _deliver_lines(self, lines: list[Line], bytes_: list[Bytes]) -> None:
-        if not await self._deliver_at_once(lines):
-            samples: list[Sample] = []
-            for line in lines:
-                outcome = self._read(line)
-                if isinstance(outcome, Reading):
-                    samples.append(Sample(outcome, line.t))
-                elif isinstance(outcome, Unparsed):
-                    await self._rows.put(samples)
-                    samples = []
-                    self._bad(Junk(line.raw, outcome.why, line.t), self._asked)
-                    self._keep(bytes_, Bytes(line.on_the_line, line.t))
-            await self._rows.put(samples)
+    async def _deliver_many(self, blocks: list[Lines], bytes_: list[Bytes]) -> None:
+        raws = list(chain.from_iterable(block.raws for block in blocks))
+        if not await self._deliver_at_once(raws, np.concatenate([block.times() for block in blocks])):
+            await self._one_by_one([line for block in blocks for line in block.each()], bytes_)
 
-    async def _deliver_at_once(self, lines: list[Line]) -> bool:
+    async def _deliver_lines(self, lines: list[Line], bytes_: list[Bytes]) -> None:
+        if len(lines) >= MANY and not lines[0].doubtful:
+            times = np.array([line.t for line in lines], np.int64)
+            if await self._deliver_at_once([line.raw for line in lines], times):
+                return
+        await self._one_by_one(lines, bytes_)
+
+    async def _one_by_one(self, lines: list[Line], bytes_: list[Bytes]) -> None:
+        samples: list[Sample] = []
+        for line in lines:
+            outcome = self._read(line)
+            if isinstance(outcome, Reading):
+                samples.append(Sample(outcome, line.t))
+            elif isinstance(outcome, Unparsed):
+                await self._rows.put(samples)
+                samples = []
+                self._bad(Junk(line.raw, outcome.why, line.t), self._asked)
+                self._keep(bytes_, Bytes(line.on_the_line, line.t))
+        await self._rows.put(samples)
+
+    async def _deliver_at_once(self, raws: list[bytes], times: Int64Array) -> bool:
         """Many lines that nobody asked for, all of the first form; False where they have to be read one by one."""
-        if len(lines) < AT_ONCE or self._on_line is not None or self._question or self._asked or self._login or lines[0].doubtful:
-            return False
-        if not self._plan.unasked:
+        if self._on_line is not None or self._question or self._asked or self._login or not self._plan.unasked:
             return False
         form = self._plan.unasked[0]
-        columns = self._plan.parsers[form].parse_many([line.raw for line in lines])
+        columns = self._plan.parsers[form].parse_many(raws)
         if columns is None:
             return False
         self._answered.set()
-        self._last_value = lines[-1].t
-        self._well(lines[-1].t)
-        await self._rows.put_columns(form, columns, np.array([line.t for line in lines], np.int64))
+        self._last_value = int(times[-1])
+        self._well(self._last_value)
+        await self._rows.put_columns(form, columns, times)
         return True
 
     def _read(self, line: Line) -> Outcome:

@@ -19,7 +19,7 @@ from typing import Final
 from adapters.serial.line_errors import LineErrors
 from adapters.serial.ports import PATIENCE_SECONDS, Port, PortDown
 from adapters.serial.raw import Bytes
-from adapters.serial.splitter import Junk, Line, Splitter
+from adapters.serial.splitter import Junk, Line, Lines, Splitter
 from edge_agent.model import utc_now_ns
 
 MOST_WAITING: Final = 100_000
@@ -75,7 +75,12 @@ class Disturbed:
         return self.t_to
 
 
-Event = Up | Down | Line | Junk | Refused | Bytes | Disturbed
+Event = Up | Down | Line | Lines | Junk | Refused | Bytes | Disturbed
+
+
+def lines_in(events: Sequence[Event]) -> int:
+    """How much waits, in lines; what is no line counts as one."""
+    return sum(len(event.raws) if isinstance(event, Lines) else 1 for event in events)
 
 
 class Reader:
@@ -92,6 +97,7 @@ class Reader:
         self._lock = threading.Lock()
         self._port: Port | None = None
         self._waiting: list[Event] = []
+        self._size = 0
         self._refused: Refused | None = None
         self._news = asyncio.Event()
         self._heard = False
@@ -120,7 +126,7 @@ class Reader:
             return ()
         self._news.clear()
         with self._lock:
-            events, self._waiting = self._waiting, []
+            events, self._waiting, self._size = self._waiting, [], 0
             if self._refused is not None:
                 events.append(self._refused)
                 self._refused = None
@@ -195,9 +201,10 @@ class Reader:
             return
         with self._lock:
             asleep = not self._waiting
-            room = MOST_WAITING - len(self._waiting)
-            if room >= len(events):
+            size = lines_in(events)
+            if self._size + size <= MOST_WAITING:
                 self._waiting.extend(events)
+                self._size += size
             else:
                 for event in events:
                     self._squeeze(event)
@@ -206,8 +213,13 @@ class Reader:
 
     def _squeeze(self, event: Event) -> None:
         """Take what tells of the port, and what still fits in; count the rest."""
-        if not isinstance(event, Line | Junk | Bytes) or len(self._waiting) < MOST_WAITING:
+        if isinstance(event, Lines):
+            for line in event.each():
+                self._squeeze(line)
+            return
+        if not isinstance(event, Line | Junk | Bytes) or self._size < MOST_WAITING:
             self._waiting.append(event)
+            self._size += 1
             return
         before = self._refused or Refused(0, 0, event.t, event.t)
         lines, size = (0, len(event.data)) if isinstance(event, Bytes) else (1, 0)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Protocol
 
+import numpy as np
+
 from adapters.serial.why import Why
+from edge_agent.model import Int64Array
 
 SHOWN: Final = 60
 """Bytes of a bad line that are shown in the record of its gap."""
@@ -46,7 +49,25 @@ class Junk(NamedTuple):
         return self.raw[:SHOWN]
 
 
-Piece = Line | Junk
+class Lines(NamedTuple):
+    """Lines of one read, without an object for each: ``first`` is the arrival of the first one, ``t`` of the others, UTC ns."""
+
+    raws: list[bytes]
+    t: int
+    first: int
+
+    def times(self) -> Int64Array:
+        """The arrivals, one a line."""
+        times = np.full(len(self.raws), self.t, np.int64)
+        times[0] = self.first
+        return times
+
+    def each(self) -> list[Line]:
+        """One by one."""
+        return [Line(self.raws[0], self.first), *(Line(raw, self.t) for raw in self.raws[1:])]
+
+
+Piece = Line | Lines | Junk
 
 
 class Splitter(Protocol):
@@ -67,6 +88,8 @@ class Splitter(Protocol):
         ...
 
 
+MANY: Final = 8
+"""So many lines of one read stay together."""
 SILENCE_SECONDS: Final = 0.5
 CUT_OFF: Final = Why("cut off by the end of the connection")
 
@@ -91,11 +114,12 @@ class DelimiterSplitter:
         *pieces, self._rest = (self._rest + data).split(self._delimiter)
         if pieces and not (self._skipping or self._mid_line) and len(self._rest) <= self._max_length >= max(map(len, pieces)):
             # A busy line is this, thousands of times a second.
-            lines: list[Piece] = [Line(piece, t) for piece in pieces if piece and not piece.isspace()]
-            if lines and pieces[0] and self._t != t:
-                lines[0] = lines[0]._replace(t=self._t)
-            self._t = t
-            return lines
+            whole = [piece for piece in pieces if piece and not piece.isspace()]
+            first, self._t = (self._t if pieces[0] else t), t
+            if not whole:
+                return []
+            lines = Lines(whole, t, first)
+            return [lines] if len(whole) >= MANY else list[Piece](lines.each())
         found: list[Piece] = []
         for piece in pieces:
             self._take(piece, found)

@@ -160,10 +160,9 @@ class TemplateParser:
             texts = b"\n".join(lines).decode(self._encoding)
         except UnicodeDecodeError:
             return None
-        groups = self._groups(texts, len(lines))
-        if groups is None:
+        columns = self._columns(texts, len(lines))
+        if columns is None:
             return None
-        columns = list(zip(*groups, strict=True))
         values: list[npt.NDArray[Any]] = []
         for channel in self.channels:
             column = _column(columns[self._places[channel.name]], channel.dtype)
@@ -185,16 +184,16 @@ class TemplateParser:
             status = np.array([codes[word] for word in words], np.uint32)
         return Columns(tuple(values), tuple(units), status)
 
-    def _groups(self, texts: str, count: int) -> Sequence[tuple[str | None, ...]] | None:
-        """The groups of so many lines; None where one of them does not fit."""
+    def _columns(self, texts: str, count: int) -> Sequence[Sequence[str | None]] | None:
+        """The groups of so many lines, each of all lines; None where one of them does not fit."""
         if self._many is not None:
             found = self._many.findall(texts)
             if len(found) != count or texts.count("\n") != count - 1:
                 return None
-            return found if self._many.groups > 1 else [(one,) for one in found]
+            return list(zip(*found, strict=True)) if self._many.groups > 1 else [found]
         matches = [self._expression.fullmatch(text.strip()) for text in texts.split("\n")]
         groups = [match.groups() for match in matches if match is not None]
-        return groups if len(groups) == len(matches) == count else None
+        return list(zip(*groups, strict=True)) if len(groups) == len(matches) == count else None
 
     def _stamp(self, text: str | None) -> int | Unparsed:
         if text is None:

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.serial.outcome import Reading
-from adapters.serial.splitter import DelimiterSplitter, Junk, LengthSplitter, Line
+from adapters.serial.splitter import MANY, DelimiterSplitter, Junk, LengthSplitter, Line, Lines, Piece
 from adapters.serial.template import TemplateParser, from_template
 
 
-def lines(found: list[Line | Junk]) -> list[bytes]:
-    return [one.raw for one in found if isinstance(one, Line)]
+def lines(found: list[Piece]) -> list[bytes]:
+    each = [line for one in found for line in (one.each() if isinstance(one, Lines) else [one])]
+    return [one.raw for one in each if isinstance(one, Line)]
 
 
 @given(st.lists(st.binary(max_size=12).filter(lambda b: b"\r" not in b and b"\n" not in b and b.strip())), st.lists(st.integers(1, 9)))
@@ -26,6 +27,17 @@ def test_lines_are_the_same_however_the_bytes_were_read(wanted: list[bytes], siz
             data = data[size:]
     assert lines(got) == wanted
     assert splitter.end() == []
+
+
+def test_many_lines_of_one_read_stay_together_and_the_first_keeps_its_arrival() -> None:
+    splitter = DelimiterSplitter(b"\n", 100)
+    splitter.feed(b"-1\n0", 1)
+    wanted = [b"%d" % n for n in range(MANY + 1)]
+    (found,) = splitter.feed(b"\n\n" + b"\n".join(wanted[1:]) + b"\n", 2)
+    assert found == Lines(wanted, 2, 1)
+    assert found.times().tolist() == [line.t for line in found.each()] == [1, *[2] * MANY]
+    (found,) = splitter.feed(b"\n" + b"\n".join(wanted) + b"\n", 3)
+    assert found == Lines(wanted, 3, 3), "blank lines carry nothing on"
 
 
 def test_a_line_carries_the_arrival_of_its_first_byte() -> None:
