@@ -17,6 +17,8 @@ from edge_agent.model import Access, Label
 CRATE = "ro-crate-metadata.json"
 MANIFEST = "manifest-sha256.txt"
 BLOCK = 1 << 20
+UNSAID = ("", "count", "dimensionless")
+"""What the recorder writes for a unit that nobody said."""
 UNLISTED = (".hsc", ".receipts")
 """What a run folder has beside what its manifest lists: the statement that signs the rest, and who holds it."""
 
@@ -32,6 +34,18 @@ class RunFile:
 
 
 @dataclass(frozen=True, slots=True)
+class RunStream:
+    """A stream of the run. ``unit`` is empty where nobody said one; ``numeric`` whether its values need one."""
+
+    key: str
+    unit: str
+    numeric: bool
+    received: int
+    missing: int
+    unknown_gaps: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunFolder:
     """A complete run.
 
@@ -44,6 +58,7 @@ class RunFolder:
         started, ended: ISO 8601, UTC.
         outcome: how it ended, empty where nobody said.
         received, missing: items of all streams.
+        streams: what came from each source.
     """
 
     folder: Path
@@ -56,6 +71,7 @@ class RunFolder:
     outcome: str
     received: int
     missing: int
+    streams: tuple[RunStream, ...] = ()
 
     @property
     def name(self) -> str:
@@ -96,7 +112,7 @@ def open_run(folder: Path) -> RunFolder:
     return RunFolder(
         folder, crate, said.record, _label(label),
         tuple(sorted((file for file in files if file.name != CRATE), key=lambda file: file.name)),
-        str(action["startTime"]), str(action.get("endTime", "")), said.outcome, said.received, said.missing,
+        str(action["startTime"]), str(action.get("endTime", "")), said.outcome, said.received, said.missing, said.streams,
     )  # fmt: skip
 
 
@@ -148,6 +164,36 @@ class _Master:
     outcome: str
     received: int
     missing: int
+    streams: tuple[RunStream, ...]
+
+
+def _streams(entry: h5py.Group) -> tuple[RunStream, ...]:
+    """What the entry says of each source, joined by source id: its unit from the data, its numbers from the list of completeness."""
+    streams = (group for device in _groups(entry["instrument"]) for group in _groups(device) if "source_id" in group.attrs)
+    units = {str(group.attrs["source_id"]): _unit(group) for group in streams}
+    if "tags" in entry:
+        tags = entry["tags"]
+        said = zip(tags["source_id"].asstr()[()], tags["units"].asstr()[()], strict=True)
+        units |= {key: ("" if unit in UNSAID else unit, unit != "") for key, unit in said}
+    if "completeness" not in entry:
+        return ()
+    counted = entry["completeness"]
+    columns = (counted[name][()] for name in ("received", "missing", "gaps_of_unknown_size"))
+    rows = zip(counted["source_id"].asstr()[()], *columns, strict=True)
+    return tuple(RunStream(key, *units.get(key, ("", False)), *(int(n) for n in numbers)) for key, *numbers in rows)
+
+
+def _groups(parent: h5py.Group) -> list[h5py.Group]:
+    return [node for node in parent.values() if isinstance(node, h5py.Group)]
+
+
+def _unit(group: h5py.Group) -> tuple[str, bool]:
+    """The unit of a stream, and whether its values are numbers."""
+    values = next((group[name] for name in ("data", "value") if name in group), None)
+    if values is None:
+        return "", False
+    unit = str(values.attrs.get("units", ""))
+    return "" if unit in UNSAID else unit, values.dtype.kind in "iufc"
 
 
 def _master(folder: Path) -> _Master:
@@ -157,9 +203,9 @@ def _master(folder: Path) -> _Master:
             entry = file["/entry"]
             record = json.loads(entry["provenance/data"].asstr()[()])
             Access(record["policy"]["label"]["access"])
-            counted = entry.get("completeness")
-            received, missing = (0 if counted is None else int(counted[name][()].sum()) for name in ("received", "missing"))
-            return _Master(record, entry["outcome"].asstr()[()] if "outcome" in entry else "", received, missing)
+            streams = _streams(entry)
+            received, missing = (sum(getattr(stream, name) for stream in streams) for name in ("received", "missing"))
+            return _Master(record, entry["outcome"].asstr()[()] if "outcome" in entry else "", received, missing, streams)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{folder} is no complete run", why=f"its .nxs file has no run record: {error}", try_=f"edge-agent verify {folder}",

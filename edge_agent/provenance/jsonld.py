@@ -1,7 +1,7 @@
 """The run record as JSON-LD, and its canonical bytes (RFC 8785): the form that is stored and signed in ``/entry/provenance``.
 
 RFC 8785 takes neither NaN nor integers beyond 2^53, so such numbers become texts and times ISO 8601 with nanoseconds. An absent value is
-``{"value": null, "reason": ...}``.
+``{"value": null, "reason": ...}``, and so is an empty text: nothing is missing without a reason.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from edge_agent.model import Label
 from edge_agent.provenance.facts import Absent, RunRecord, StreamFacts
 
 LARGEST = 2**53 - 1
+EMPTY = {
+    "endpoint": "the adapter has no address", "source_uri": "the adapter has no address", "source_type": "the source does not say",
+    "codec": "nothing was packed", "dtype": "files have none",
+}  # fmt: skip
+"""Why a text is empty, by the name of its field."""
 EARLIEST, LATEST = 0, 253_402_300_800 * 10**9  # 1970 to 9999
 CONTEXT = {
     "@vocab": "urn:hsc:term:",
@@ -90,7 +95,7 @@ def _value(name: str, value: Any) -> Any:
         return int(value) if abs(value) <= LARGEST else str(int(value))
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
-    return _text(value)
+    return _text(value) or {"value": None, "reason": EMPTY.get(name, "nothing was said")}
 
 
 def _text(value: object) -> str:

@@ -138,6 +138,10 @@ async def test_the_verbs(landed: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert command(["export", "rde", str(landed), "--invoice", str(tmp_path / "bad.json"), *out]) == UsageError.exit_code
     assert command(["export", "rde-template", *out]) == 0
     capsys.readouterr()
+    assert command(["score", str(landed), "--json"]) == 0
+    judged = json.loads(capsys.readouterr().out)
+    assert {c["key"] for c in judged["checks"] if c["got"] == c["points"]} >= {"project", "checksums", "signed", "complete"}
+    assert judged["unknown"]["sample.igsn"] == "no sample was named"
     assert command(["export", "weko", str(landed), "--index", "12", *out, "--json"]) == 0
     assert Path(json.loads(capsys.readouterr().out)["zip"]).exists()
 

@@ -174,3 +174,28 @@ def test_passwords_never_get_into_the_record(endpoint: str, shown: str, run_cont
 def test_what_was_expected_is_only_said_when_it_can_be_known(counted: bool, unknown: int, expected: int | None) -> None:
     facts = StreamFacts("a/b", "rows", "<f8", (), "", "", "", "none", 10, 2, 1 + unknown, unknown, counted)
     assert isinstance(facts.expected, Absent) if expected is None else facts.expected == expected
+
+
+def test_nothing_is_missing_without_a_reason(full_record: RunRecord, bare_record: RunRecord) -> None:
+    def check(value: Any, path: str) -> None:
+        if isinstance(value, dict) and value.keys() == {"value", "reason"}:
+            assert value["value"] is None, path
+            assert value["reason"], path
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                check(inner, f"{path}.{key}")
+        elif isinstance(value, list):
+            for inner in value:
+                check(inner, f"{path}[]")
+        else:
+            assert value is not None, path
+            assert value != "", path
+
+    silent = instrument("silent", "files", "", "", described={"note": ""})
+    stream = StreamFacts("silent/files", "files", "", (), "", "", "", "")
+    for record in (full_record, bare_record, dataclasses.replace(full_record, instruments=(silent,), streams=(stream,))):
+        made = to_jsonld(record)
+        check(made, "record")
+        assert {"runId", "runNo", "project", "operator", "organisation", "sample", "instruments", "software", "steps", "clock", "streams",
+                "policy", "integrity", "startedAt", "endedAt", "outcome", "trigger", "title"} <= made.keys()  # fmt: skip
+        assert made["policy"].keys() == {"label", "authority", "licence", "reasons", "embargoUntil", "accessAfterEmbargo"}
