@@ -195,6 +195,9 @@ class Gap:
     """Something that is missing and is said to be. Numbers are inclusive; None where the source does not count.
 
     ``count`` None means unknown, printed ``? (4.2 s)`` and never 0.
+
+    Invariant: it does not end before it begins. Where a clock was set back in between, or the two times are of two clocks, when it
+    began is not known by the clock that gave ``t_to``: ``t_from`` becomes `NO_TIME`, and ``detail`` says what was told.
     """
 
     cause: Cause
@@ -204,6 +207,14 @@ class Gap:
     t_from: int = NO_TIME
     t_to: int = NO_TIME
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        """Keep the invariant, for whoever took two times of a clock."""
+        if NO_TIME < self.t_to < self.t_from:
+            began, after = np.datetime64(self.t_from, "ns"), (self.t_from - self.t_to) / 1e9
+            told = f"told to begin at {began}Z, {after:.9g} s after its end: a clock was set back in between, or there are two"
+            object.__setattr__(self, "detail", f"{self.detail}; {told}" if self.detail else told)
+            object.__setattr__(self, "t_from", NO_TIME)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,8 @@ class Continuity:
         following = self.last + self.step
         if number > following:
             end = following + (number - following - 1) // self.step * self.step
-            leaves.append(GapLeaf(self.source_id, following, end, cause.value, self._count(following, end), self.last_time, t_ns))
+            gap = Gap(cause, following, end, self._count(following, end), self.last_time, t_ns)
+            leaves.append(gap_leaf(self.source_id, gap))
             following = end + self.step
         if number != following:
             leaves += self._interruption(t_ns, cause) if not leaves else []
@@ -78,7 +79,7 @@ class Continuity:
         """What a counter that began again while nobody was watching cannot tell: something is missing, nobody knows how much."""
         if cause is not Cause.CRASH:
             return []
-        return [GapLeaf(self.source_id, None, None, cause.value, None, self.last_time, t_ns)]
+        return [gap_leaf(self.source_id, Gap(cause, t_from=self.last_time, t_to=t_ns))]
 
     def _range(self, gap: Gap, first: int, last: int) -> GapLeaf:
         """A gap from ``first`` to the last number of the counter that is not beyond ``last``; the counter goes on after it."""

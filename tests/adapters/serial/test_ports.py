@@ -172,6 +172,26 @@ async def test_a_plug_that_is_pulled_and_put_in_again_costs_one_gap_of_unknown_s
     assert "the port is gone (unplugged?)" in one.sink.of(Disconnected)[0].why
 
 
+async def test_a_clock_that_is_set_back_during_an_outage_makes_no_gap_that_ends_before_it_begins(
+    cable: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await run(cable.path, parse=TEMPLATE)
+    cable.send(b"X 1 mm\r\n")
+    await one.sink.until(got(1))
+    cable.unplug()
+    await one.sink.until(lambda s: s.of(Disconnected))
+    monkeypatch.setattr("adapters.serial.reader.utc_now_ns", lambda: utc_now_ns() - 3600 * 10**9)
+    cable.plug()
+    await one.sink.until(lambda s: len(s.of(Connected)) == 2)
+    cable.send(b"X 2 mm\r\n")
+    await one.sink.until(got(2))
+    (gap,) = one.sink.gaps("x")
+    before, after = (int(block.t_arrival[0]) for block in one.sink.blocks("x"))
+    assert (gap.cause, gap.count, gap.t_from) == (Cause.DISCONNECT, None, NO_TIME)
+    assert gap.t_to <= after < before
+    assert f"told to begin at {np.datetime64(before, 'ns')}Z" in gap.detail
+
+
 async def test_stopping_during_an_outage_declares_it(cable: Any, run: Run) -> None:
     one = await run(cable.path, parse=TEMPLATE)
     cable.send(b"X 1 mm\r\n")
