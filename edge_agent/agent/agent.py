@@ -27,6 +27,7 @@ from edge_agent.agent.clock import watch_clock
 from edge_agent.agent.crates import Describer
 from edge_agent.agent.identity import Credentials, load_credentials, renew_forever
 from edge_agent.agent.labels import Labels, destinations
+from edge_agent.agent.live import Broadcast
 from edge_agent.agent.projects import build_routing
 from edge_agent.agent.sessions import Sessions
 from edge_agent.agent.silent_disk import silent, watch_syncs
@@ -144,6 +145,7 @@ class Agent:
         )
         papers = Papers(self.keeper, self.describer.record, self.describer.crate, self.describer.preview)
         self.stamping = self._stamping(papers)
+        self.broadcast = Broadcast(config)
         self.amending = Amending(papers)
         asked = witnesses(targets, plans, self._routes, gate)
         self.witnessing = Witnessing(self.keeper, papers, asked, lambda: self.credentials.receipt_certificates)
@@ -172,6 +174,7 @@ class Agent:
             "sessions": self.sessions.run,
             "renewal": lambda: renew_forever(config.keys_dir),
         }
+        parts |= self.broadcast.parts()
         if schedule is not None:
             parts["schedule"] = schedule.watch
         if self.stamping is not None:
@@ -249,10 +252,11 @@ class Agent:
         await self.desk.resume(entries)
 
     def _start_adapters(self) -> None:
+        watch = self.broadcast.values if self.config.live else None
         for name, instrument in self.config.instruments.items():
             state = self.instruments[name]
             group = self.desk.groups[self.config.group_of(name)]
-            sink = AgentSink(state, group, self.keeper, instrument.codec, Priority(instrument.priority))
+            sink = AgentSink(state, group, self.keeper, instrument.codec, Priority(instrument.priority), watch)
             self._adapters.append(asyncio.create_task(supervise(_maker(name, instrument), sink, state), name=f"instrument {name}"))
         for group_name, member in self._triggered().items():
             condition = self.config.instruments[member].run_while
@@ -338,6 +342,7 @@ class Agent:
 
     def _proved(self, item: OutboxItem, receipt: Receipt) -> None:
         self.witnessing.wake.set()
+        self.broadcast.landed(item, receipt)
 
     def _refused(self, item: OutboxItem, target: str, why: str) -> None:
         self.agent_log.append(QuarantineLeaf(item.item_id, item.run_id, f"{target}: {why}", time.time_ns()))

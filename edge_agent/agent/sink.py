@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
 
 from edge_agent.adapter import Inlet
-from edge_agent.model import Block, FileItem, Frame, Gap, Priority, Reset, Stream
+from edge_agent.model import Block, FileItem, Frame, Gap, Priority, Reset, RunContext, Stream
 from edge_agent.record.recording import frame_size
 from edge_agent.runs.group import Group
 from edge_agent.runs.intake import FULL
@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 DISK_POLL = 1.0
 AGAIN = 0.1
 """Seconds after which a frame that can wait tries again: the disk is full, or older frames of its stream still wait."""
+
+
+Watch = Callable[[Stream, Block, list[RunContext]], None]
+"""Sees rows and the runs that may take them; never waits."""
 
 
 @dataclass(slots=True)
@@ -63,12 +67,13 @@ class InstrumentState:
 class RoutedInlet:
     """One stream of one instrument; see `edge_agent.adapter.Inlet`."""
 
-    def __init__(self, stream: Stream, group: Group, keeper: Keeper) -> None:
-        """Route into ``group``."""
+    def __init__(self, stream: Stream, group: Group, keeper: Keeper, live: Watch | None = None) -> None:
+        """Route into ``group``; ``live`` sees rows when their run has them."""
         self.stream = stream
         self._group = group
         self._room = keeper.recorder.room
         self._disk = keeper.disk
+        self._live = live
 
     async def put(self, block: Block) -> None:
         """See `Inlet`. Waits for room first: which run the rows belong to is decided when they are handed over, in one step."""
@@ -79,6 +84,8 @@ class RoutedInlet:
             await self._room.enter(size)
         try:
             self._group.take(self.stream, block)
+            if self._live is not None:  # in the same step, so that no run begins or ends between
+                self._live(self.stream, block, self._group.open_runs())
         finally:
             if size:
                 self._room.leave(size)
@@ -112,9 +119,11 @@ class AgentSink:
     """The sink of one instrument; see `edge_agent.adapter.Sink`."""
 
     def __init__(
-        self, state: InstrumentState, group: Group, keeper: Keeper, codec: str | None, priority: Priority = Priority.NORMAL
-    ) -> None:
-        """Deliver into ``group``; ``codec`` and ``priority`` are the configured ones."""
+        self, state: InstrumentState, group: Group, keeper: Keeper, codec: str | None, priority: Priority = Priority.NORMAL,
+        live: Watch | None = None,
+    ) -> None:  # fmt: skip
+        """Deliver into ``group``; ``codec`` and ``priority`` are the configured ones; ``live`` sees rows too."""
+        self._live = live
         self._state = state
         self._group = group
         self._keeper = keeper
@@ -126,7 +135,7 @@ class AgentSink:
         codec = stream.codec if stream.packed else self._codec or stream.codec
         described = replace(stream, codec=codec, priority=self._priority)
         self._state.streams[described.key] = described
-        return RoutedInlet(described, self._group, self._keeper)
+        return RoutedInlet(described, self._group, self._keeper, self._live)
 
     async def adopt(self, stream: Stream, item: FileItem, *others: FileItem) -> None:
         """See `Sink`. While the disk is full the file waits where it is.

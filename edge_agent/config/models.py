@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from edge_agent.adapter import AdapterConfig
 from edge_agent.config import adapters
 from edge_agent.config.conditions import IdleText, RunWhileText
+from edge_agent.config.live import LiveTable
 from edge_agent.config.problems import nearest
 from edge_agent.config.targets import AnyTarget, Table, TsaUrl
 from edge_agent.config.timezone import system_timezone, zone
@@ -278,6 +279,8 @@ class Config(Labelled):
     """``[instrument.NAME]``: the name is the instrument, the folder and the row on every screen."""
     targets: dict[Name, AnyTarget] = Field(default_factory=dict, alias="target")
     """``[target.NAME]``: where the data goes."""
+    live: dict[Name, LiveTable] = Field(default_factory=dict)
+    """``[live.NAME]``: who sees values the moment they come, and hears what has landed. Default: nobody."""
 
     @field_validator("timezone")
     @classmethod

@@ -55,12 +55,12 @@ def inline_secrets(data: Any, path: Path = ()) -> Iterator[Remark]:
 
 def by_file(data: Mapping[str, Any]) -> Iterator[Remark]:
     """What the configuration says against itself; ``data`` are the values as TOML gave them, right or wrong."""
-    instruments, targets = _tables(data, "instrument"), _tables(data, "target")
+    instruments, targets, lives = _tables(data, "instrument"), _tables(data, "target"), _tables(data, "live")
     for name, table in instruments.items():
         for key in ("targets", "allowed"):
             chosen = table.get(key)
             for index, target in enumerate(chosen if isinstance(chosen, list) else ()):
-                if isinstance(target, str) and target not in targets:
+                if isinstance(target, str) and target not in targets and not (key == "allowed" and target in lives):
                     message = t("there is no [target.{target}]", target=target)
                     yield Remark(("instrument", name, key, index), message, "CFG_UNKNOWN_TARGET", nearest(target, targets))
     if TAKEN in instruments:
@@ -68,6 +68,8 @@ def by_file(data: Mapping[str, Any]) -> Iterator[Remark]:
         yield Remark(("instrument", TAKEN), message, "CFG_VALUE")
     yield from _same_names("instrument", instruments)
     yield from _same_names("target", targets)
+    for name in sorted(set(targets) & set(lives)):
+        yield Remark(("live", name), t("a target has this name too: a label could not tell them apart"), "CFG_VALUE")
     yield from _same_ports(instruments)
     yield from _two_triggers(instruments)
     if not data.get("instrument"):

@@ -22,7 +22,7 @@ from enum import StrEnum
 import numpy as np
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.model import Block, FileItem, Frame, Gap, Kind, Reset, Stream
+from edge_agent.model import Block, FileItem, Frame, Gap, Kind, Reset, RunContext, Stream
 from edge_agent.runs.live import LiveRun
 from edge_agent.runs.look_back import LookBack
 from edge_agent.runs.rows import as_initial, events, initial_rows, is_usable, masked, take_rows
@@ -169,6 +169,14 @@ class Group:
             settled = np.flatnonzero(~left)
             if settled.size:
                 self._remember(stream, block, int(settled[-1]))
+
+    def open_runs(self) -> list[RunContext]:
+        """The runs that may take what comes now; none where that is not known before the look-back has passed."""
+        with self.lock:
+            if self.foreground is None and self.look_back:
+                return []
+            background = [] if self._known_background is None else [self._known_background]
+            return [live.entry.run for live in (*self._runs(), *background)]
 
     def expire(self) -> None:
         """Apply the idle rule to what waited long enough, and go on with what waits for room. Called a few times a second."""

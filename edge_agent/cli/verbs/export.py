@@ -1,4 +1,4 @@
-"""``edge-agent export rde | weko``: a landed run as repositories take it."""
+"""``edge-agent export rde | weko | sinetstream``: a landed run as repositories take it, live values as readers do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edge_agent.cli.options import JsonFlag
+from edge_agent.cli.options import ConfigOption, JsonFlag
 from edge_agent.words import t
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help=t("Folder of a run that has landed."))]
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
     group.command("rde", help=t("For NIMS RDE: the zip of its rdeformat mode, and the invoice."))(rde)
     group.command("rde-template", help=t("What an RDE data-set template needs to take these zips."))(rde_template)
     group.command("weko", help=t("For WEKO3 and JAIRO Cloud: a BagIt zip with an RO-Crate; deposited when told to."))(weko)
+    group.command("sinetstream", help=t("For SINETStream: a reader's configuration for the live values."))(sinetstream)
     app.add_typer(group, name="export")
 
 
@@ -98,4 +99,31 @@ def weko(
         waits = answer["status"] == 202
         said = t("It waits for a person: {place}", place=answer["place"]) if waits else t("Deposited: {place}", place=answer["place"])
         output.say(said)
+    return 0
+
+
+def sinetstream(
+    config: ConfigOption = None,
+    reader: Annotated[str, typer.Option("--reader", help=t("Who will read; each reader needs a name of its own."))] = "reader",
+    ca: Annotated[str, typer.Option("--ca", help=t("PEM file of the broker's authority, as the reader will find it."))] = "",
+    out: Out = Path(),
+    as_json: JsonFlag = False,
+) -> int:
+    """Write the reader's configuration, one service a kind of message."""
+    from edge_agent.cli import output
+    from edge_agent.cli.options import config_path
+    from edge_agent.config.loading import load
+    from edge_agent.errors import UsageError
+    from edge_agent.export.sinetstream import FILE, reader_config
+
+    loaded = load(config_path(config))
+    if not loaded.live:
+        raise UsageError(t("There is no [live.NAME] in the configuration."), try_='sinetstream = "mqtts://..."')
+    file = out / FILE
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(reader_config(loaded.site, loaded.live, reader, ca), encoding="utf-8")
+    if as_json:
+        output.emit({"ok": True, "file": str(file)})
+        return 0
+    output.say(t("{file} is for the folder in which the reader is started.", file=file))
     return 0
