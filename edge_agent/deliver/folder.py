@@ -20,7 +20,7 @@ from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused,
 from edge_agent.model import ItemKind, OutboxItem, Proof, Receipt, utc_now_ns
 
 PIECE = 1 << 18
-"""Bytes a call; larger writes make Linux look for memory in one piece, which can take ten times as long."""
+"""Bytes a call; with larger ones Linux takes memory in large pieces, which can take ten times as long."""
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FORBIDDEN = {chr(c) for c in range(32)} | set("\\" if os.name != "nt" else '\\:*?"<>|')
 

@@ -56,6 +56,10 @@ class Storage(Protocol):
         """Have the disk begin with what was written, so that `sync_data` finds little to wait for; promises nothing, refuses nothing."""
         ...
 
+    def let_go(self, fd: int, offset: int, size: int) -> None:
+        """Wait until the disk has taken what was written there, and let go of the memory that holds it; it is durable after `sync_data`."""
+        ...
+
     def preallocate(self, fd: int, size: int) -> bool:
         """Reserve blocks without changing the size; False where the file system cannot."""
         ...

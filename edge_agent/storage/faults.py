@@ -103,6 +103,10 @@ class Faults:
         """See `Storage`."""
         self._inner.begin_sync(fd, offset, size)
 
+    def let_go(self, fd: int, offset: int, size: int) -> None:
+        """See `Storage`."""
+        self._do("let_go", self._paths[fd], lambda: self._inner.let_go(fd, offset, size))
+
     def preallocate(self, fd: int, size: int) -> bool:
         """See `Storage`."""
         return self._do("preallocate", self._paths[fd], lambda: self._inner.preallocate(fd, size))

@@ -164,6 +164,9 @@ class Memory:
     def begin_sync(self, fd: int, offset: int, size: int) -> None:
         """See `Storage`."""
 
+    def let_go(self, fd: int, offset: int, size: int) -> None:
+        """See `Storage`."""
+
     def preallocate(self, fd: int, size: int) -> bool:
         """See `Storage`."""
         return True

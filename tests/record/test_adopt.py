@@ -137,7 +137,7 @@ def test_a_name_that_the_disk_did_not_take_is_free_again(kit: Any, tmp_path: Pat
     assert adopt(folder, item, kit.DISK, taken).name == "a.dat"
 
 
-@pytest.mark.parametrize("step", ["write", "sync_data"])
+@pytest.mark.parametrize("step", ["write", "let_go", "sync_data"])
 def test_a_disk_that_refuses_a_large_copy_is_told_and_nothing_is_left(
     kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -158,6 +158,11 @@ def test_a_disk_that_refuses_a_large_copy_is_told_and_nothing_is_left(
             if step == "write":
                 self._refuse()
             super().write(fd, data)
+
+        def let_go(self, fd: int, offset: int, size: int) -> None:
+            if step == "let_go":
+                self._refuse()
+            super().let_go(fd, offset, size)
 
         def sync_data(self, fd: int) -> None:
             if step == "sync_data":

@@ -96,6 +96,7 @@ def test_a_large_write_arrives_whole_and_a_begun_sync_promises_nothing(tmp_path:
     copy = DISK.open_append(tmp_path / "copy")
     DISK.write(copy, data)
     DISK.begin_sync(copy, 0, len(data))
+    DISK.let_go(copy, 0, len(data))
     DISK.sync_data(copy)
     DISK.close(copy)
     assert (tmp_path / "copy").read_bytes() == data
