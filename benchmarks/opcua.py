@@ -3,7 +3,8 @@
 ``python -m benchmarks.opcua [--items N] [--rate N] [--seconds N] [--rounds N] [--dir DIR] [--json]``. One server of node-opcua (in its own
 process, with ``--items`` counters that rise ``--rate`` times a second altogether) is asked by both in turn: ``bare`` is asyncua's
 iterator mode, its queue as large as it will have it; ``agent`` is the whole daemon with its recorder. Both ask for the same publishing
-and sampling interval and queue. Needs node-opcua, which is installed under ``.test-tools`` as for the tests.
+and sampling interval and queue. At last the agent is made to lose values, by a queue that is too short: every number that its
+counters skip must stand in its gaps, else there is no result. Needs node-opcua, which is installed under ``.test-tools`` as for the tests.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness import answer, in_turn, machine, middle, ratio
+from benchmarks.harness import Impossible, answer, in_turn, machine, middle, one, ratio
 from firmware_sim.loopback import hold_port
 from tests.adapters.opcua.node_peer import NodeServer, node_program
 
@@ -26,7 +27,7 @@ class Result:
     """Notifications a second, medians over the rounds; ``ratio`` is the median of the ratios of each round.
 
     ``holes``: counter values that did not come, all rounds together, and ``declared`` how many of the agent's are in its gaps.
-    ``cores``: processor time of the whole client, in cores.
+    ``forced``: values that were lost when losing was forced, all of them declared. ``cores``: processor time of the whole client, in cores.
     """
 
     offered: float
@@ -39,6 +40,7 @@ class Result:
     bare_holes: int
     agent_holes: int
     declared: int
+    forced: int
     machine: str
     command: str
 
@@ -47,7 +49,7 @@ def measure(items: int, rate: float, seconds: float, rounds: int, folder: str | 
     """Both ways ``rounds`` times against one server.
 
     Raises:
-        Impossible: a way failed.
+        Impossible: a way failed, or a forced loss is not declared as it was.
     """
     every = 1000 * items / rate
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -56,14 +58,18 @@ def measure(items: int, rate: float, seconds: float, rounds: int, folder: str | 
         try:
             arguments = [server.endpoint, str(items), str(seconds), scratch]
             results = in_turn("benchmarks.opcua_ways", dict.fromkeys(WAYS, arguments), rounds, quiet=quiet)
+            lossy = one("benchmarks.opcua_ways", "lossy", arguments)
         finally:
             server.close()
+    if not 0 < lossy["holes"] == lossy["declared"]:
+        raise Impossible(f"{lossy['holes']} values are missing where losing was forced, and {lossy['declared']} are declared")
     agents, bare = results["agent"], results["bare"]
     return Result(
         offered=rate, items=items,
         bare=round(middle(bare, "per_s")), agent=round(middle(agents, "per_s")), ratio=round(ratio(results, "agent", "bare", "per_s"), 3),
         bare_cores=round(middle(bare, "cores"), 2), agent_cores=round(middle(agents, "cores"), 2),
         bare_holes=sum(r["holes"] for r in bare), agent_holes=sum(r["holes"] for r in agents), declared=sum(r["declared"] for r in agents),
+        forced=lossy["holes"],
         machine=machine(),
         command=f"python -m benchmarks.opcua --items {items} --rate {rate:g} --seconds {seconds:g} --rounds {rounds} --json",
     )  # fmt: skip
@@ -76,6 +82,7 @@ def show(result: Result) -> None:
         f"{result.agent:10,.0f} /s landed, signed: {result.agent_cores:.2f} cores, {result.agent_holes} missing, {result.declared} declared"
     )
     print(f"{result.bare:10,.0f} /s thrown away by asyncua: {result.bare_cores:.2f} cores, {result.bare_holes} missing")
+    print(f"{result.forced:10,} lost when losing was forced, each of them declared")
     print(f"{result.ratio:10.2f} agent / bare")
 
 

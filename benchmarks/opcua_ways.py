@@ -15,6 +15,8 @@ import numpy as np
 PUBLISH_MS = 50
 QUEUE = 1000
 NAMESPACE = "urn:peer:node-opcua"
+LOSSY_PUBLISH_MS, LOSSY_QUEUE = 500, 10
+"""What the server keeps of a fast counter until it is asked: nearly nothing."""
 CONFIG = """\
 site = "bench"
 spool = {{ dir = "{folder}/spool", keep_free = "1 MB" }}
@@ -59,14 +61,16 @@ async def bare(endpoint: str, items: int, seconds: float, folder: Path) -> dict[
         return {"per_s": count / (now - began), "holes": holes, "declared": 0, "cores": (time.process_time() - cpu) / (now - began)}
 
 
-async def agent(endpoint: str, items: int, seconds: float, folder: Path) -> dict[str, float]:
+async def agent(
+    endpoint: str, items: int, seconds: float, folder: Path, publish: int = PUBLISH_MS, queue: int = QUEUE
+) -> dict[str, float]:
     """The daemon with one session; what its segments hold, over the time from the first value's arrival to the last one's."""
     from edge_agent.agent.agent import Agent
     from edge_agent.config.loading import load
 
     configuration = folder / "agent.toml"
     nodes = ",".join(f'{{ id = "nsu={NAMESPACE};s={name}", name = "{name}", counts_by = 1 }}' for name in names(items))
-    configuration.write_text(CONFIG.format(folder=folder, endpoint=endpoint, nodes=nodes, publish=PUBLISH_MS, queue=QUEUE))
+    configuration.write_text(CONFIG.format(folder=folder, endpoint=endpoint, nodes=nodes, publish=publish, queue=queue))
     running = Agent(load(configuration))
     await running.start()
     try:
@@ -83,6 +87,11 @@ async def agent(endpoint: str, items: int, seconds: float, folder: Path) -> dict
         await running.stop()
     # Only now: reading the files registers filters, which HDF5 must not meet while it still writes.
     return measured(landed) | {"cores": cores}
+
+
+async def lossy(endpoint: str, items: int, seconds: float, folder: Path) -> dict[str, float]:
+    """The daemon, made to lose: what its record says of it is compared with what its counters say."""
+    return await agent(endpoint, items, seconds, folder, LOSSY_PUBLISH_MS, LOSSY_QUEUE)
 
 
 def measured(folder: Path) -> dict[str, float]:
@@ -103,8 +112,9 @@ def measured(folder: Path) -> dict[str, float]:
             return
         event = (thing["valid"][:] & 1) == 1
         arrivals.append(thing["time_arrival"][:][event])
-        tags = thing["tag"][:][event] if "tag" in thing else np.zeros(int(event.sum()), np.uint32)
-        values = thing["value"][:][event]
+        usable = thing["valid"][:] != 0
+        tags = thing["tag"][:][usable] if "tag" in thing else np.zeros(int(usable.sum()), np.uint32)
+        values = thing["value"][:][usable].astype(np.int64)
         for tag in np.unique(tags):
             rows.setdefault(f"{name}/{tag}" if "tag" in thing else name, []).append(values[tags == tag])
 
@@ -127,7 +137,7 @@ def main() -> None:
     """Print the figures of one way as one JSON line."""
     way, endpoint, items, seconds, scratch = sys.argv[1:]
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        ways = {"bare": bare, "agent": agent}
+        ways = {"bare": bare, "agent": agent, "lossy": lossy}
         print(json.dumps(asyncio.run(ways[way](endpoint, int(items), float(seconds), Path(folder)))))
 
 

@@ -1,5 +1,5 @@
 // A small server of node-opcua: counters that step together, an array, a text, a value that turns bad.
-// With load = {items, every}: so many counters more, Double, all of them set each `every` ms, for measurements.
+// With load = {items, every}: so many counters more, UInt32, all of them set each `every` ms, for measurements.
 // lads: the nodesets of laboratory devices, with the device Incubator. history: the counters keep theirs. alarm: a limit alarm on Level, which rises and falls, or is high ("high").
 // skew: seconds that its clock is wrong by. argv[2] is JSON: {port, pki, every, secure, load, lads, history, skew}. Prints one JSON line when ready; ends when stdin does.
 const path = require("path");
@@ -75,12 +75,12 @@ const { OPCUAServer, Variant, DataType, StatusCodes, VariantArrayType, MessageSe
     const loaded = [];
     for (let n = 0; n < (options.load ? options.load.items : 0); n += 1) {
         const name = `Load${String(n).padStart(4, "0")}`;
-        loaded.push(own.addVariable({ componentOf: folder, nodeId: `s=${name}`, browseName: name, dataType: "Double" }));
+        loaded.push(own.addVariable({ componentOf: folder, nodeId: `s=${name}`, browseName: name, dataType: "UInt32" }));
     }
     let steps = 0;
     const step = () => { // once a tick, never two at a time: a server that samples would see only the second
         steps += 1;
-        for (const node of loaded) node.setValueFromSource({ dataType: DataType.Double, value: steps }, StatusCodes.Good, new Date());
+        for (const node of loaded) node.setValueFromSource({ dataType: DataType.UInt32, value: steps }, StatusCodes.Good, new Date());
     };
     const tick = () => {
         count += 1;
