@@ -12,6 +12,7 @@ import base64
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import aiohttp
 from multidict import CIMultiDictProxy
@@ -143,42 +144,54 @@ class LandingTarget:
     async def _deliver(self, item: OutboxItem, progress: Progress) -> Receipt:
         await self._connected()
         header = announce(item, self._agent(), self._name)
-        offset = await self._begin(header)
+        place, offset = await self._begin(header)
         with await asyncio.to_thread(OutgoingFile, item) as file:
             piece = self._piece
             while offset < item.size:
                 progress(offset)
                 began = time.monotonic()
                 body = ReadAhead(file, offset, min(piece, item.size - offset), self._pace)
-                reply = await self._patch(header.item_id, offset, body, {})
+                reply = await self._patch(place, offset, body, {})
                 offset = self._next_offset(reply, body.end, item.size)
                 if time.monotonic() - began < BRISK:
                     piece = max(piece, min(2 * piece, LARGEST_PIECE))
             sha256 = await asyncio.to_thread(file.sha256)
         progress(offset)
         said = base64.b64encode(sha256).decode()
-        await self._patch(header.item_id, item.size, None, {"Repr-Digest": f"sha-256=:{said}:"})
-        cose = await self._receipt(header.item_id)
+        await self._patch(place, item.size, None, {"Repr-Digest": f"sha-256=:{said}:"})
+        cose = await self._receipt(place)
         custody = self._trusted().custody(cose, header.with_digest(sha256), self._name)
         return Receipt(self._name, item.item_id, sha256, item.size, Proof(custody.durable), custody.t_ns, cose)
 
-    async def _begin(self, header: ItemHeader) -> int:
-        """Offset from which the service wants bytes."""
+    async def _begin(self, header: ItemHeader) -> tuple[str, int]:
+        """Where the upload is, and the offset from which the service wants bytes."""
         place = f"/files/{header.item_id}"
         # A HEAD has no body: whatever it does not find, the POST says why.
         found = await self._ask("HEAD", place, headers=_TUS, also=_NO)
         if found.status not in _NO and found.number("Upload-Length") == header.size:
-            return self._next_offset(found, None, header.size)
+            return place, self._next_offset(found, None, header.size)
         announced = base64.b64encode(header.encode()).decode()
         headers = {**_TUS, "Upload-Length": str(header.size), "Upload-Metadata": f"item {announced}"}
         created = await self._ask("POST", "/files/", headers=headers)
-        return self._next_offset(created, None, header.size)
+        place = self._location(created.headers.get("Location", place))
+        # Only a service that knew the item already says so here; tus 1.0 itself has no offset in this answer.
+        return place, self._next_offset(created, None, header.size) if "Upload-Offset" in created.headers else 0
 
-    async def _patch(self, item_id: str, offset: int, piece: ReadAhead | None, more: Mapping[str, str]) -> _Reply:
+    def _location(self, location: str) -> str:
+        """The path of an upload; nothing is sent to another host than the one that was configured."""
+        parts = urlsplit(location)
+        if parts.netloc not in ("", urlsplit(self._url).netloc) or not parts.path.startswith("/"):
+            raise TargetUnreachable(
+                f"{self._name}: it answers nonsense", why=f"an upload at {location[:200]!r}", try_="look at the landing service",
+                code="LANDING_ANSWER",
+            )  # fmt: skip
+        return parts.path
+
+    async def _patch(self, place: str, offset: int, piece: ReadAhead | None, more: Mapping[str, str]) -> _Reply:
         headers = {**_TUS, "Content-Type": "application/offset+octet-stream", "Upload-Offset": str(offset), **more}
         headers["Content-Length"] = str(len(piece) if piece else 0)
         try:
-            return await self._ask("PATCH", f"/files/{item_id}", headers=headers, data=piece)
+            return await self._ask("PATCH", place, headers=headers, data=piece)
         finally:
             if piece is not None:
                 await piece.close()
@@ -192,11 +205,11 @@ class LandingTarget:
             )
         return offset
 
-    async def _receipt(self, item_id: str) -> bytes:
+    async def _receipt(self, place: str) -> bytes:
         try:
             async with asyncio.timeout(self._patience):
                 while True:
-                    reply = await self._ask("GET", f"/files/{item_id}/receipt", also=frozenset({202}))
+                    reply = await self._ask("GET", f"{place}/receipt", also=frozenset({202}))
                     if reply.status == 200:
                         return reply.body
                     await asyncio.sleep(min(max(reply.number("Retry-After"), 1), 10))

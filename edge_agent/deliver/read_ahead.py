@@ -7,7 +7,6 @@ the HTTP client makes of an exception in a body a broken connection, which it is
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 
 from edge_agent.deliver.outgoing import OutgoingFile
@@ -40,7 +39,8 @@ class ReadAhead:
         self._read()
         while self._reading is not None:
             try:
-                data = await self._reading
+                # A request that breaks is cancelled, and must not take the read with it: the file is closed only after `close`.
+                data = await asyncio.shield(self._reading)
             except EdgeAgentError as error:
                 self._wrong = error
                 raise
@@ -60,8 +60,8 @@ class ReadAhead:
             EdgeAgentError: what was wrong with the file, see `OutgoingFile.read`.
         """
         if self._reading is not None:
-            with contextlib.suppress(EdgeAgentError):
-                await self._reading
+            await asyncio.wait([self._reading])
+            self._reading.exception()  # it was seen; what the sender has to know is `_wrong`
         if self._wrong is not None:
             raise self._wrong
 
