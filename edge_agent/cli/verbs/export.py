@@ -1,7 +1,8 @@
-"""``edge-agent export rde | weko | sinetstream``: a landed run as repositories take it, live values as readers do."""
+"""``edge-agent export rde | weko | croissant | ... | sinetstream``: a landed run as repositories take it, live values as readers do."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,32 @@ def register(app: typer.Typer) -> None:
     group.command("rde-template", help=t("What an RDE data-set template needs to take these zips."))(rde_template)
     group.command("weko", help=t("For WEKO3 and JAIRO Cloud: a BagIt zip with an RO-Crate; deposited when told to."))(weko)
     group.command("sinetstream", help=t("For SINETStream: a reader's configuration for the live values."))(sinetstream)
+    for name, purpose in {
+        "croissant": t("As a Croissant 1.0 data set, for machine learning."),
+        "datacite": t("As DataCite 4.5, for whoever registers a DOI."),
+        "jpcoar": t("As JPCOAR 2.0, for an institutional repository."),
+        "prov": t("As W3C PROV-JSON: who and what made which file."),
+        "rdm-form": t("As GakuNin RDM's form for publicly funded data, as far as the run knows."),
+    }.items():
+        group.command(name, help=purpose)(_form(name))
     app.add_typer(group, name="export")
+
+
+def _form(name: str) -> Callable[..., int]:
+    def write(run: Run, out: Out = Path(), as_json: JsonFlag = False) -> int:
+        """Write the form."""
+        from edge_agent.cli import output
+        from edge_agent.export.forms import write_form
+        from edge_agent.export.run_folder import open_run
+
+        path = write_form(open_run(run), name, out)
+        if as_json:
+            output.emit({"ok": True, "file": str(path)})
+        else:
+            output.say(t("{file} is written.", file=path))
+        return 0
+
+    return write
 
 
 def rde(
