@@ -84,11 +84,12 @@ class Encoders:
         try:
             if isinstance(data, Packed):
                 item.again = partial(_as_it_came, data)
-                item.encoded = item.again()
+                item.encode(item.again())
             else:
                 item.again = partial(_alone, codec, data)
-                item.encoded = _as_it_is(codec, data) if lease is None else _encode(codec, data, lease)
-                self._remember(item.key, shrank=len(item.encoded.stored) < data.nbytes)
+                encoded = _as_it_is(codec, data) if lease is None else _encode(codec, data, lease)
+                self._remember(item.key, shrank=len(encoded.stored) < data.nbytes)
+                item.encode(encoded)
         except Exception as error:
             if lease is not None:
                 lease.release()

@@ -85,6 +85,14 @@ class FrameItem:
             self.encoded = self.again()
         return self.encoded
 
+    def encode(self, encoded: Encoded) -> None:
+        """It is ready, in its encoder's thread. In a crowded room, as when writes are held up, the raw data is let go of."""
+        if self.charge.crowded():
+            self.again = None
+            encoded = encoded.shrunk()
+            self.charge.shrink(len(encoded.stored) + PER_ITEM)
+        self.encoded = encoded  # last: from here on it is the line's
+
     def written(self) -> None:
         """It is in the file, and not yet durable: one of the two forms is enough now.
 

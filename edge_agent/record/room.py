@@ -17,6 +17,9 @@ SHARE = 32
 KEPT = 64 << 20
 """Raw frames that wait for the disk take at most so much: beyond it their encoded bytes wait, of which far more find room."""
 
+CROWDED = 192 << 20
+"""Beyond so many bytes on their way, frames that are encoded and not written yet wait encoded, too."""
+
 
 def fitting(memory: int | None = None) -> int:
     """Bytes of room for an agent on this machine: one in `SHARE` of its memory, within `LEAST` and `MOST`.
@@ -58,6 +61,11 @@ class Room:
                 return False
             self.used += size
             return True
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it is worth a copy to make items smaller while they wait for their turn."""
+        return self.used > CROWDED
 
     def force(self, size: int) -> None:
         """Take ``size`` bytes whether there is room or not (small things that must not wait)."""
@@ -114,6 +122,10 @@ class Charge:
         """Whether all of it may be kept until it is durable: while what is kept so takes at most half of the room and `KEPT`."""
         self._shared = self._room.try_keep(self._size)
         return self._shared
+
+    def crowded(self) -> bool:
+        """See `Room`."""
+        return self._room.crowded
 
     def shrink(self, size: int) -> None:
         """Keep only ``size`` bytes, where that is less."""

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_agent.codec import Buffers
 from edge_agent.model import NO_SEQ, Block, Cause, Frame, Gap, Kind, Reset, Stream, Valid
+from edge_agent.record.items import Encoded, FrameItem
 from edge_agent.record.recorder import Room
-from edge_agent.record.room import PER_ITEM, fitting
+from edge_agent.record.room import PER_ITEM, Charge, fitting
 from edge_agent.seal import leaf
 from edge_agent.seal.tree import Frontier
 
@@ -381,6 +383,30 @@ def test_frames_from_many_threads_are_all_there(rig: Make, kit: Any) -> None:
 def test_an_agents_room_fits_its_machine(gib: int, mib: int) -> None:
     assert fitting(gib << 30) == mib << 20
     assert 128 << 20 <= fitting() <= 512 << 20
+
+
+def test_in_a_crowded_room_a_frame_waits_for_its_turn_encoded_and_not_raw(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, room, pool, size = kit.CAMERA, Room(1 << 20), Buffers(1 << 20), 64 << 10
+
+    def item() -> tuple[FrameItem, Encoded]:
+        assert room.try_enter(size)
+        lease = pool.take(size)
+        encoded = Encoded(lease.view[:5000], 0, b"", lease)
+        return FrameItem(stream, 1, 0, b"", Charge(room, size), again=lambda: encoded), encoded
+
+    roomy, encoded = item()
+    roomy.encode(encoded)
+    assert (roomy.encoded, roomy.again is None, room.used) == (encoded, False, size)
+    monkeypatch.setattr("edge_agent.record.room.CROWDED", size)
+    crowded, encoded = item()
+    crowded.encode(encoded)
+    assert crowded.again is None
+    assert crowded.encoded is not None
+    assert len(crowded.encoded.stored) == 5000
+    assert room.used == size + 5000 + PER_ITEM
+    for each in (roomy, crowded):
+        each.done()
+    assert room.used == 0
 
 
 def test_what_waits_for_a_slow_disk_is_raw_up_to_half_of_the_room_and_packed_beyond(rig: Make, kit: Any) -> None:
