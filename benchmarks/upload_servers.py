@@ -45,14 +45,12 @@ def servers(folder: Path) -> Iterator[Servers]:
         Impossible: one does not start.
     """
     home = folder / "landing"
-    _landing("init", str(home), "--name", "bench")
+    landing("init", str(home), "--name", "bench")
     tls = Tls(home / "keys" / "tls.pem", home / "keys" / "tls.key", home / "root.pem")
     with contextlib.ExitStack() as stack:
         broker = stack.enter_context(_mosquitto(folder / "mosquitto", tls))
         url = stack.enter_context(_serve(home, broker, tls))
-        printed = _landing("token", str(home), "--project", PROJECT)
-        token = next(line.split()[-1] for line in printed.splitlines() if line.startswith("edge-agent enroll"))
-        asyncio.run(enrol(folder / "identity", read_token(token), "bench"))
+        asyncio.run(enrol(folder / "identity", read_token(issue_token(home)), "bench"))
         weed = stack.enter_context(seaweedfs(tls, str(folder)))
         client = weed.client()
         client.create_bucket(Bucket=BUCKET)
@@ -60,7 +58,14 @@ def servers(folder: Path) -> Iterator[Servers]:
         yield Servers(weed.endpoint, url, broker, str(tls.root), str(folder / "identity"))
 
 
-def _landing(*arguments: str) -> str:
+def issue_token(home: Path) -> str:
+    """A token for one agent."""
+    printed = landing("token", str(home), "--project", PROJECT, "--project", "unclaimed")
+    return next(line.split()[-1] for line in printed.splitlines() if line.startswith("edge-agent enroll"))
+
+
+def landing(*arguments: str) -> str:
+    """Run ``python -m landing``; what it printed."""
     done = subprocess.run([sys.executable, "-m", "landing", *arguments], cwd=ROOT, text=True, capture_output=True, check=False)
     if done.returncode != 0:
         raise Impossible(f"landing {arguments[0]}: {done.stderr}")

@@ -24,6 +24,9 @@ from edge_agent.model import OutboxItem, Receipt, utc_now_ns
 log = logging.getLogger(__name__)
 POLL = 10.0
 """Seconds after which a lane looks again even if nobody woke it."""
+PATIENT = 3
+"""Failures in a row before another item is tried."""
+AFTER = 0.001
 
 Proved = Callable[[OutboxItem, Receipt], None]
 Refused = Callable[[OutboxItem, str, str], None]
@@ -194,9 +197,14 @@ class Lane:
             log.error("target %s failed in an unforeseen way with %s", self.target.name, item.remote, exc_info=error)
         elif self._failures == 0:
             log.warning("target %s is not there, trying on: %s", self.target.name, error)
-        tries = self._tries[item.item_id] = self._tries.get(item.item_id, 0) + 1
-        delay = max(self._backoff.delay(tries), self._hold(error))
-        self._later[item.item_id] = self._clock() + delay
+        # What fails while nothing passes fails for the target's sake: it keeps its place and waits as long as the lane. After a few
+        # times the next one may try before it: perhaps it is the item after all.
+        tries = self._tries[item.item_id] = self._tries.get(item.item_id, 0) + (self._failures == 0)
+        self._hold(error)
+        alone = self._clock() + self._backoff.delay(tries) if tries > 1 else 0.0
+        at = max(self._until if self._failures <= PATIENT else self._until + AFTER, alone)
+        self._later[item.item_id] = at
+        delay = at - self._clock()
         self._capabilities = None
         await asyncio.to_thread(self._queue.failed, item.item_id, self.target.name, str(error), utc_now_ns() + int(delay * 1e9))
 

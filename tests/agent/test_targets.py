@@ -27,7 +27,7 @@ from edge_agent.agent.targets import witnesses
 from edge_agent.deliver.folder import FolderTarget
 from edge_agent.deliver.landing import LandingTarget
 from edge_agent.deliver.landing_keys import LandingKeys
-from edge_agent.model import Access, Block, Frame, Kind, Label, Stream
+from edge_agent.model import Access, Block, Frame, ItemKind, Kind, Label, Stream
 from edge_agent.provenance.policy import PolicyGate
 from edge_agent.record.journal import LeafFrame, entries
 from edge_agent.runs.desk import GroupPlan
@@ -128,6 +128,42 @@ async def test_while_the_landing_is_down_data_waits_and_lands_when_it_is_back(
     await landed(agent, until)
     for run in runs:
         assert verify_run(landing.home.space / run.folder, load_root(landing.home.root)).level == 3
+
+
+async def test_an_outage_while_frames_come_costs_none_and_the_runs_land_in_the_order_in_which_they_were_made(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, landing: Any
+) -> None:
+    """The landing dies and comes back during a run; `python -m benchmarks.outage` says how fast the backlog goes."""
+    agent = await start(configure(CAMERA, landing_target(landing)))
+    target, begun = agent.engine._lanes["cloud"].target, []
+    send = target.send
+
+    async def noted(item: Any, progress: Any) -> Any:
+        begun.append(item)
+        return await send(item, progress)
+
+    target.send = noted
+    inlet = (await sink(adapters, until)).open(IMAGE)
+    runs, number = [], 0
+    for turn in range(3):
+        runs.append(agent.desk.start("bl", project="p"))
+        for step in range(10):
+            assert inlet.offer(frame(number)), "capture does not wait for a target"
+            number += 1
+            if (turn, step) == (0, 5):
+                await landing.close()
+            if (turn, step) == (2, 5):
+                await landing.open()
+                await agent.engine.kick()
+        await agent.desk.stop("bl")
+    await landed(agent, until)
+    totals = await total(agent)
+    assert (totals.arrived, totals.landed, totals.lost, totals.discrepancy) == (number, number, 0, 0)
+    segments = dict.fromkeys(item.run_no for item in begun if item.kind is ItemKind.SEGMENT)
+    assert list(segments) == [run.run_no for run in runs]
+    for run in runs:
+        papers = [item.kind for item in begun if item.run_no == run.run_no and item.kind is not ItemKind.RECEIPTS]
+        assert papers[-1] is ItemKind.CRATE, "the commit marker comes last"
 
 
 @pytest.mark.expects_errors

@@ -135,6 +135,19 @@ async def test_a_target_that_is_down_is_tried_again_until_it_is_back_and_nothing
     assert len([r for r in caplog.records if "is not there" in r.getMessage()]) == 1
 
 
+async def test_what_was_tried_in_vain_keeps_its_place(
+    spool: Spool, make_item: MakeItem, faulty_folder: Faulty, open_gate: PolicyGate
+) -> None:
+    """A store whose door opens while its disk is full: the item that met it waits no longer than the lane, and nobody goes before it."""
+    target, names = faulty_folder("cloud"), [f"i{n}" for n in range(6)]
+    target.faults = {name: [TargetUnreachable("507") for _ in range(3)] for name in names[:1]}
+    for name in names:
+        spool.outbox.add(make_item(name), ["cloud"])
+    async with running(Engine(spool.outbox, [target], open_gate, in_flight=1, backoff=FAST)):
+        await until(lambda: all(spool.outbox.is_landed(name) for name in names))
+    assert target.sent == ["i0"] * 3 + names
+
+
 async def test_one_target_that_is_down_does_not_hold_up_another(
     spool: Spool, make_item: MakeItem, faulty_folder: Faulty, open_gate: PolicyGate
 ) -> None:
