@@ -2,9 +2,10 @@
 
 Invariants: a link is used once. When the connection is lost the link is dead and a new one is opened, so nothing that
 paho still has in its queue is ever sent again (an over-size message would otherwise be repeated on every reconnect,
-for ever). MQTT 5 is tried first, then 3.1.1. Nothing that the broker says is proof of anything; `publish` is
-"queued", a PUBACK only tells who listens. Messages are handled one at a time, in order; while one is handled the next is
-received, and then the network thread waits, which is the back-pressure. A handler must therefore never wait for a PUBACK.
+for ever). No more messages are unacknowledged than the broker's Receive Maximum. MQTT 5 is tried first, then 3.1.1.
+Nothing that the broker says is proof of anything; `publish` is "queued", a PUBACK only tells who listens. Messages are
+handled one at a time, in order; while one is handled the next is received, and then the network thread waits, which is
+the back-pressure. A handler must therefore never wait for a PUBACK.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import concurrent.futures
 import contextlib
 import logging
 import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +60,7 @@ class Link:
         self._handler = handler
         self._running: concurrent.futures.Future[None] | None = None
         self._acked: dict[int, asyncio.Future[int]] = {}
+        self._waiting: deque[tuple[str, bytes, Properties | None, asyncio.Future[int]]] = deque()
         self._connack: asyncio.Future[None] = loop.create_future()
         self._subscribed: asyncio.Future[None] = loop.create_future()
         self._closing = False
@@ -78,13 +81,19 @@ class Link:
         The future is the PUBACK's reason code (0 with 3.1.1), or is cancelled when the link dies: neither proves
         anything. What paho's ``publish`` returns is not looked at: it says NO_CONN for messages that it has queued.
         """
-        info = self._client.publish(topic, payload, qos=1, properties=properties)
         acked: asyncio.Future[int] = self._loop.create_future()
         if self.lost.done():
             acked.cancel()
         else:
-            self._acked[info.mid] = acked
+            self._waiting.append((topic, payload, properties, acked))
+            self._go_on()
         return acked
+
+    def _go_on(self) -> None:
+        """Hand to paho what the broker takes now: paho itself does not look at Receive Maximum."""
+        while self._waiting and len(self._acked) < self.receive_maximum:
+            topic, payload, properties, acked = self._waiting.popleft()
+            self._acked[self._client.publish(topic, payload, qos=1, properties=properties).mid] = acked
 
     def properties(self, correlation: bytes | None, response: str | None = None, user: Sequence[tuple[str, str]] = ()) -> Properties | None:
         """MQTT 5 properties that repeat what the payload says; None with 3.1.1."""
@@ -220,13 +229,16 @@ class Link:
         acked = self._acked.pop(mid, None)
         if acked is not None and not acked.done():
             acked.set_result(reason)
+        if not self.lost.done():
+            self._go_on()
 
     def _die(self, reason: str) -> None:
         if not self.lost.done():
             self.lost.set_result(reason)
-        for acked in self._acked.values():
+        for acked in (*self._acked.values(), *(waiting[-1] for waiting in self._waiting)):
             acked.cancel()
         self._acked.clear()
+        self._waiting.clear()
 
 
 class _WrongVersionError(Exception):

@@ -285,7 +285,8 @@ class Mosquitto:
         self.port = hold_port()
         self.config = folder / "mosquitto.conf"
         self.process: asyncio.subprocess.Process | None = None
-        lines = [f"listener {self.port} 127.0.0.1", "persistence false", *(settings or ["allow_anonymous true"])]
+        durable = () if any(setting.startswith("persistence ") for setting in settings) else ("persistence false",)
+        lines = [f"listener {self.port} 127.0.0.1", *durable, *(settings or ["allow_anonymous true"])]
         self.config.write_text("\n".join(lines) + "\n")
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import replace
 from typing import Any
@@ -97,6 +98,67 @@ async def test_a_broker_killed_in_the_middle_costs_only_what_was_unanswered(site
                 await asyncio.sleep(0.2)  # the landing service reconnects after a pause of its own
     assert progress[0] >= 2_000_000
     assert (site.home.space / item.remote).read_bytes() == item.path.read_bytes()
+
+
+async def test_a_broker_whose_database_forgets_what_it_acknowledged_loses_nothing(
+    site: Any, enrolled: Any, new_mosquitto: Any, make_item: Any, tmp_path: Any
+) -> None:
+    """Mosquitto with persistence as it is by default writes every half hour: a kill takes what it has acknowledged (50 of 50 messages, once)."""
+    (tmp_path / "db").mkdir()
+    broker = await new_mosquitto("allow_anonymous true", "user root", "persistence true", f"persistence_location {tmp_path}/db/")
+    await site.open(mqtt=broker.url)
+    agent = await enrolled()
+    items = [make_item(os.urandom(1_500_000), item_id=f"item-{number}") for number in range(3)]
+    target = agent.mqtt(broker.broker, message=100_000, window=4, timeout=2.0)
+    left = {item.item_id: item for item in items}
+    half = asyncio.Event()
+
+    def on_progress(sent: int) -> None:
+        if sent >= 500_000:
+            half.set()
+
+    sending = [asyncio.create_task(target.send(item, on_progress)) for item in items]
+    await half.wait()
+    await broker.kill()
+    await asyncio.gather(*sending, return_exceptions=True)
+    await broker.start()
+    receipts = {}
+    async with asyncio.timeout(60):
+        while left:
+            for item in list(left.values()):
+                with contextlib.suppress(TargetUnreachable):
+                    receipts[item.item_id] = await target.send(item, print)
+                    del left[item.item_id]
+            await asyncio.sleep(0.2)  # the landing service reconnects after a pause of its own
+    for item in items:
+        assert (site.home.space / item.remote).read_bytes() == item.path.read_bytes()
+        assert receipts[item.item_id].size == item.size
+
+
+async def test_no_more_is_unacknowledged_and_no_packet_is_larger_than_the_broker_takes(
+    site: Any, enrolled: Any, new_mosquitto: Any, make_item: Any
+) -> None:
+    """A broker that hangs up on who sends more: two items and their questions share one link."""
+    strict = await new_mosquitto("allow_anonymous true", "max_inflight_messages 1", "max_packet_size 65536")
+    await site.open(mqtt=strict.url)
+    target = (await enrolled()).mqtt(strict.broker, window=8)
+    link = await target._talks.connected()
+    assert (link.receive_maximum, link.maximum_packet) == (1, 65536)
+    most, publish, largest = 0, link._client.publish, 0
+
+    def watched(topic: str, payload: bytes, **more: Any) -> Any:
+        nonlocal most, largest
+        most, largest = max(most, len(link._acked) + 1), max(largest, len(payload))
+        return publish(topic, payload, **more)
+
+    link._client.publish = watched  # type: ignore[method-assign]
+    items = [make_item(os.urandom(400_000), item_id=f"item-{number}") for number in range(3)]
+    await asyncio.gather(*(target.send(item, print) for item in items))
+    assert most == 1
+    assert 60_000 < largest < 65536
+    assert not link.lost.done()
+    for item in items:
+        assert (site.home.space / item.remote).read_bytes() == item.path.read_bytes()
 
 
 async def test_a_landing_killed_in_the_middle_goes_on_from_its_durable_offset(
