@@ -31,7 +31,7 @@ from edge_agent.errors import (
     UsageError,
 )
 from edge_agent.metrics import exposition
-from edge_agent.model import Outcome
+from edge_agent.model import Access, Outcome
 from edge_agent.spool.quarantine import Quarantined
 
 log = logging.getLogger(__name__)
@@ -72,12 +72,12 @@ async def _metrics(request: web.Request) -> web.Response:
 
 
 async def _start(request: web.Request) -> web.Response:
-    body = await _body(request, {"group", "project", "user", "role", "sample", "title"})
+    body = await _body(request, {"group", "project", "user", "role", "sample", "title", "access"})
     agent = request.app[AGENT]
     group = body.get("group") or _only(list(agent.desk.groups))
     run = agent.desk.start(
         group, project=body.get("project", ""), user=body.get("user", ""), role=body.get("role", ""), sample=body.get("sample", ""),
-        title=body.get("title", ""),
+        title=body.get("title", ""), access=_access(body.get("access", "")),
     )  # fmt: skip
     return web.json_response({"run": run.name, "folder": run.folder, "group": group})
 
@@ -90,6 +90,15 @@ async def _stop(request: web.Request) -> web.Response:
     )
     run = await agent.desk.stop(group, _outcome(body.get("outcome") or Outcome.COMPLETE.value))
     return web.json_response({"run": run.name, "folder": run.folder, "group": group})
+
+
+def _access(text: str) -> Access | None:
+    """None for an empty text."""
+    try:
+        return Access(text) if text else None
+    except ValueError as error:
+        known = ", ".join(access.value for access in Access)
+        raise UsageError(f"{text!r} is no access", why=f"known: {known}", try_="--access closed", code="ACCESS") from error
 
 
 def _outcome(text: str) -> Outcome:

@@ -86,6 +86,8 @@ class _Kept:
     entries: Sequence[RunEntry]
     past: Sequence[RunEntry]
     unstamped: int
+    projects: Mapping[str, str]
+    """Of each run the project whose space gets it: a claim may have changed it."""
 
 
 class Agent:
@@ -222,8 +224,8 @@ class Agent:
             None if disk is None else disk.seconds_left,
             latencies[int(len(latencies) * 0.99)] if latencies else None,
             tuple(self._instrument_status(name, kept.totals) for name in self.instruments),
-            tuple(_run_status(entry) for entry in kept.entries),
-            tuple(_run_status(entry) for entry in kept.past),
+            tuple(_run_status(entry, kept.projects) for entry in kept.entries),
+            tuple(_run_status(entry, kept.projects) for entry in kept.past),
             tuple(targets),
             None if self.stamping is None else TimestampStatus(kept.unstamped, self.stamping.error),
             silent(self.recorder.sync_waits()),
@@ -242,7 +244,8 @@ class Agent:
         """What the spool's database says; worker thread. The book first: what a run that is done sends last is then in the backlog."""
         entries, past = self.keeper.book.entries(), self.keeper.book.past()
         unstamped = 0 if self.stamping is None else self.stamping.waiting()
-        return _Kept(self.keeper.totals(), {b.target: b for b in self.spool.outbox.backlog()}, entries, past, unstamped)
+        projects = {entry.run.name: self.keeper.book.project(entry.run) for entry in (*entries, *past)}
+        return _Kept(self.keeper.totals(), {b.target: b for b in self.spool.outbox.backlog()}, entries, past, unstamped, projects)
 
     async def _recover(self) -> None:
         found, entries = await asyncio.to_thread(Salvage(self.keeper).recover)
@@ -400,9 +403,10 @@ def _maker(name: str, instrument: Instrument) -> Callable[[], Adapter]:
     return make
 
 
-def _run_status(entry: RunEntry) -> RunStatus:
-    run = entry.run
-    return RunStatus(run.name, run.folder, run.group, run.project, entry.stage.value, entry.kind, entry.outcome)
+def _run_status(entry: RunEntry, projects: Mapping[str, str]) -> RunStatus:
+    run, project = entry.run, projects[entry.run.name]
+    folder = f"{project}/{run.folder.partition('/')[2]}"
+    return RunStatus(run.name, folder, run.group, project, entry.stage.value, entry.kind, entry.outcome)
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]], within: float) -> None:

@@ -34,10 +34,11 @@ class Labels:
         self._config = config
         self._own = frozenset(name for name, target in config.targets.items() if target.project_space)
 
-    def label(self, group: str, project: str, t_ns: int) -> Label:
-        """The label of a group's run for a project that begins then (UTC ns)."""
+    def label(self, group: str, project: str, t_ns: int, chosen: Access | None = None) -> Label:
+        """The label of a group's run for a project that begins then (UTC ns); what a person has ``chosen`` only makes it stricter."""
         said = self._said(group, project)
         access = self._access(said) if self._embargo(said, t_ns) is None else Access.CLOSED
+        access = max(access, chosen or access, key=STRICTNESS.__getitem__)
         about = self._config.projects.get(project, NOTHING)
         # An instrument that names no targets means what its site or the project says, at last the project's own space.
         lists = [table.allowed or self._config.allowed or about.allowed for table in self._members(group)]

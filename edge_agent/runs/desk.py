@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from edge_agent.errors import DiskError, EdgeAgentError, UsageError
-from edge_agent.model import NAME, Label, Outcome, RunContext
+from edge_agent.model import NAME, Access, Label, Outcome, RunContext
 from edge_agent.runs.book import RunEntry, Stage
 from edge_agent.runs.group import Group
 from edge_agent.runs.keeper import Keeper, NewRun
@@ -62,8 +62,8 @@ class Desk:
     graces: Mapping[str, float] = field(default_factory=dict)
     facts: dict[str, dict[str, str | int | float]] = field(default_factory=dict)
     routing: Routing = field(init=False)
-    labels: Callable[[str, str, int], Label] | None = None
-    """The label of a group's run for a project that begins then (UTC ns); None: the plan's."""
+    labels: Callable[[str, str, int, Access | None], Label] | None = None
+    """The label of a group's run for a project that begins then (UTC ns), with the access that a person chose; None: the plan's."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     _daily: dict[tuple[str, str], tuple[date, LiveRun]] = field(default_factory=dict)
     """By group and project."""
@@ -93,9 +93,9 @@ class Desk:
 
     def start(
         self, group: str, *, project: str, user: str = "", role: str = "", sample: str = "", title: str = "",
-        started_ns: int | None = None,
+        started_ns: int | None = None, access: Access | None = None,
     ) -> RunContext:  # fmt: skip
-        """Begin a session.
+        """Begin a session; ``access`` only makes its label stricter.
 
         Raises:
             UsageError: no such group, it has a run open, no project, a text that cannot be kept, or the agent is stopping.
@@ -117,7 +117,7 @@ class Desk:
                 f"Project {project} takes no new data.", why=route.refused, code="PROJECT_CLOSED",
                 try_="name another project, or have its owner open it in the configuration",
             )  # fmt: skip
-        run = self._new(group, "session", route, began)
+        run = self._new(group, "session", route, began, access)
         live = self.keeper.open(replace(run, title=title or plan.title, user=user, sample=sample, role=role))
         self.groups[group].open(live)
         log.info("run %s begins: %s, project %s", live.entry.run.name, group, project)
@@ -351,12 +351,12 @@ class Desk:
             key = f"{IGNORED}-{self.keeper.session.boot_id.hex()}"
             self.keeper.spool.ledger.tally(key, {stream: Counts(ignored=n) for stream, n in self._ignored.items()})
 
-    def _new(self, group: str, kind: str, route: Route, t_ns: int) -> NewRun:
+    def _new(self, group: str, kind: str, route: Route, t_ns: int, access: Access | None = None) -> NewRun:
         plan = self.plans[group]
         if route.refused:
             log.warning("%s: a run for project %s begins, which takes no new data (%s); it is kept in quarantine", group, route.project,
                         route.refused, extra={"code": "PROJECT_CLOSED"})  # fmt: skip
-        label = plan.label if self.labels is None else self.labels(group, route.project, t_ns)
+        label = plan.label if self.labels is None else self.labels(group, route.project, t_ns, access)
         return NewRun(
             group, kind, route.project, label, t_ns, plan.title, rule=route.rule, rule_source=route.source, refused=route.refused
         )

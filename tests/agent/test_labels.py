@@ -56,6 +56,24 @@ def test_the_strictest_counts(configure: Configure, said: dict[str, Any], expect
     assert label(configure, **said) == expected
 
 
+def test_what_a_person_chooses_only_makes_it_stricter(configure: Configure) -> None:
+    head = 'access = "shared"\nallowed = ["x"]\njurisdiction = ["JP"]\n'
+    labels = Labels(load(configure('[instrument.one]\nadapter = "driven"\n', TARGETS, head)))
+    named, bound = frozenset({"x"}), frozenset({"JP"})
+    assert labels.label("one", "p", NOON, O) == Label(S, named, bound)
+    assert labels.label("one", "p", NOON, C) == Label(C, named, bound)
+    opened = Labels(load(configure('[instrument.one]\nadapter = "driven"\n', TARGETS, head.replace("shared", "open"))))
+    assert opened.label("one", "p", NOON) == Label(O)
+    assert opened.label("one", "p", NOON, C) == Label(C, named, bound), "what was not needed while it was open counts again"
+
+
+async def test_a_session_may_be_more_closed_than_its_group(configure: Configure, start: Any) -> None:
+    agent = await start(configure('[instrument.one]\nadapter = "driven"\naccess = "open"\n'))
+    assert agent.desk.start("one", project="p", access=C).label == Label()
+    await agent.desk.stop("one")
+    assert agent.desk.start("one", project="p").label == Label(O)
+
+
 def test_the_record_says_why_and_until_when(configure: Configure) -> None:
     head = 'reasons = ["personal_data"]\n[projects.p]\naccess = "shared"\nreasons = ["novelty", "personal_data"]\nembargo = "2027-03-31"\n'
     why = Labels(load(configure('[instrument.one]\nadapter = "driven"\n', TARGETS, head))).why("one", "p", NOON)

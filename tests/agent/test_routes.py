@@ -47,6 +47,7 @@ async def test_the_schedule_gives_the_project_and_a_person_claims_what_had_none(
     answer = json.loads(capsys.readouterr().out)
     assert answer["sent"]
     there = tmp_path / "space" / answer["folder"]
+    assert answer["folder"] in {run["folder"] for run in (await daemon.ask())["past"]}, "the status shows the new place"
     await until(lambda: (there / "ro-crate-metadata.json").exists())
     assert open_run(there).record == open_run(folder).record, "what was signed is the same"
     assert (there / f"{folder.name}.receipts").exists()

@@ -26,12 +26,13 @@ def start(
     role: Annotated[str, typer.Option("--role", help=t("As what, such as local_contact; default: operator."))] = "",
     sample: Annotated[str, typer.Option("--sample", "-s", help=t("The sample: an IGSN, a name, or both as 'NAME <IGSN>'."))] = "",
     title: Annotated[str, typer.Option("--title", help=t("What this run is."))] = "",
+    access: Annotated[str, typer.Option("--access", help=t("closed or shared: stricter than the configuration has it."))] = "",
     group: GroupOption = "",
     config: ConfigOption = None,
     as_json: JsonFlag = False,
 ) -> int:
     """Ask the daemon to begin a session."""
-    body = {"project": project, "user": user, "role": role, "sample": sample, "title": title, "group": group}
+    body = {"project": project, "user": user, "role": role, "sample": sample, "title": title, "group": group, "access": access}
     answer = _ask(config, "/session/start", body)
     _tell(answer, t("Run {run} is open; the data will be in {folder}.", run=answer["run"], folder=answer["folder"]), as_json)
     return 0
