@@ -55,10 +55,10 @@ def init(
     home.create(settings)
     ca = authority.create(home, settings)
     open_catalogue(home).close()
-    print(f"{name}: landing service in {folder}")
-    print(f"root certificate: {home.root}")
-    print(f"its words:        {six_words(hashlib.sha256(ca.root_der).digest())}")
-    print(f"next: python -m landing serve {folder}")
+    print(t("{name}: landing service in {folder}", name=name, folder=folder))
+    print(t("root certificate: {path}", path=home.root))
+    print(t("its words: {words}", words=six_words(hashlib.sha256(ca.root_der).digest())))
+    print(t("next: {command}", command=f"python -m landing serve {folder}"))
 
 
 @app.command()
@@ -74,8 +74,8 @@ def token(
     with closing(open_catalogue(home)) as catalogue:
         made = issue_token(catalogue, ca.root_der, url or home.announced(), project, utc_now_ns())
     print(f"edge-agent enroll {made.text()}")
-    print(f"words: {six_words(made.root)}")
-    print("Good for one agent, for 15 minutes. The agent shows the same six words.")
+    print(t("words: {words}", words=six_words(made.root)))
+    print(t("Good for one agent, for 15 minutes. The agent shows the same six words."))
 
 
 @app.command()
@@ -86,7 +86,7 @@ def grant(folder: Folder, agent: Annotated[str, typer.Argument(help="Agent id, h
     with closing(open_catalogue(home)) as catalogue:
         known = _known(catalogue, agent, folder)
         catalogue.grant(known.agent_id, tuple(check_project(name) for name in project))
-    print(f"{known.name}: may write to {', '.join(sorted(known.projects | set(project)))}")
+    print(t("{name}: may write to {projects}", name=known.name, projects=", ".join(sorted(known.projects | set(project)))))
 
 
 @app.command("approve-restart")
@@ -97,7 +97,7 @@ def approve_restart(folder: Folder, agent: Annotated[str, typer.Argument(help="A
     with closing(open_catalogue(home)) as catalogue:
         known = _known(catalogue, agent, folder)
         catalogue.approve_restart(known.agent_id, utc_now_ns())
-    print(f"{known.name}: may begin one new log; the old one stays on record and is not countersigned again")
+    print(t("{name}: may begin one new log; the old one stays on record and is not countersigned again", name=known.name))
 
 
 @app.command()

@@ -71,7 +71,7 @@ class CheckIn:
         try:
             _check_digest(header, whole.sha256, whole.size)
             level = _check_facts(header, await self._judge.judge(whole.path)) if header.kind is ItemKind.SEGMENT else None
-            self._room.check_quota(header)
+            await asyncio.to_thread(self._room.check_quota, header)
             replace = header.kind is ItemKind.RECEIPTS
             proof = await asyncio.to_thread(self._store.place, header, whole, replace=replace)
         except Refused as refused:

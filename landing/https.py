@@ -123,7 +123,7 @@ class HttpsDoor:
 
     async def options(self, request: web.Request) -> web.Response:
         """``OPTIONS /files/``: what the tus side can do, for agents that are enrolled."""
-        self._receiver.agent(_agent(request))
+        await self._receiver.agent(_agent(request))
         headers = {"Tus-Version": TUS, "Tus-Extension": "creation", "Tus-Max-Size": str(self._limits.max_size)}
         return web.Response(status=204, headers={"Tus-Resumable": TUS, **headers})
 
@@ -177,19 +177,19 @@ class HttpsDoor:
             log_id = bytes.fromhex(request.match_info["log"])
         except ValueError as error:
             raise Refused(Code.BAD_REQUEST, "A log id is hex") from error
-        signed = self._book.last(_agent(request), log_id)
+        signed = await asyncio.to_thread(self._book.last, _agent(request), log_id)
         if signed is None:
             raise Refused(Code.NOT_FOUND, "This log was never witnessed here", have=0)
         return web.Response(body=signed, content_type="application/cose")
 
     async def runs(self, request: web.Request) -> web.Response:
         """``GET /runs``: the runs of the agent's projects."""
-        found = self._receiver.runs(_agent(request))
+        found = await self._receiver.runs(_agent(request))
         return web.json_response([asdict(run) for run in found])
 
     async def run(self, request: web.Request) -> web.Response:
         """``GET /runs/<project>/<group>/<date>/<run>``: its files."""
-        files = self._receiver.files(_agent(request), request.match_info["path"].strip("/"))
+        files = await self._receiver.files(_agent(request), request.match_info["path"].strip("/"))
         listed = [
             {"path": f.path, "kind": f.kind, "size": f.size, "sha256": f.sha256.hex(), "level": f.level, "t_ns": f.t_ns} for f in files
         ]

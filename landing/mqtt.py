@@ -128,7 +128,7 @@ class MqttDoor:
             return Answer(Reply.REFUSED, ask.subject, ask.turn, refusal=refused.refusal)
 
     async def _offset(self, agent_id: bytes, ask: Ask) -> Answer:
-        self._receiver.agent(agent_id)
+        await self._receiver.agent(agent_id)
         have: int | None = None
         with contextlib.suppress(Refused):  # unknown, or refused before: to be sent from the beginning
             have, _ = await self._receiver.status(agent_id, ask.subject)

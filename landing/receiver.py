@@ -57,13 +57,13 @@ class Receiver:
         self._jobs: dict[Key, asyncio.Task[bytes | None]] = {}
         self._closing = False
 
-    def agent(self, agent_id: bytes) -> Agent:
+    async def agent(self, agent_id: bytes) -> Agent:
         """An enrolled agent.
 
         Raises:
             Refused: UNKNOWN_AGENT.
         """
-        agent = self._catalogue.agent(agent_id)
+        agent = await asyncio.to_thread(self._catalogue.agent, agent_id)
         if agent is None:
             why = f"agent {agent_id.hex()} is not in the catalogue"
             raise Refused(Code.UNKNOWN_AGENT, "This agent is not enrolled here", why=why, try_="enrol it with a new token")
@@ -90,8 +90,8 @@ class Receiver:
         Raises:
             Refused: UNKNOWN_AGENT, WRONG_AGENT, PROJECT, TOO_LARGE, FULL, QUOTA, CLASH, BUSY.
         """
-        self._authorise(agent_id, header)
-        stored = self._catalogue.item(agent_id, header.item_id)
+        await self._authorise(agent_id, header)
+        stored = await asyncio.to_thread(self._catalogue.item, agent_id, header.item_id)
         if stored is not None:
             if (stored.path, stored.size) != (header.path, header.size) or header.sha256 not in (None, stored.sha256):
                 raise Refused(Code.CLASH, f"Upload id {header.item_id} was used for another item", why=f"it is {stored.path}")
@@ -103,7 +103,7 @@ class Receiver:
                 return upload.offset
             if key in self._jobs:
                 raise Refused(Code.BUSY, f"Upload {header.item_id} is being checked", try_="ask for its receipt")
-            self._room.check(header)
+            await asyncio.to_thread(self._room.check, header)
             await asyncio.to_thread(self._store.create, header)
             await asyncio.to_thread(self._catalogue.forget_refusal, agent_id, header.item_id)
             upload.header, upload.offset = header, 0
@@ -115,8 +115,8 @@ class Receiver:
         Raises:
             Refused: NOT_FOUND; UNKNOWN_AGENT.
         """
-        self.agent(agent_id)
-        stored = self._catalogue.item(agent_id, item_id)
+        await self.agent(agent_id)
+        stored = await asyncio.to_thread(self._catalogue.item, agent_id, item_id)
         if stored is not None:
             return stored.size, stored.size
         key = (agent_id, item_id)
@@ -124,7 +124,7 @@ class Receiver:
         async with _only(upload.lock):
             header = await self._load(key, upload)
             if header is None:
-                self._unknown(key)
+                await self._unknown(key)
             return upload.offset, header.size
 
     async def append(self, agent_id: bytes, item_id: str, offset: int, data: AsyncIterator[bytes]) -> int:
@@ -141,9 +141,9 @@ class Receiver:
         async with _only(upload.lock):
             header = await self._load(key, upload)
             if header is None:
-                stored = self._catalogue.item(agent_id, item_id)
+                stored = await asyncio.to_thread(self._catalogue.item, agent_id, item_id)
                 if stored is None:
-                    self._unknown(key)
+                    await self._unknown(key)
                 if offset != stored.size:
                     raise _elsewhere(offset, stored.size)
                 return offset
@@ -187,7 +187,7 @@ class Receiver:
         Raises:
             Refused: NOT_FOUND; OFFSET when bytes are missing; BAD_REQUEST when another digest was said before.
         """
-        stored = self._catalogue.item(agent_id, item_id)
+        stored = await asyncio.to_thread(self._catalogue.item, agent_id, item_id)
         if stored is not None:
             if stored.sha256 != sha256:
                 raise Refused(Code.CLASH, f"Upload id {item_id} was used for other bytes", why=f"{stored.path} has another SHA-256")
@@ -197,7 +197,7 @@ class Receiver:
         async with _only(upload.lock):
             header = await self._load(key, upload)
             if header is None:
-                self._unknown(key)
+                await self._unknown(key)
             if upload.offset != header.size:
                 raise Refused(Code.OFFSET, "Bytes are missing", why=f"{upload.offset} of {header.size} are here", have=upload.offset)
             if header.sha256 is None:
@@ -223,28 +223,29 @@ class Receiver:
             QUOTA, TROUBLE for now.
         """
         key = (agent_id, item_id)
-        stored = self._catalogue.item(agent_id, item_id)
-        if stored is not None:
-            return stored.custody
         job = self._jobs.get(key)
         if job is None:
+            stored = await asyncio.to_thread(self._catalogue.item, agent_id, item_id)
+            if stored is not None:
+                return stored.custody
             header = await self._complete(key)
             job = self._jobs.get(key) or self._begin(key, header)
         await asyncio.wait({job}, timeout=wait)
         return job.result() if job.done() else None
 
-    def runs(self, agent_id: bytes) -> list[Run]:
+    async def runs(self, agent_id: bytes) -> list[Run]:
         """The runs of an agent's projects."""
-        return self._catalogue.runs(self.agent(agent_id).projects | {UNCLAIMED})
+        projects = (await self.agent(agent_id)).projects | {UNCLAIMED}
+        return await asyncio.to_thread(self._catalogue.runs, projects)
 
-    def files(self, agent_id: bytes, folder: str) -> list[StoredItem]:
+    async def files(self, agent_id: bytes, folder: str) -> list[StoredItem]:
         """The files below a folder of one of the agent's projects.
 
         Raises:
             Refused: NOT_FOUND, also for other projects.
         """
-        allowed = folder.split("/")[0] in self.agent(agent_id).projects | {UNCLAIMED}
-        found = self._catalogue.files(folder) if allowed else []
+        allowed = folder.split("/")[0] in (await self.agent(agent_id)).projects | {UNCLAIMED}
+        found = await asyncio.to_thread(self._catalogue.files, folder) if allowed else []
         if not found:
             raise Refused(Code.NOT_FOUND, f"There is nothing below {folder[:120]!r} for this agent", try_="GET /runs lists what there is")
         return found
@@ -257,8 +258,8 @@ class Receiver:
 
     # ---- inside
 
-    def _authorise(self, agent_id: bytes, header: ItemHeader) -> None:
-        agent = self.agent(agent_id)
+    async def _authorise(self, agent_id: bytes, header: ItemHeader) -> None:
+        agent = await self.agent(agent_id)
         if header.agent_id != agent_id:
             why = f"the item names agent {header.agent_id.hex()}"
             raise Refused(Code.WRONG_AGENT, "An agent may only speak for itself", why=why)
@@ -281,7 +282,7 @@ class Receiver:
         async with _only(upload.lock):
             header = await self._load(key, upload)
         if header is None:
-            self._unknown(key)
+            await self._unknown(key)
         if upload.offset != header.size:
             raise Refused(Code.OFFSET, "Bytes are missing", why=f"{upload.offset} of {header.size} are here", have=upload.offset)
         if header.sha256 is None:
@@ -307,9 +308,9 @@ class Receiver:
         finally:
             await asyncio.to_thread(claim.__exit__, None, None, None)
 
-    def _unknown(self, key: Key) -> NoReturn:
+    async def _unknown(self, key: Key) -> NoReturn:
         self._uploads.pop(key, None)
-        said = self._catalogue.refusal(*key)
+        said = await asyncio.to_thread(self._catalogue.refusal, *key)
         refusal = None if said is None else from_json(said)
         if refusal is not None:
             raise Refused(refusal.code, refusal.what, why=refusal.why, try_=refusal.try_)

@@ -156,7 +156,7 @@ class MqttTarget:
         """Send until the service has all bytes."""
         announced = self._signed(header)
         have = (await self._talks.ask(talk, Verb.OFFSET)).offset
-        vain = 0
+        vain = barren = 0
         while have is None or have < header.size:
             progress(have or 0)
             before = have or 0
@@ -166,8 +166,8 @@ class MqttTarget:
                 # Small questions come through: so the broker is there, and drops the pieces.
                 have = (await self._talks.ask(talk, Verb.OFFSET)).offset
                 # Once is a server behind the broker that died with them; twice is the broker.
-                self._barren = self._barren + 1 if (have or 0) <= before else 0
-                if self._barren >= 2:
+                barren = barren + 1 if (have or 0) <= before else 0
+                if barren >= 2:
                     self._smaller()
             vain = 0 if (have or 0) > before else vain + 1
             if vain > 4 and have != header.size:

@@ -96,11 +96,11 @@ async def test_a_server_that_is_killed_while_agents_send_over_the_broker_loses_n
             except TargetUnreachable:
                 continue
 
-    targets = [agent.mqtt(broker.broker, timeout=2.0) for agent in agents]
+    targets = [agent.mqtt(broker.broker, timeout=6.0) for agent in agents]
     sending = [asyncio.create_task(deliver(item, target)) for item, target in zip(items, itertools.cycle(targets), strict=False)]
-    await asyncio.wait_for(begun.wait(), 60)
+    await asyncio.wait_for(begun.wait(), 120)
     await one.kill()
-    receipts = await asyncio.wait_for(asyncio.gather(*sending), 120)
+    receipts = await asyncio.wait_for(asyncio.gather(*sending), 150)
     for item, receipt in zip(items, receipts, strict=True):
         expected = hashlib.sha256(data[item.item_id]).digest()
         assert receipt.sha256 == expected
@@ -136,7 +136,7 @@ async def test_an_upload_over_https_goes_on_at_another_server(
     site.home = copy
     await site.open()
     receipt = await agent.https(site.url, piece=4 * MIB).send(item, progress.append)
-    assert progress[0] == 8 * MIB  # not from the beginning
+    assert progress[0] == seen[-1] >= 8 * MIB  # not from the beginning
     assert receipt.proof is Proof.STORE_DIGEST  # sent in two parts; the store says their SHA-256
     assert hashlib.sha256(content(client, place, f"space/{item.remote}")).digest() == receipt.sha256
     assert keys_in(client, place, "incoming/") == set()

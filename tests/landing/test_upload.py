@@ -319,7 +319,7 @@ async def test_runs_are_listed_for_the_agents_of_their_project_only(site: Any, e
     service = await site.open()
     agent, other = await enrolled("agent"), await enrolled("other", "other-project")
     await agent.https().send(make_item(label=Label(Access.OPEN)), progress.append)
-    [run] = service.receiver.runs(agent.agent_id)
+    [run] = await service.receiver.runs(agent.agent_id)
     assert (run.path, run.files, run.size) == ("demo-project/beamline/2026-11-24/000001", 1, 4000)
-    assert service.receiver.runs(other.agent_id) == []
-    assert [file.path for file in service.receiver.files(agent.agent_id, run.path)] == [run.path + "/item-1.dat"]
+    assert await service.receiver.runs(other.agent_id) == []
+    assert [file.path for file in await service.receiver.files(agent.agent_id, run.path)] == [run.path + "/item-1.dat"]

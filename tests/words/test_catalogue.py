@@ -72,3 +72,9 @@ def test_values_are_filled_in_and_are_not_formats_themselves(monkeypatch: pytest
     monkeypatch.setenv("EDGE_AGENT_LANG", "ja")
     assert t("{file} is right.", file="炉.toml") == "炉.toml に誤りはありません。"
     assert t("a sentence that nobody translated: {n}", n=5) == "a sentence that nobody translated: 5"
+
+
+def test_every_way_in_which_a_landing_service_refuses_is_explained() -> None:
+    from edge_agent.wire.refusal import Code
+
+    assert {f"LANDING_{code}" for code in Code} <= set(codes())
