@@ -13,6 +13,7 @@ import contextlib
 import logging
 
 from cryptography import x509
+from paho.mqtt.enums import MQTTProtocolVersion
 
 from edge_agent.errors import EdgeAgentError
 from edge_agent.seal.cbor import SealError
@@ -29,6 +30,10 @@ from landing.witness import WitnessBook, checked_payload
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 _LOG = logging.getLogger(__name__)
+# Not every such broker refuses the subscription: some take it for the name of a topic, and then nothing ever comes.
+_CANNOT_SHARE = (
+    "broker %s speaks only MQTT 3.1.1, which has no shared subscriptions; serve without --mqtt-share, or choose a broker of MQTT 5"
+)
 
 
 class MqttDoor:
@@ -43,6 +48,7 @@ class MqttDoor:
         self._book = book
         self._root = root
         self._prefix = prefix
+        self._share = share
         self._filters = [f"$share/{share}/{name}" if share else name for name in door_topics(prefix)]
         self._link: Link | None = None
         self._checking: dict[tuple[bytes, str], asyncio.Task[None]] = {}
@@ -58,6 +64,8 @@ class MqttDoor:
                 except EdgeAgentError as error:
                     _LOG.warning("no connection to the broker: %s", error)
                 else:
+                    if self._share and self._link.protocol != MQTTProtocolVersion.MQTTv5:
+                        _LOG.warning(_CANNOT_SHARE, self._broker)
                     _LOG.info("listening at broker %s, MQTT %s", self._broker, self._link.protocol.name)
                     self.connected.set()
                     pause = FIRST_PAUSE

@@ -98,9 +98,9 @@ class Site:
         await site.start()
         self.url = f"https://127.0.0.1:{runner.addresses[0][1]}"
 
-    async def join(self, service: Service, mqtt: str) -> MqttDoor:
+    async def join(self, service: Service, mqtt: str, share: str = "") -> MqttDoor:
         """Open the MQTT door of a service in this process."""
-        door = MqttDoor(Broker.parse(mqtt), service.receiver, service.book, service.root)
+        door = MqttDoor(Broker.parse(mqtt), service.receiver, service.book, service.root, share=share)
         task = asyncio.create_task(door.run())
 
         async def stop() -> None:

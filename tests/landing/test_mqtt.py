@@ -503,3 +503,31 @@ def test_a_message_stays_below_its_limit_with_the_largest_header(make_item: Any)
     encoded = piece.encode()
     assert len(encoded) <= 1_000_000
     assert parse_piece(encoded) == piece
+
+
+async def test_two_doors_that_share_a_broker_get_each_message_once(
+    site: Any, enrolled: Any, make_item: Any, new_mosquitto: Any, progress: Any
+) -> None:
+    broker = await new_mosquitto()
+    service = await site.open()
+    doors = [await site.join(service, broker.url, share="landing") for _ in range(2)]
+    met: list[list[bytes]] = [[], []]
+    for door, seen in zip(doors, met, strict=True):
+        real = door._piece
+
+        async def count(agent_id: bytes, payload: bytes, real: Any = real, seen: list[bytes] = seen) -> Any:
+            seen.append(payload)
+            return await real(agent_id, payload)
+
+        door._piece = count  # type: ignore[method-assign]
+    agent = await enrolled()
+    target = agent.mqtt(broker.broker, message=64 << 10, window=1)
+    await target.send(make_item(bytes(1 << 20)), progress.append)
+    assert not set(met[0]) & set(met[1])
+    assert all(met)
+
+
+async def test_a_broker_that_cannot_share_is_told_to_the_operator(site: Any, nats: str, caplog: pytest.LogCaptureFixture) -> None:
+    service = await site.open()
+    await site.join(service, nats, share="landing")
+    assert any("no shared subscriptions" in record.getMessage() for record in caplog.records)
