@@ -395,11 +395,12 @@ class Keeper:
         if project != run.project:
             item = claimed_item(item, project)
         with self.spool.transaction():
-            before = self.spool.outbox.deliveries(item.item_id)
+            refused = run.refused if project == run.project else ""
+            before = self.spool.outbox.deliveries(item.item_id) if refused else ()
             self.spool.outbox.add(item, routes.targets, routes.required, counts or {})
-            if run.refused and project == run.project and (not before or any(d.state == "quarantined" for d in before)):
-                self.spool.outbox.refuse(item.item_id, run.refused)
-                self.agent_log.append(Quarantine(item.item_id, run.run_id, f"{project}: {run.refused}", self.now_ns()))
+            if refused and (not before or any(d.state == "quarantined" for d in before)):
+                self.spool.outbox.refuse(item.item_id, refused)
+                self.agent_log.append(Quarantine(item.item_id, run.run_id, f"{project}: {refused}", self.now_ns()))
 
     def chain_of(self, kids: set[bytes], *more: KeyChain) -> KeyChain:
         """The keys of the sessions that have one of these kids, and of the chains in ``more``."""
