@@ -44,17 +44,19 @@ class EpicsAdapter:
     async def run(self, sink: Sink) -> None:
         """Follow every PV until cancelled."""
         pump = Pump(asyncio.get_running_loop())
-        # On leaving: first the callbacks stop waiting for the loop, then the tasks end, then the client closes.
+        # On leaving: first the callbacks stop waiting for the loop and outages that nothing has ended are declared, then the tasks end,
+        # then the client closes.
         async with contextlib.AsyncExitStack() as last, asyncio.TaskGroup() as tasks, contextlib.AsyncExitStack() as first:
             client = self._pva_client()
             if client is not None:
                 last.push_async_callback(asyncio.to_thread, client.close)
                 tasks.create_task(client.widen())
             for pv in self._config.rows():
-                self._follow_rows(sink, client, pv, pump, tasks)
+                first.callback(self._follow_rows(sink, client, pv, pump, tasks).ended)
             image = self._config.image_pv()
             if image is not None and client is not None:
                 frames = self._follow_image(sink, client, image, pump, tasks)
+                first.callback(frames.ended)
                 first.callback(frames.close)
             await pump.run()
 
@@ -76,7 +78,7 @@ class EpicsAdapter:
             return None
         return PvaClient(self.instrument, self._addresses)
 
-    def _follow_rows(self, sink: Sink, client: PvaClient | None, pv: Pv, pump: Pump, tasks: asyncio.TaskGroup) -> None:
+    def _follow_rows(self, sink: Sink, client: PvaClient | None, pv: Pv, pump: Pump, tasks: asyncio.TaskGroup) -> RowStream:
         stream = RowStream(sink, self._rows(pv), pv.unit)
         if pv.scheme == "ca" or client is None:
             tasks.create_task(ca.follow(pv.name, pump.emit(stream), self._addresses))
@@ -85,6 +87,7 @@ class EpicsAdapter:
         else:
             client.monitor(pv.name, scalar_callback(pv.uri, pump.emit(stream)), pv.queue, pipeline=pv.pipeline)
             tasks.create_task(self._complain(sink, pv, stream.was_seen))
+        return stream
 
     def _follow_image(self, sink: Sink, client: PvaClient, pv: Pv, pump: Pump, tasks: asyncio.TaskGroup) -> ImageStream:
         if self._config.camera is not None:

@@ -58,6 +58,13 @@ class ImageStream:
         """Let no callback wait for the loop any longer."""
         self._closing.set()
 
+    def ended(self) -> None:
+        """Nothing is followed any more: an outage that lasts until now is declared, on the loop."""
+        if self._outage is not None and self._inlet is not None:
+            gap = Gap(Cause.DISCONNECT, t_from=self._last_arrival, t_to=utc_now_ns(), detail=self._outage)
+            self._inlet.gap(gap)
+        self._outage = None
+
     def update(self, value: Any) -> None:
         """Take what p4p gives: a Value, or an exception when the PV goes. Never raises."""
         try:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from adapters.epics.events import TEXT, TEXT_BYTES, Alarm, Description, Event, Form, Joined, Lost, Sample, Spoiled, Table, encode_text
 from edge_agent.adapter import Inlet, Sink
-from edge_agent.model import Block, Cause, Gap, Stream, Valid
+from edge_agent.model import Block, Cause, Gap, Stream, Valid, utc_now_ns
 
 SIGN_OF_LIFE_NS = 45_000_000_000
 """Both protocols ask a silent server for an echo; after this long without one it is lost (EPICS_CA_CONN_TMO 30 s, PVA 40 s)."""
@@ -99,6 +99,14 @@ class RowStream:
             if self._outage is None and self._inlet is not None:
                 self._outage = Outage(max(self._last_arrival, event.t - SIGN_OF_LIFE_NS), event.why)
             self._sink.disconnected(self._source, why=event.why)
+
+    def ended(self) -> None:
+        """Nothing is followed any more: an outage that lasts until now is declared."""
+        for child in self._children.values():
+            child.ended()
+        if self._outage is not None and self._inlet is not None:
+            self._inlet.gap(Gap(Cause.DISCONNECT, t_from=self._outage.t_from, t_to=utc_now_ns(), detail=self._outage.why))
+        self._outage = None
 
     def follow(self, event: Joined | Lost) -> None:
         """What happens to the PV happens to its alarms and columns; the sink is told once."""

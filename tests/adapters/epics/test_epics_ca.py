@@ -85,6 +85,21 @@ async def test_nan_with_severity_invalid_is_marked_unusable(ioc: StartIoc, recor
     assert max(statuses) >> 16 == 3
 
 
+async def test_an_outage_of_an_ioc_that_lasts_until_the_end_is_declared_all_the_same(
+    ioc: StartIoc, recording: Callable[..., Any]
+) -> None:
+    device = ioc("--rate", "20", hold=False)
+    async with recording(pvs=pvs("TEMP", "COUNT")) as sink:
+        await sink.until(lambda s: len(s.values("COUNT")) > 5)
+        device.kill()
+        await sink.until(lambda s: len(s.of(Disconnected)) == 2, timeout=40)
+        assert not sink.gaps("TEMP")
+    for name in ("TEMP", "COUNT"):
+        (gap,) = sink.gaps(name)
+        assert (gap.cause, gap.count) == (Cause.DISCONNECT, None)
+        assert gap.t_from < gap.t_to
+
+
 async def test_an_ioc_killed_and_restarted_leaves_one_declared_gap(ioc: StartIoc, recording: Callable[..., Any]) -> None:
     device = ioc("--rate", "20", hold=False)
     async with recording(pvs=pvs("TEMP", "COUNT")) as sink:

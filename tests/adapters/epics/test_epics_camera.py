@@ -124,6 +124,20 @@ async def test_a_camera_killed_and_restarted_is_declared_and_goes_on(
     assert [type(e) for e in sink.events if isinstance(e, (Connected, Disconnected))] == [Connected, Disconnected, Connected]
 
 
+async def test_an_outage_of_a_camera_that_lasts_until_the_end_is_declared_all_the_same(
+    device: StartDevice, recording: Callable[..., Any]
+) -> None:
+    camera = device("camera", "--rate", "20", hold=False)
+    async with recording(**camera_at(camera)) as sink:
+        await sink.until(lambda s: len(s.frames("image")) > 5)
+        camera.kill()
+        await sink.until(lambda s: s.of(Disconnected))
+        assert not sink.gaps("image")
+    (gap,) = sink.gaps("image")
+    assert (gap.cause, gap.count) == (Cause.DISCONNECT, None)
+    assert gap.t_from < gap.t_to
+
+
 async def test_preview_shows_shape_and_type_of_the_images(device: StartDevice) -> None:
     camera = device("camera", "--rate", "20", hold=False)
     (stream,) = await EpicsAdapter("line", EpicsConfig.model_validate(camera_at(camera))).preview()
