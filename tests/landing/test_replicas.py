@@ -30,8 +30,9 @@ pytestmark = [pytest.mark.slow(4), pytest.mark.needs("pg_ctlcluster")]
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def weed() -> Iterator[Weed]:
+    """For the whole session: tests are dealt out to the workers one by one, and it takes long to start."""
     with seaweedfs() as made:
         yield made
 
