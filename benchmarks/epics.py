@@ -2,11 +2,14 @@
 
 **Frames**: pvapy's simulated areaDetector sends 1024 x 1024 uint16 at rising rates. At each, for ``--seconds``: the agent, a bare p4p
 monitor (``nt=False``, the same queue) that throws the frames away, and pvapy's own consumer that writes HDF5 (uncompressed, unsigned,
-not synced). Clean is a rate at which nothing is missed. The agent's highest clean rate is then held for ``--hold`` seconds.
+not synced). Clean is a rate at which nothing is missed. The highest clean rates of the agent and of pvapy's consumer are then held for
+``--hold`` seconds.
 ``--data noise`` sends pixels that no codec can shrink, so what is measured is the disk; the default are Poisson counts.
 
 **Scalars**: softIocPVA counts in ``--pvs`` records a hundred times a second; updates/s that become durable,
-beside a bare client of the same library, over Channel Access and PV Access.
+beside a bare client of the same library, over Channel Access and PV Access. Where both keep up with the source their rates say nothing
+of what they could take, so the updates for each second of processor time are compared, too. A rate above the source's is a backlog of the
+start that is worked off.
 """
 
 from __future__ import annotations
@@ -19,11 +22,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -46,8 +49,11 @@ PER_FILE = 500
 class Result:
     """Frames/s and updates/s.
 
-    ``clean``: the highest rate without a miss, of the agent and of pvapy's writer; ``held``: of the agent, for ``hold_s`` seconds.
-    ``frames_ratio``: the agent's frames/s to those of the bare monitor at the agent's highest clean rate.
+    ``clean``: the highest rate without a miss, of the agent and of pvapy's writer; ``held``: for ``hold_s`` seconds, in which what a disk
+    cannot take shows; where even the lowest rate was not held, it stands there with what was missed.
+    ``frames_ratio``: the agent's frames/s to those of the bare monitor at the agent's highest clean rate. ``offered``: what the
+    records count, in updates/s; ``ca_ratio``, ``pva_ratio``: of the rates; ``..._per_core``: of the updates for each second of
+    processor time, which is the ratio of what the two could take if the source gave more.
     """
 
     data: str
@@ -59,13 +65,26 @@ class Result:
     hold_s: float
     held_missed: int
     held_mb_per_s: float
+    held_pvapy: int
+    held_missed_pvapy: int
     frames_ratio: float
     ca: dict[str, float]
     pva: dict[str, float]
+    offered: int
     ca_ratio: float
+    ca_per_core: float
     pva_ratio: float
+    pva_per_core: float
     machine: str
     command: str
+
+
+class Scalars(NamedTuple):
+    """Median updates/s of both and their share of a core; medians of the ratios of each round, of the rates and for each core."""
+
+    figures: dict[str, float]
+    ratio: float
+    per_core: float
 
 
 class Bench:
@@ -129,8 +148,16 @@ class Bench:
                     going.discard(name)
         return steps
 
-    def scalars(self, scheme: str, pvs: int, rounds: int) -> tuple[dict[str, float], float]:
-        """Median updates/s of both, and the median of the ratios of each round."""
+    def hold(self, name: str, rates: Sequence[int], clean: int, seconds: float) -> tuple[int, int, float]:
+        """The highest rate up to ``clean`` that is held for so long: frames/s offered, missed, frames/s."""
+        for rate in sorted((r for r in rates if r <= clean), reverse=True):
+            found = self.at(rate, name, seconds)
+            if not found["missed"] or rate == min(rates):
+                return rate, int(found["missed"]), float(found["rate"])
+        return 0, 0, 0.0
+
+    def scalars(self, scheme: str, pvs: int, rounds: int) -> Scalars:
+        """Both clients in turn, against the same servers."""
         found: list[tuple[dict[str, Any], dict[str, Any]]] = []
         for turn in range(rounds):
             self.say(f"scalars over {scheme}, round {turn + 1} of {rounds}")
@@ -142,7 +169,11 @@ class Bench:
             for side, who in enumerate(("agent", "bare"))
             for name, key, digits in ((who, "rate", 0), (f"{who}_cpu", "cpu", 2))
         }
-        return figures, round(median(agent["rate"] / bare["rate"] for agent, bare in found), 3)
+        return Scalars(
+            figures,
+            round(median(agent["rate"] / bare["rate"] for agent, bare in found), 3),
+            round(median(agent["rate"] / agent["cpu"] / bare["rate"] * bare["cpu"] for agent, bare in found), 3),
+        )
 
 
 def _clean(steps: dict[str, dict[str, Any]], name: str) -> int:
@@ -163,26 +194,25 @@ def measure(options: argparse.Namespace, folder: Path, say: Callable[[str], None
     """
     bench = Bench(folder, options.seconds, options.data, say)
     steps: dict[str, dict[str, Any]] = {}
-    clean = theirs = held = missed = 0
+    clean = theirs = held = missed = held_theirs = missed_theirs = 0
     held_rate = frames_ratio = 0.0
     if not options.no_frames:
         steps = bench.climb(tuple(options.rates), ("agent", "bare", "pvapy"))
         clean, theirs = _clean(steps, "agent"), _clean(steps, "pvapy")
-        for rate in sorted((r for r in options.rates if r <= clean), reverse=True):
-            long = bench.at(rate, "agent", options.hold)
-            if not long["missed"] or rate == min(options.rates):
-                held, missed, held_rate = rate, int(long["missed"]), float(long["rate"])
-                break
+        held, missed, held_rate = bench.hold("agent", options.rates, clean, options.hold)
+        held_theirs, missed_theirs, _ = bench.hold("pvapy", options.rates, theirs, options.hold)
         if clean:
             at = steps[str(clean)]
             frames_ratio = round(at["agent"]["rate"] / (at.get("bare") or bench.at(clean, "bare"))["rate"], 3)
-    nothing: tuple[dict[str, float], float] = ({}, 0.0)
-    ca, ca_ratio = nothing if options.no_scalars else bench.scalars("ca", options.pvs, options.rounds)
-    pva, pva_ratio = nothing if options.no_scalars else bench.scalars("pva", options.pvs, options.rounds)
+    nothing = Scalars({}, 0.0, 0.0)
+    ca = nothing if options.no_scalars else bench.scalars("ca", options.pvs, options.rounds)
+    pva = nothing if options.no_scalars else bench.scalars("pva", options.pvs, options.rounds)
     return Result(
         data=options.data, steps=steps, clean=clean, clean_pvapy=theirs, clean_ratio=round(clean / theirs, 2) if theirs else 0.0,
-        held=held, hold_s=options.hold, held_missed=missed, held_mb_per_s=round(held_rate * 2**21 / 1e6, 1), frames_ratio=frames_ratio,
-        ca=ca, pva=pva, ca_ratio=ca_ratio, pva_ratio=pva_ratio, machine=machine(),
+        held=held, hold_s=options.hold, held_missed=missed, held_mb_per_s=round(held_rate * 2**21 / 1e6, 1), held_pvapy=held_theirs,
+        held_missed_pvapy=missed_theirs, frames_ratio=frames_ratio,
+        ca=ca.figures, pva=pva.figures, offered=0 if options.no_scalars else 100 * options.pvs, ca_ratio=ca.ratio,
+        ca_per_core=ca.per_core, pva_ratio=pva.ratio, pva_per_core=pva.per_core, machine=machine(),
         command=" ".join(["python -m benchmarks.epics", *sys.argv[1:]]),
     )  # fmt: skip
 
@@ -194,14 +224,19 @@ def show(result: Result) -> None:
         console.print(
             f"Highest clean rate: {result.clean} frames/s, {result.clean_ratio} x that of pvapy's HDF5 consumer ({result.clean_pvapy});"
             f" {result.frames_ratio} of what a bare p4p monitor receives."
-            f" {result.held} frames/s were held for {result.hold_s:g} s ({result.held_mb_per_s} MB/s), {result.held_missed} missed."
+            f" {result.held} frames/s were held for {result.hold_s:g} s ({result.held_mb_per_s} MB/s), {result.held_missed} missed;"
+            f" by pvapy's consumer {result.held_pvapy}, {result.held_missed_pvapy} missed."
         )
         for rate, found in result.steps.items():
             told = (f"{name} {each['rate']:.0f}/s, missed {each['missed']}" for name, each in found.items())
             console.print(f"{rate:>5} offered: " + "  ".join(told))
-    for name, figures, ratio in (("CA", result.ca, result.ca_ratio), ("PVA", result.pva, result.pva_ratio)):
+    both = ("CA", result.ca, result.ca_ratio, result.ca_per_core), ("PVA", result.pva, result.pva_ratio, result.pva_per_core)
+    for name, figures, ratio, per_core in both:
         if figures:
-            console.print(f"{name}: {figures['agent']:,.0f} updates/s durable, {ratio} of a bare client's {figures['bare']:,.0f}")
+            console.print(
+                f"{name}: {result.offered:,} updates/s offered, {figures['agent']:,.0f} durable, {ratio} of a bare client's"
+                f" {figures['bare']:,.0f}; for each core {per_core}"
+            )
     console.print(result.machine)
 
 
