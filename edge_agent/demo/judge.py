@@ -40,7 +40,10 @@ class Landed:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``lost`` of ``sent`` lie in declared gaps; ``same`` says that nothing else differs; ``why`` names the first difference."""
+    """``lost`` of ``sent`` lie in declared gaps; ``same`` says that nothing else differs; ``why`` names the first difference.
+
+    ``at``: when what differs was sent, or was said to be (UTC ns); of files nothing.
+    """
 
     sent: int
     landed: int
@@ -48,6 +51,7 @@ class Verdict:
     gaps: int
     same: bool
     why: str
+    at: tuple[int, ...] = ()
 
 
 def read_space(space: Path) -> dict[str, Landed]:
@@ -152,7 +156,9 @@ def _judge_frames(items: Sequence[Item], landed: Landed) -> Verdict:
         why = f"frame {twice[0]} landed twice"
     elif undeclared:
         why = f"frame {undeclared[0][0]} is missing and no gap says so"
-    return Verdict(len(sent), len(have) - len(wrong), len(missing) - len(undeclared), len(landed.gaps), not why, why)
+    times = {number: item.t - (item.clock or 0) for (number, _), item in told.items()}
+    at = [times[number] for number in [*wrong, *twice, *(number for number, _ in undeclared)] if number in times]
+    return Verdict(len(sent), len(have) - len(wrong), len(missing) - len(undeclared), len(landed.gaps), not why, why, tuple(at))
 
 
 def _judge_by_time(items: Sequence[Item], landed: Landed) -> Verdict:
@@ -169,7 +175,8 @@ def _judge_by_time(items: Sequence[Item], landed: Landed) -> Verdict:
         why = f"the value at {wrong[0]} is not what was sent"
     elif undeclared:
         why = f"value {undeclared[0].n} is missing and no gap says so"
-    return Verdict(len(items), len(have) - len(wrong), len(missing) - len(undeclared), len(landed.gaps), not why, why)
+    at = (*wrong, *(item.t - (item.clock or 0) for item in undeclared))
+    return Verdict(len(items), len(have) - len(wrong), len(missing) - len(undeclared), len(landed.gaps), not why, why, at)
 
 
 def _judge_in_order(items: Sequence[Item], landed: Landed) -> Verdict:
@@ -189,6 +196,7 @@ def _judge_in_order(items: Sequence[Item], landed: Landed) -> Verdict:
                 len(landed.gaps),
                 False,
                 f"value {value} (the {matched + 1}th) was not sent, or not in this order",
+                tuple(item.t - (item.clock or 0) for item in items[begin : begin + 1]),
             )
         missing += items[begin:position]
         matched += 1
@@ -196,7 +204,8 @@ def _judge_in_order(items: Sequence[Item], landed: Landed) -> Verdict:
     missing += items[position:]
     undeclared = [item for item in missing if not _declared(item, landed)]
     why = f"value {undeclared[0].n} is missing and no gap says so" if undeclared else ""
-    return Verdict(len(items), matched, len(missing) - len(undeclared), len(landed.gaps), not why, why)
+    at = tuple(item.t - (item.clock or 0) for item in undeclared)
+    return Verdict(len(items), matched, len(missing) - len(undeclared), len(landed.gaps), not why, why, at)
 
 
 def _declared(item: Item, landed: Landed) -> bool:

@@ -22,7 +22,7 @@ from edge_agent.local_api import ask
 from firmware_sim.launch import Device
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120.0
+PATIENCE = 240.0
 QUIET = 3.0
 """Seconds without an arrival after which nothing more is expected; longer than a device needs to be found again."""
 
@@ -59,6 +59,10 @@ def _ioc(ready: Ready) -> str:
     return f'adapter = "epics"\nidle = "keep"\n{camera}pvs = [{pvs}]\naddresses = {json.dumps(addresses)}'
 
 
+def _camera(ready: Ready) -> str:
+    return f'adapter = "epics"\nidle = "keep"\ncamera = "pva://{ready["prefix"]}:"\naddresses = ["pva://127.0.0.1:{ready["port"]}"]'
+
+
 TABLES: dict[str, Callable[[Ready], str]] = {
     "balance": lambda ready: f'adapter = "serial"\nport = "{_port(ready)}"\nprofile = "mettler-sics"\nsilence = "1 s"\ntimeout = "500 ms"',
     "thermostat": lambda ready: (
@@ -78,6 +82,7 @@ TABLES: dict[str, Callable[[Ready], str]] = {
     "furnace": _furnace,
     "lads": _lads,
     "ioc": _ioc,
+    "camera": _camera,
     "vendor": lambda ready: f'adapter = "files"\nfolder = "{ready["folder"]}"\nsettle = "1 s"\nsettle_closed = "300 ms"\nrescan = "1 s"',
 }
 """The table of a device in the configuration, made of its ready line."""
@@ -85,7 +90,8 @@ TABLES: dict[str, Callable[[Ready], str]] = {
 STREAMS: dict[str, tuple[str, ...]] = {
     "balance": ("mass",), "thermostat": ("temperature", "power"), "spectrometer": ("spectrum",), "pump": ("speed",),
     "furnace": ("Temperature", "HeaterPower", "Step"),
-    "lads": ("Temperature", "CO2", "Humidity", "TemperatureTarget"), "ioc": ("TEMP", "COUNT", "CURRENT", "I0", "image"), "vendor": ("files",),
+    "lads": ("Temperature", "CO2", "Humidity", "TemperatureTarget"), "ioc": ("TEMP", "COUNT", "CURRENT", "I0", "image"),
+    "camera": ("image",), "vendor": ("files",),
 }  # fmt: skip
 """The streams of a device that such a table records."""
 
