@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import itertools
 import json
@@ -178,6 +179,9 @@ async def daemon(data: frames.Frames, folder: Path, streams: int) -> AsyncIterat
     configuration.write_text(CONFIG.format(folder=folder / "spool", instruments=instruments))
     running = Agent(load(configuration))
     await running.start()
+    # As `edge-agent run` does.
+    gc.collect()
+    gc.freeze()
     try:
         group = running.desk.groups["bench"]
         running.desk.graces = {"bench": 0.0}

@@ -15,6 +15,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
@@ -41,6 +42,7 @@ DISK_RETRY = 0.2
 DURABLE_POLL = 0.01
 DISK_REMINDER = 60.0
 PATIENCE = 10.0
+KEPT_LATENCIES = 2000
 
 
 class Recorder:
@@ -49,7 +51,8 @@ class Recorder:
     def __init__(self, *, encoders: int | None = None, room: int = 128 << 20) -> None:
         """Start the threads, by default one encoder a core. ``room`` bounds what is not durable yet; buffers get as much."""
         self.room = Room(room)
-        self.latencies: list[float] = []
+        self.latencies: deque[float] = deque(maxlen=KEPT_LATENCIES)
+        """Seconds from arrival to durable of the last items."""
         self.commits = 0
         self._asked: float | None = None
         self._syncs = ThreadPoolExecutor(4, "sync")
@@ -215,7 +218,7 @@ class Recorder:
                 try:
                     for sync in syncs:
                         sync.result()
-                    self.latencies = (self.latencies + segment.confirm(sample))[-2000:]
+                    self.latencies.extend(segment.confirm(sample))
                     self.commits += 1
                 except Exception as error:
                     _given_up(segment, error)
