@@ -1,4 +1,4 @@
-"""``edge-agent export rde | weko | croissant | ... | sinetstream``: a landed run as repositories take it, live values as readers do."""
+"""``edge-agent export rde | weko | ... | scicat | sinetstream``: a landed run as others take it, live values as readers do."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
         "rdm-form": t("As GakuNin RDM's form for publicly funded data, as far as the run knows."),
     }.items():
         group.command(name, help=purpose)(_form(name))
+    group.command("scicat", help=t("For SciCat: register the run as a dataset with its files; no bytes are sent."))(scicat)
     app.add_typer(group, name="export")
 
 
@@ -152,4 +153,36 @@ def sinetstream(
         output.emit({"ok": True, "file": str(file)})
         return 0
     output.say(t("{file} is for the folder in which the reader is started.", file=file))
+    return 0
+
+
+def scicat(
+    run: Run,
+    api: Annotated[str, typer.Option("--api", metavar="URL", help=t("Address of the catalogue's API, ending in /api/v4."))],
+    token: Annotated[Path, typer.Option("--token", help=t("File with the access token for the catalogue."))],
+    owner_group: Annotated[str, typer.Option("--owner-group", help=t("Group that owns the dataset there."))],
+    contact: Annotated[str, typer.Option("--contact", help=t("Mail address of the contact person."))],
+    source: Annotated[str, typer.Option("--source", help=t("Absolute path of the project space, as the catalogue's users see it."))],
+    location: Annotated[str, typer.Option("--location", help=t('Where the data was taken, as "/KEK/PF/BL05".'))],
+    access_group: Annotated[list[str] | None, typer.Option("--access-group", help=t("Group that may see it too; may be repeated."))] = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Register a landed run."""
+    import asyncio
+
+    from edge_agent.cli import output
+    from edge_agent.errors import UsageError
+    from edge_agent.export.run_folder import open_run
+    from edge_agent.export.scicat import Place, register
+
+    try:
+        secret = token.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UsageError(t("{file} cannot be read.", file=token), why=str(error)) from error
+    place = Place(api, owner_group, contact, source, location, tuple(access_group or ()))
+    made = asyncio.run(register(open_run(run), place, secret))
+    if as_json:
+        output.emit({"ok": True, "pid": made.pid, "made": made.made})
+        return 0
+    output.say(t("Registered: {pid}", pid=made.pid) if made.made else t("It was registered before: {pid}", pid=made.pid))
     return 0

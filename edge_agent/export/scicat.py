@@ -1,0 +1,180 @@
+"""SciCat: a landed run registered as a raw dataset with one block of original files. The catalogue carries no bytes.
+
+What the API (v4) takes was read in its source (SciCatProject/scicat-backend-next, ``datasets/dto``, ``origdatablocks/dto``,
+``common/dto/datafile.dto.ts``): ``ownerGroup``, ``contactEmail``, ``sourceFolder``, ``creationTime``, ``datasetName`` and ``type`` are
+mandatory, a raw dataset also says where it was made; what is not in the lists is refused. Only some accounts may choose a pid, so none is
+sent: a run that is there already is found by its id in the scientific metadata, and is not registered twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import aiohttp
+
+from edge_agent.errors import EdgeAgentError, PermissionRefused, PolicyRefused, TargetUnreachable
+from edge_agent.export.run_folder import RunFolder, text
+from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, may_send
+
+TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=30)
+RUN_ID = "run_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What only the site knows.
+
+    Attributes:
+        api: as "https://scicat.example.ac.jp/api/v4".
+        owner_group: who owns the dataset there.
+        access_groups: who else may see it.
+        contact: mail address of a person.
+        source: absolute path or address of the project space, as the catalogue's users see it.
+        location: where it was made, as "/KEK/PF/BL05".
+    """
+
+    api: str
+    owner_group: str
+    contact: str
+    source: str
+    location: str
+    access_groups: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The dataset's pid, and whether it was made now."""
+
+    pid: str
+    made: bool
+
+
+def dataset(run: RunFolder, place: Place) -> dict[str, Any]:
+    """The body of ``POST /datasets``; what the record does not know is left out."""
+    record = run.record
+    operator = record.get("operator")
+    owner = text(operator.get("name")) if isinstance(operator, Mapping) else text(operator)
+    licence = next((e.get("license") for e in run.crate["@graph"] if e["@id"] == "./"), None)
+    known = {
+        "owner": owner,
+        "license": licence.get("@id") if isinstance(licence, Mapping) else text(licence),
+        "startTime": _time(run.started), "endTime": _time(run.ended) if run.ended else None,
+    }  # fmt: skip
+    title = text(record.get("title"))
+    return {
+        "type": "raw", "ownerGroup": place.owner_group, "accessGroups": list(place.access_groups), "contactEmail": place.contact,
+        "sourceFolder": _folder(run, place), "creationTime": _time(run.ended or run.started), "creationLocation": place.location,
+        "datasetName": title or f"{record['project']['name']} {run.name}", "runNumber": run.name, "isPublished": False,
+        "dataFormat": "NeXus/HDF5", "size": sum(file.size for file in run.files), "numberOfFiles": len(run.files),
+        "scientificMetadata": {
+            RUN_ID: {"value": record["runId"], "unit": ""}, "outcome": {"value": run.outcome, "unit": ""},
+            "received": {"value": run.received, "unit": ""}, "missing": {"value": run.missing, "unit": ""},
+            "access": {"value": run.label.access.value, "unit": ""},
+        },
+        **{key: value for key, value in known.items() if value},
+    }  # fmt: skip
+
+
+def block(run: RunFolder, place: Place, pid: str) -> dict[str, Any]:
+    """The body of ``POST /origdatablocks``: every file of the run with its SHA-256."""
+    time = _time(run.ended or run.started)
+    files = [{"path": file.name, "size": file.size, "time": time, "chk": file.sha256.hex()} for file in run.files]
+    return {
+        "datasetId": pid, "ownerGroup": place.owner_group, "accessGroups": list(place.access_groups), "chkAlg": "sha256",
+        "size": sum(file.size for file in run.files), "dataFileList": files,
+    }  # fmt: skip
+
+
+async def register(run: RunFolder, place: Place, token: str) -> Registered:
+    """Register a run, or what a broken attempt left out.
+
+    Args:
+        run: a landed run; the policy is asked for its metadata and its names.
+        place: where and how.
+        token: of an account that may create datasets for the group.
+
+    Raises:
+        PolicyRefused: the run's label does not let it go there.
+        PermissionRefused: the catalogue refuses it.
+        TargetUnreachable: no answer, or a passing fault; try again.
+    """
+    check(run, place.api)
+    try:
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, trust_env=False) as session:
+            catalogue = _Catalogue(session, place.api.rstrip("/"))
+            run_id = run.record["runId"]
+            there = await catalogue.find("datasets", {f"scientificMetadata.{RUN_ID}.value": run_id, "ownerGroup": place.owner_group})
+            pid = str(there[0]["pid"]) if there else str((await catalogue.post("datasets", dataset(run, place)))["pid"])
+            if not there or not await catalogue.find("origdatablocks", {"datasetId": pid}):
+                await catalogue.post("origdatablocks", await asyncio.to_thread(block, run, place, pid))
+            return Registered(pid, not there)
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
+        raise TargetUnreachable(
+            f"{place.api} does not answer as it should", why=str(error) or type(error).__name__, try_="check the address, then try again",
+            code="SCICAT_TROUBLE",
+        ) from error  # fmt: skip
+
+
+def check(run: RunFolder, where: str) -> None:
+    """A catalogue is nobody's project space: it gets metadata and names of open runs, or of those whose label names it.
+
+    Raises:
+        PolicyRefused: of others.
+    """
+    destination = Destination(where, DestinationKind.STORE)
+    for kind in (ObjectKind.METADATA, ObjectKind.NAME):
+        decision = may_send(run.label, destination, kind)
+        if not decision.allowed:
+            raise PolicyRefused(
+                f"Run {run.name} may not go to {where}", why=decision.reason,
+                try_="have the project's owner open the data, then try again", code="POLICY",
+            )  # fmt: skip
+
+
+class _Catalogue:
+    def __init__(self, session: aiohttp.ClientSession, api: str) -> None:
+        self._session = session
+        self._api = api
+
+    async def find(self, what: str, where: Mapping[str, str]) -> list[dict[str, Any]]:
+        params = {"filter": json.dumps({"where": where, "limits": {"limit": 1}})}
+        async with self._session.get(f"{self._api}/{what}", params=params, allow_redirects=False) as response:
+            found = await _answer(response)
+        if not isinstance(found, list):
+            raise TypeError(f"GET {what} is no list")
+        return found
+
+    async def post(self, what: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        async with self._session.post(f"{self._api}/{what}", json=body, allow_redirects=False) as response:
+            made: Mapping[str, Any] = await _answer(response)
+            return made
+
+
+async def _answer(response: aiohttp.ClientResponse) -> Any:
+    said = await response.text()
+    if response.status in (200, 201):
+        return json.loads(said)
+    raise _refusal(response.status, f"HTTP status {response.status}: {said[:300]}")
+
+
+def _refusal(status: int, why: str) -> EdgeAgentError:
+    if status in (408, 429) or status >= 500:
+        return TargetUnreachable("The catalogue is busy or in trouble", why=why, try_="try again later", code="SCICAT_TROUBLE")
+    cures = {401: "get a new token", 403: "the account needs the right to create datasets for this group"}
+    return PermissionRefused("The catalogue refuses the run", why=why, try_=cures.get(status, "see why"), code="SCICAT_REFUSED")
+
+
+def _folder(run: RunFolder, place: Place) -> str:
+    """``<source>/<project>/<instrument>/<date>/<run>``."""
+    return "/".join([place.source.rstrip("/"), *PurePosixPath(run.folder.resolve().as_posix()).parts[-4:]])
+
+
+def _time(iso: str) -> str:
+    """ISO 8601 in UTC; the catalogue's clock has milliseconds."""
+    whole, _, rest = iso.rstrip("Z").partition(".")
+    return f"{whole.removesuffix('+00:00')}.{rest.removesuffix('+00:00')[:3]:0<3}Z"
