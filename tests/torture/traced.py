@@ -41,6 +41,8 @@ from tests.torture.gate import CALLS, Call, Watch, below, enter
 FAULTS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "SIGKILL": 0}
 SPREAD = 11
 TRIES = 4
+WORKERS = 4
+"""A life waits for half of its time; for pauses, not for a core."""
 LIFE = 30.0
 """Seconds after which a life is killed: it waits for something that does not come back."""
 
@@ -195,7 +197,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--turn", type=int, default=None, help="one fault a call, another one for each of 0, 1, 2; default: all faults")
     parser.add_argument("--seconds", type=float, default=36_000.0, help="begin no case after so long")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=WORKERS)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
