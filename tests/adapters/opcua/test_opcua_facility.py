@@ -18,7 +18,7 @@ import pytest
 from adapters.opcua import OpcUaConfig
 from adapters.testing import Connected, Described, Disconnected, RecordingSink
 from edge_agent.model import Cause, Valid
-from tests.adapters.opcua.node_peer import TOOLS, install
+from tests.node import TOOLS, install
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
