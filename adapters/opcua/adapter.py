@@ -135,11 +135,16 @@ class OpcUaAdapter:
                 tasks.create_task(session.check_silent())
         except ExceptionGroup as group:
             why = reason(root_cause(group), self._config)
-            self._outlets.interrupted(subscriptions.heard_ns, why)
-            if self._events is not None:
-                self._events.interrupted(subscriptions.heard_ns, why)
+            try:
+                await subscriptions.finish()
+            finally:
+                self._outlets.interrupted(subscriptions.settled(), why)
+                since = subscriptions.events_settled()
+                if self._events is not None and since is not None:
+                    self._events.interrupted(since, why)
             raise
         finally:
+            subscriptions.abandon()
             self._outlets.active.clear()
 
     async def _directory(self, connection: Connection) -> Directory:

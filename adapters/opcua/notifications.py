@@ -18,7 +18,7 @@ import numpy.typing as npt
 from asyncua import ua
 
 from adapters.opcua.binary import I8, U4, Leaf, Reader, Structures, Value
-from adapters.opcua.values import DTYPES, KINDS, Form, Samples, ticks_ns
+from adapters.opcua.values import DTYPES, KINDS, Form, Samples, tick_ns, ticks_ns
 from edge_agent.model import NO_TIME
 
 RUN = 6
@@ -37,7 +37,10 @@ Key = tuple[int, str]
 
 @dataclass(slots=True)
 class Published:
-    """One NotificationMessage. ``changes`` has the values of each item in order; ``unusable`` says what could not be recorded."""
+    """One NotificationMessage. ``changes`` has the values of each item in order; ``unusable`` says what could not be recorded.
+
+    ``sent``: when, by the server's clock; ``asked``: when it was asked for, by ours (UTC ns).
+    """
 
     subscription: int
     number: int
@@ -46,6 +49,8 @@ class Published:
     unusable: list[tuple[int, str]] = field(default_factory=list)
     ended: str = ""
     empty: bool = True
+    sent: int = NO_TIME
+    asked: int = NO_TIME
 
 
 class _Layout:
@@ -91,7 +96,7 @@ def read_published(data: bytes, at: int, arrival: int, structures: Structures | 
         reader.number(U4)
     reader.byte()  # more follows: it is asked for anyway
     message = Published(subscription, int(reader.number(U4)))
-    reader.number(I8)
+    message.sent = tick_ns(int(reader.number(I8)))
     for _ in range(max(0, reader.length())):
         type_id, body = reader.extension()
         message.empty = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from adapters.opcua.images import ImageStream
 from adapters.opcua.nodes import Variable
 from adapters.opcua.rows import Outlet
@@ -31,10 +33,10 @@ class Outlets:
         """The stream of this name."""
         return self._streams[name]
 
-    def interrupted(self, t_from: int, why: str) -> None:
-        """Nothing was heard of any active stream since ``t_from`` (UTC ns)."""
-        for name in self.active:
-            self._streams[name].interrupted(t_from, why)
+    def interrupted(self, t_from: Mapping[str, int], why: str) -> None:
+        """Nothing was heard of these streams since then (UTC ns), as far as they are active."""
+        for name in self.active & t_from.keys():
+            self._streams[name].interrupted(t_from[name], why)
 
     def resumed(self, t_to: int) -> None:
         """Declare the interruptions that nothing has ended."""

@@ -77,9 +77,12 @@ async def publish(client: Any, acknowledge: Sequence[tuple[int, int]], structure
     request.Parameters.SubscriptionAcknowledgements = [
         ua.SubscriptionAcknowledgement(SubscriptionId=subscription, SequenceNumber=number) for subscription, number in acknowledge
     ]
+    asked = utc_now_ns()
     data, at = await ask(client, request, timeout=0)
     arrival = utc_now_ns()
-    return read_published(data, at, arrival, structures), arrival
+    message = read_published(data, at, arrival, structures)
+    message.asked = asked
+    return message, arrival
 
 
 async def history(client: Any, node_id: Any, t_from: int, t_to: int, structures: Structures | None, more: bytes | None = None) -> History:

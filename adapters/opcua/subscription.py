@@ -9,6 +9,7 @@ server grants. Items that one subscription may not have go into another one of t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from adapters.opcua.binary import Structures, Undecodable
 from adapters.opcua.config import OpcUaConfig
 from adapters.opcua.nodes import Variable
 from adapters.opcua.notifications import Published
+from adapters.opcua.progress import Progress
 from adapters.opcua.services import BATCH, ask, publish, read
 from adapters.opcua.values import Form, Samples
 from edge_agent.model import Cause, Gap, Stream, utc_now_ns
@@ -106,11 +108,16 @@ class Item:
 
 @dataclass(slots=True, eq=False)
 class _Subscription:
-    """One subscription of the server's. ``period``: how often at least something of it comes, seconds."""
+    """One subscription of the server's. ``period``: how often at least something of it comes, seconds.
+
+    ``doubtful``: a message could not be read, maybe one of this subscription; the number of the next one will tell.
+    """
 
     number: int
     period: float
     heard: float
+    progress: Progress
+    doubtful: bool = False
     sequence: int | None = None
     items: int = 0
     full: bool = False
@@ -128,11 +135,12 @@ class Subscriptions:
         self._subscriptions: dict[int, _Subscription] = {}
         self._most = 0
         self._items: dict[int, Item] = {}
-        self._events: dict[int, EventTaker] = {}
+        self._events: dict[int, tuple[EventTaker, _Subscription]] = {}
+        self._taken: list[tuple[Published, int]] = []
+        self._handing: asyncio.Task[None] | None = None
         self._next_handle = FIRST_HANDLE
         self._in_flight = IN_FLIGHT
         self.longest_queue = 0
-        self.heard_ns = utc_now_ns()
 
     async def start(self) -> dict[str, str | int | float]:
         """Create the first subscription; returns what the server grants, for the record."""
@@ -177,7 +185,7 @@ class Subscriptions:
         found = []
         for node_id in node_ids:
             handle = self._handle_number()
-            self._events[handle] = taker
+            self._events[handle] = (taker, home)
             (result,) = await self._monitor(home, [event_request(node_id, handle, event_filter, self._config.queue)])
             home.items += 1
             found.append((home.number, handle, result.StatusCode.name if result.StatusCode.is_bad() else ""))
@@ -211,14 +219,40 @@ class Subscriptions:
             tasks.create_task(self._receive())
             handed_over = 0.0
             while True:
-                messages = [await self._messages.get()]
+                self._taken.append(await self._messages.get())
                 # A first message goes on at once; those that come soon after it wait for each other: a block costs as much as a row.
                 await asyncio.sleep(handed_over + self._gather_seconds - time.monotonic())
-                while not self._messages.empty():
-                    messages.append(self._messages.get_nowait())
-                self.longest_queue = max(self.longest_queue, len(messages))
                 handed_over = time.monotonic()
-                await self._handle(messages)
+                # Not cancelled with this: what is half handed over could neither be repeated nor left out. See `finish`.
+                self._handing = asyncio.create_task(self._hand_on())
+                await asyncio.shield(self._handing)
+
+    async def finish(self) -> None:
+        """Once `deliver` has raised: hand over what had come by then. Raises what a stream raises."""
+        with contextlib.suppress(SubscriptionLost):
+            if self._handing is not None:
+                await self._handing
+            await self._hand_on()
+
+    def abandon(self) -> None:
+        """Hand over nothing more."""
+        if self._handing is not None:
+            self._handing.cancel()
+
+    def settled(self) -> dict[str, int]:
+        """Up to when everything is handed over, by stream: there the outage begins when the connection is lost (UTC ns)."""
+        return {item.variable.stream.name: item.home.progress.until for item in self._items.values()}
+
+    def events_settled(self) -> int | None:
+        """The same for events; None while none are monitored."""
+        return min((home.progress.until for _, home in self._events.values()), default=None)
+
+    async def _hand_on(self) -> None:
+        while not self._messages.empty():
+            self._taken.append(self._messages.get_nowait())
+        messages, self._taken = self._taken, []
+        self.longest_queue = max(self.longest_queue, len(messages))
+        await self._handle(messages)
 
     async def _receive(self) -> None:
         """Keep requests at the server and take its answers in their order."""
@@ -235,10 +269,12 @@ class Subscriptions:
                     message = self._answer(answered)
                     if message is None:
                         continue
-                    published, arrival = message
-                    self._alive(published, arrival)
+                    published, _ = message
+                    self._alive(published)
+                    if not self._says_something(published):
+                        continue
                     await self._messages.put(message)
-                    self._alive(published, arrival)  # the time that the recorder took is no silence of the server
+                    self._alive(published)  # the time that the recorder took is no silence of the server
                     if not published.empty:
                         acknowledge.append((published.subscription, published.number))
         finally:
@@ -261,10 +297,18 @@ class Subscriptions:
             raise ConnectionError("the connection ended") from None
         except Undecodable as e:
             log.warning("%s: a message cannot be read: %s", self._config.endpoint, e)
+            for one in self._subscriptions.values():
+                one.doubtful = True
             return None
 
-    def _alive(self, message: Published, arrival: int) -> None:
-        self.heard_ns = arrival
+    def _says_something(self, message: Published) -> bool:
+        """Whether a message carries something, or confirms that there is nothing: not while one that could not be read may be missing."""
+        home = self._subscriptions.get(message.subscription)
+        if home is not None and not message.empty:
+            home.doubtful = False
+        return home is None or not home.doubtful
+
+    def _alive(self, message: Published) -> None:
         if (home := self._subscriptions.get(message.subscription)) is not None:
             home.heard = time.monotonic()
 
@@ -280,17 +324,27 @@ class Subscriptions:
     async def _handle(self, messages: Sequence[tuple[Published, int]]) -> None:
         """Hand over what has come by now, the values of each item together."""
         batches: dict[tuple[Taker, str], list[Samples]] = {}
+        gathered: list[tuple[Published, int]] = []
+
+        async def hand_over() -> None:
+            await _hand_over(batches)
+            for message, arrival in gathered:
+                if (home := self._subscriptions.get(message.subscription)) is not None:
+                    home.progress.reached(message.asked, message.sent, arrival)
+            gathered.clear()
+
         for message, arrival in messages:
             if message.ended:
+                await hand_over()
                 raise SubscriptionLost(f"the server ended the subscription: {message.ended}")
-            if message.empty:
-                continue  # a keep-alive
-            if self._lost(message):
-                await _hand_over(batches)
-                self._declare_lost(message, arrival)
-            self._gather(message, arrival, batches)
-            await self._hand_over_events(message, arrival)
-        await _hand_over(batches)
+            if not message.empty:  # else a keep-alive
+                if self._lost(message):
+                    await hand_over()
+                    self._declare_lost(message, arrival)
+                self._gather(message, arrival, batches)
+                await self._hand_over_events(message, arrival)
+            gathered.append((message, arrival))
+        await hand_over()
 
     def _gather(self, message: Published, arrival: int, batches: dict[tuple[Taker, str], list[Samples]]) -> None:
         heard = time.monotonic()
@@ -308,8 +362,8 @@ class Subscriptions:
     async def _hand_over_events(self, message: Published, arrival: int) -> None:
         batches: dict[EventTaker, list[Sequence[Any]]] = {}
         for handle, fields in message.events:
-            if (taker := self._events.get(handle)) is not None:
-                batches.setdefault(taker, []).append(fields)
+            if (known := self._events.get(handle)) is not None:
+                batches.setdefault(known[0], []).append(fields)
         for taker, events in batches.items():
             await taker.happened(events, arrival)
 
@@ -324,11 +378,12 @@ class Subscriptions:
     def _declare_lost(self, message: Published, arrival: int) -> None:
         why = "messages of the server did not arrive or could not be decoded"
         log.warning("%s: %s", self._config.endpoint, why)
-        gap = Gap(Cause.GARBAGE, t_from=self.heard_ns, t_to=arrival, detail=why)
+        home = self._subscriptions[message.subscription]
+        gap = Gap(Cause.GARBAGE, t_from=home.progress.until, t_to=arrival, detail=why)
         for item in self._items.values():
-            if item.home.number == message.subscription:
+            if item.home is home:
                 item.taker.declare(gap)
-        for taker in set(self._events.values()):
+        for taker in {taker for taker, mine in self._events.values() if mine is home}:
             taker.declare(gap)
 
     async def _create(self) -> tuple[float, int]:
@@ -351,7 +406,7 @@ class Subscriptions:
                 "%s: the server publishes every %g ms instead of every %g ms", self._config.endpoint, interval * 1000, wanted * 1000
             )
         period = max(interval * granted.RevisedMaxKeepAliveCount, interval)
-        home = _Subscription(int(granted.SubscriptionId), period, time.monotonic())
+        home = _Subscription(int(granted.SubscriptionId), period, time.monotonic(), Progress(utc_now_ns()))
         self._subscriptions[home.number] = home
         clock = ua.NodeId(ua.ObjectIds.Server_ServerStatus_CurrentTime)
         (heartbeat,) = await self._monitor(home, [request(clock, HEARTBEAT, HEARTBEAT_SECONDS, 1)])
