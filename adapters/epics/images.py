@@ -3,7 +3,8 @@
 Invariants: `update` runs in p4p's thread and hands frames straight to `Inlet.offer`, which never blocks; everything else
 (opening, gaps, resets, status) is done on the agent's loop while that thread waits, so that the order is kept. Numbers
 are the camera's uniqueId: holes in them are the recorder's to find; what only we know is declared here, which is that a
-counter began again and which numbers passed during an outage.
+counter began again and which numbers passed during an outage. How many frames an outage cost is not known, unless the
+exposure from before is still there after it: a counter that began again meanwhile may have passed its old value by now.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ class ImageStream:
 
     def _deliver(self, image: Image, arrival: int) -> None:
         if self._last == (image.number, image.t_source):
-            return  # the same exposure once more: servers repeat their last update to whoever connects
+            self._outage = None
+            return  # the same exposure once more: servers repeat their last update to whoever connects, so there was none in between
         if self._inlet is None or (image.data.shape, image.data.dtype.str, image.wire) != self._form:
             self._on_loop(self._open, image)
         if self._broken(image.number):
@@ -149,14 +151,16 @@ class ImageStream:
         if self._inlet is None or self._last is None:
             return
         last = self._last[0]
+        if outage is not None:
+            first = final = None
+            if number > last + 1:
+                first, final = last + 1, number - 1
+                outage += "; more is missing than these numbers if the counter began again meanwhile"
+            elif number == last + 1:
+                outage += "; nothing is missing unless the counter began again meanwhile"
+            self._inlet.gap(Gap(Cause.DISCONNECT, first, final, None, self._last_arrival, arrival, outage))
         if number <= last:
-            if outage is not None:
-                self._inlet.gap(Gap(Cause.DISCONNECT, t_from=self._last_arrival, t_to=arrival, detail=outage))
             self._inlet.reset(Reset(Cause.RESTART, last, number))
-        elif outage is not None and number > last + 1:
-            count = number - last - 1
-            detail = f"{outage}; counted as if the counter had not begun again meanwhile"
-            self._inlet.gap(Gap(Cause.DISCONNECT, last + 1, number - 1, count, self._last_arrival, arrival, detail))
 
     def _refuse(self, why: str, number: int | None, arrival: int) -> None:
         if why != self._refusal:

@@ -1,4 +1,4 @@
-"""Compares what landed with what the instruments say they sent. Knows the files (docs/layout.md) and the truth files, nothing of the agent.
+"""Compares what landed with what the instruments say they sent. Knows the truth files and nothing of the agent.
 
 A landed value must be in the truth; a truth item that did not land must lie in a declared gap: by number where the source counts,
 by time where it does not. Anything else makes the stream *not the same as its source*.
@@ -10,17 +10,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import h5py
-import hdf5plugin  # noqa: F401 - registers the filters for normal reading
 import numpy as np
 
 from firmware_sim.truth import Item, Truth
 
-INITIAL = 2
-NO_TIME = -(2**63)
 UNKNOWN = 2**64 - 1
 SLACK_NS = 300_000_000
 """A gap's times are those of this machine's arrivals; what was sent just before or after it may be part of it."""
@@ -52,73 +47,6 @@ class Verdict:
     same: bool
     why: str
     at: tuple[int, ...] = ()
-
-
-def read_space(space: Path) -> dict[str, Landed]:
-    """All streams below a project space, by ``instrument/stream``."""
-    found: dict[str, Landed] = {}
-    for path in sorted([*space.rglob("*.h5"), *space.rglob("*.nxs")]):
-        with h5py.File(path, "r") as file:
-            if "entry/integrity" in file:
-                _read_segment(file, found)
-    for path in sorted(p for p in space.rglob("files/*/**/*") if p.is_file()):
-        parts = path.relative_to(space).parts
-        below = parts.index("files")
-        landed = found.setdefault(f"{parts[below + 1]}/files", Landed())
-        landed.files["/".join(parts[below + 2 :])] = hashlib.sha256(path.read_bytes()).hexdigest()
-    for landed in found.values():
-        # A day's run and the sessions in it take turns.
-        in_time = sorted(zip(landed.times, landed.values, strict=True), key=lambda pair: pair[0])
-        landed.times, landed.values = [t for t, _ in in_time], [value for _, value in in_time]
-    return found
-
-
-def _read_segment(file: h5py.File, found: dict[str, Landed]) -> None:
-    for group in file["entry/instrument"].values():
-        if not isinstance(group, h5py.Group):
-            continue
-        for stream in group.values():
-            if not isinstance(stream, h5py.Group) or "source_id" not in stream.attrs:
-                continue
-            landed = found.setdefault(stream.attrs["source_id"], Landed())
-            if "data" in stream:
-                landed.numbers += [int(n) for n in stream["frame_number"][()]]
-                landed.digests += [hashlib.sha256(frame.tobytes()).hexdigest() for frame in stream["data"]]
-            else:
-                _add_rows(landed, *_columns(stream))
-            landed.gaps += _gaps(stream["gaps"])
-    if "entry/tags" in file:
-        _read_tags(file["entry/tags"], found)
-
-
-def _read_tags(tags: h5py.Group, found: dict[str, Landed]) -> None:
-    """Streams that share tables: whose a row is, its column ``tag`` says."""
-    sources, tables = (tags[name].asstr()[()] for name in ("source_id", "table"))
-    for name in set(tables):
-        owner = tags[name]["tag"][()]
-        order = np.argsort(owner, kind="stable")
-        starts = np.searchsorted(owner[order], np.arange(len(sources) + 1))
-        columns = _columns(tags[name])
-        for number in np.flatnonzero(tables == name):
-            mine = order[starts[number] : starts[number + 1]]
-            _add_rows(found.setdefault(sources[number], Landed()), *(column[mine] for column in columns))
-    for source, gap in zip(tags["gaps/source_id"].asstr()[()], _gaps(tags["gaps"]), strict=True):
-        found[source].gaps.append(gap)
-
-
-def _columns(table: h5py.Group) -> tuple[Any, ...]:
-    return tuple(table[name][()] for name in ("valid", "time", "time_arrival", "value"))
-
-
-def _add_rows(landed: Landed, valid: Any, time: Any, arrival: Any, values: Any) -> None:
-    events = valid != INITIAL
-    landed.values += values[events].tolist()
-    landed.times += np.where(time == NO_TIME, arrival, time)[events].tolist()
-
-
-def _gaps(gaps: h5py.Group) -> list[tuple[int, int, int, int, int]]:
-    columns = [gaps[name][()].tolist() for name in ("first", "last", "count", "time_from", "time_to")]
-    return [(a, b, c, d, e) for a, b, c, d, e in zip(*columns, strict=True)]
 
 
 def judge(truth: Truth, stream: str, landed: Landed | None) -> Verdict:
@@ -180,7 +108,27 @@ def _judge_by_time(items: Sequence[Item], landed: Landed) -> Verdict:
 
 
 def _judge_in_order(items: Sequence[Item], landed: Landed) -> Verdict:
-    """Values without a time of their own: they must stand in the truth in the same order."""
+    """Values without a time of their own: they must stand in the truth in the same order.
+
+    Of equal values nobody sees which one is missing: it is enough that one way to pair them leaves out nothing but what is declared.
+    """
+    verdict = _paired_as_they_come(items, landed)
+    if not verdict.same and _can_be_paired(items, landed):
+        return Verdict(len(items), len(landed.values), len(items) - len(landed.values), len(landed.gaps), True, "")
+    return verdict
+
+
+def _can_be_paired(items: Sequence[Item], landed: Landed) -> bool:
+    """Whether the values are the items in order, without some that are declared."""
+    paired = {0}  # how many values may be paired with the items so far
+    for item in items:
+        further = {n + 1 for n in paired if n < len(landed.values) and _same(item, landed.values[n])}
+        paired = further | paired if _declared(item, landed) else further
+    return len(landed.values) in paired
+
+
+def _paired_as_they_come(items: Sequence[Item], landed: Landed) -> Verdict:
+    """Each value is paired with the first item that fits."""
     matched = 0
     missing: list[Item] = []
     position = 0
@@ -218,9 +166,9 @@ def _within(item: Item, start: int, end: int) -> bool:
 
 
 def _frame_declared(number: int, item: Item, landed: Landed) -> bool:
-    """By its number; by its time where the gap knows no numbers."""
+    """By its number; by its time where the gap does not know how many are missing."""
     numbered = any(first <= number <= last for first, last, *_ in landed.gaps if first != UNKNOWN)
-    return numbered or any(_within(item, start, end) for first, _, _, start, end in landed.gaps if first == UNKNOWN)
+    return numbered or any(_within(item, start, end) for first, _, count, start, end in landed.gaps if first == UNKNOWN or count < 0)
 
 
 def _same(item: Item, value: Any) -> bool:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_agent.demo.judge import Verdict, judge, read_space
+from edge_agent.demo.judge import Verdict, judge
+from edge_agent.demo.space import read_space
 from edge_agent.demo.stage import PROJECT, ROWS, SITE, SOURCES, Row, Stage
 from edge_agent.errors import EdgeAgentError
 from edge_agent.local_api import ask

@@ -6,7 +6,7 @@ the next number that needs no leaf is ``last + step``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_agent.model import NO_TIME, Cause, Gap, Reset
 from edge_agent.seal.leaf import GapLeaf, SeqReset
@@ -39,7 +39,10 @@ class Continuity:
         return leaves
 
     def declared(self, gap: Gap, cause: Cause = Cause.SOURCE) -> list[GapLeaf | SeqReset]:
-        """Leaves for a gap that the adapter declared; numbers already accounted for are not counted twice."""
+        """Leaves for a gap that the adapter declared; numbers already accounted for are not counted twice.
+
+        A count that is not known stays so: the numbers that did not come need not be all that is missing.
+        """
         if gap.first is None or gap.last is None:
             return [gap_leaf(self.source_id, gap)]
         first = gap.first
@@ -49,7 +52,8 @@ class Continuity:
         if gap.last < first:
             return []
         leaves = self._up_to(first, gap.t_from, cause)
-        leaves.append(self._range(gap, first, gap.last))
+        whole = self._range(gap, first, gap.last)
+        leaves.append(whole if gap.count is not None else replace(whole, count=None))
         return leaves
 
     def reset(self, reset: Reset, cause: Cause = Cause.SOURCE) -> list[GapLeaf | SeqReset]:

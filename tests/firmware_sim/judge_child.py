@@ -11,7 +11,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from edge_agent.demo.judge import Landed, judge, read_space
+from edge_agent.demo.judge import Landed, judge
+from edge_agent.demo.space import read_space
 from firmware_sim.truth import read_truth
 
 asked = json.load(sys.stdin)

@@ -99,12 +99,18 @@ def test_every_number_of_a_rising_counter_is_a_frame_or_in_exactly_one_gap(step:
 
 def test_a_gap_that_the_adapter_declares_twice_counts_once() -> None:
     counter = Continuity(KEY, 1, 10)
-    (first,) = counter.declared(Gap(Cause.OVERFLOW, 11, 15))
-    assert counter.declared(Gap(Cause.OVERFLOW, 11, 15)) == []
-    (rest,) = counter.declared(Gap(Cause.OVERFLOW, 13, 17))
+    (first,) = counter.declared(Gap(Cause.OVERFLOW, 11, 15, 5))
+    assert counter.declared(Gap(Cause.OVERFLOW, 11, 15, 5)) == []
+    (rest,) = counter.declared(Gap(Cause.OVERFLOW, 13, 17, 5))
     assert isinstance(first, GapLeaf)
     assert isinstance(rest, GapLeaf)
     assert [(g.first, g.last, g.count) for g in (first, rest)] == [(11, 15, 5), (16, 17, 2)]
+
+
+def test_numbers_that_did_not_come_need_not_be_all_that_is_missing() -> None:
+    counter = Continuity(KEY, 1, 10)
+    assert counter.declared(Gap(Cause.DISCONNECT, 11, 15, None, 1, 2)) == [GapLeaf(KEY, 11, 15, "disconnect", None, 1, 2)]
+    assert counter.last == 15
 
 
 def test_a_number_beside_the_step_is_a_reset_and_not_an_impossible_gap() -> None:

@@ -118,8 +118,8 @@ def test_every_table_of_tags_has_the_columns_of_the_page_and_every_tag_a_line(ru
 
 def test_the_judge_of_the_demo_reads_tags_as_the_page_says(run_folder: Path) -> None:
     code = (
-        "import pathlib, edge_agent.demo.judge as judge\n"
-        "found = judge.read_space(pathlib.Path('.'))\n"
+        "import pathlib, edge_agent.demo.space as space\n"
+        "found = space.read_space(pathlib.Path('.'))\n"
         "print(found['plc/TC01'].values, found['plc/TC02'].values, found['plc/TC02'].times[0], len(found['plc/TC02'].gaps))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=run_folder, timeout=200, check=False)

@@ -15,7 +15,7 @@ from p4p.nt import NTNDArray, NTScalar
 from p4p.server.thread import SharedPV
 
 from adapters.epics.ndarray import NotAnImage, read_image
-from adapters.testing import Disconnected, Image, Missing, Opened, Restarted
+from adapters.testing import Connected, Disconnected, Image, Missing, Opened, Restarted
 from edge_agent.model import NO_TIME, Cause, Gap, Valid
 
 TYPE = NTNDArray.buildType()
@@ -184,9 +184,33 @@ async def test_after_an_outage_the_numbers_that_passed_are_declared(camera: Any)
     await sink.until(lambda s: s.of(Disconnected))
     pv.open(picture(9, FRAME))
     await sink.until(lambda s: len(s.frames("image")) == 2, timeout=20)
-    assert story(sink)[1:] == [5, (Cause.DISCONNECT, 6, 8, 3), 9]
+    assert story(sink)[1:] == [5, (Cause.DISCONNECT, 6, 8, None), 9]
     gap: Gap = sink.gaps("image")[0]
     assert gap.t_from == sink.frames("image")[0].t_arrival
+
+
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [
+        (6, [(Cause.DISCONNECT, None, None, None), 6]),
+        (5, [6]),
+        (2, [(Cause.DISCONNECT, None, None, None), (Cause.RESTART, 5, 2), 2]),
+    ],
+    ids=["next number", "same exposure", "began again"],
+)
+async def test_an_outage_costs_an_unknown_number_of_frames_unless_the_last_one_is_still_there(camera: Any, after: int, told: list[Any]) -> None:
+    sink, pv = camera
+    frame = picture(5, FRAME)
+    pv.post(frame)
+    await sink.until(lambda s: s.frames("image"))
+    pv.close()
+    await sink.until(lambda s: s.of(Disconnected))
+    pv.open(frame if after == 5 else picture(after, FRAME))
+    await sink.until(lambda s: len(s.of(Connected)) == 2, timeout=20)
+    if after == 5:
+        pv.post(picture(6, FRAME))
+    await sink.until(lambda s: len(s.frames("image")) == 2, timeout=20)
+    assert story(sink)[1:] == [5, *told]
 
 
 async def test_an_image_that_was_there_before_us_is_marked_so(pv_server: Any, recording: Callable[..., Any]) -> None:
