@@ -92,6 +92,7 @@ class Lane:
         try:
             while True:
                 self._wake.clear()
+                since = self._clock()
                 try:
                     started = await self._step()
                 except Exception as error:
@@ -100,7 +101,7 @@ class Lane:
                     self._hold(error)
                     started = False
                 if not started:
-                    await self._rest()
+                    await self._rest(since)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -132,9 +133,10 @@ class Lane:
         task.add_done_callback(self._tasks.discard)
         return True
 
-    async def _rest(self) -> None:
+    async def _rest(self, since: float) -> None:
+        """Wait for what the last step, which began at ``since``, did not wait for: that may have become due while the outbox was asked."""
         now = self._clock()
-        moments = [at for at in (self._until, *self._later.values()) if at > now]
+        moments = [max(at, now) for at in (self._until, *self._later.values()) if at > since]
         # Not wait_for: until Python 3.12 it swallows a cancellation that meets the wake-up.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min([POLL, *(at - now for at in moments)])):

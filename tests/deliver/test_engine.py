@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -306,6 +307,27 @@ async def test_a_fault_of_the_outbox_does_not_kill_the_lane(
     async with running(Engine(spool.outbox, [faulty_folder("cloud")], open_gate, backoff=FAST)):
         await until(lambda: spool.outbox.is_landed("a"))
     assert set(faults.values()) == {0}
+
+
+async def test_what_becomes_due_while_the_outbox_is_asked_is_not_waited_for(
+    spool: Spool, make_item: MakeItem, faulty_folder: Faulty, open_gate: PolicyGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a disk that takes longer to answer than the lane waits after a failure, and a lane that never looks again by itself."""
+    monkeypatch.setattr("edge_agent.deliver.lane.POLL", 3600.0)
+    monkeypatch.setattr("edge_agent.deliver.lane.AFTER", 0.05)
+    target = faulty_folder("cloud")
+    target.faults["a"] = [TargetUnreachable("not there")] * 6
+    spool.outbox.add(make_item("a"), ["cloud"])
+    ask = spool.outbox.next_for
+
+    def slow(*args: Any) -> Any:
+        item = ask(*args)
+        time.sleep(0.1)
+        return item
+
+    monkeypatch.setattr(spool.outbox, "next_for", slow)
+    async with running(Engine(spool.outbox, [target], open_gate, in_flight=1, backoff=FAST)):
+        await until(lambda: spool.outbox.is_landed("a"))
 
 
 @pytest.mark.expects_errors
