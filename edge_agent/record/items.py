@@ -86,29 +86,23 @@ class FrameItem:
         return self.encoded
 
     def encode(self, encoded: Encoded) -> None:
-        """It is ready, in its encoder's thread. In a crowded room, as when writes are held up, the raw data is let go of."""
-        if self.charge.crowded():
+        """It is ready, in its encoder's thread; one of two forms waits for its turn, and then for the disk.
+
+        While little waits, that is the raw data, and the buffer is used again as soon as it is written, while a core's cache has it; else
+        the stored bytes, which are fewer. Few ones move into a buffer that fits: theirs is as large as the worst case, and a slow disk
+        that held such buffers would soon have the encoders wait for them.
+        """
+        if not self.charge.keep():
             self.again = None
             encoded = encoded.shrunk()
             self.charge.shrink(len(encoded.stored) + PER_ITEM)
         self.encoded = encoded  # last: from here on it is the line's
 
     def written(self) -> None:
-        """It is in the file, and not yet durable: one of the two forms is enough now.
-
-        While little waits for the disk, the raw data waits, and the buffer is used again while a core's cache has it; else the stored
-        bytes wait, which are fewer. Few ones move into a buffer that fits: theirs is as large as the worst case, and a slow disk that
-        held such buffers would soon have the encoders wait for them.
-        """
-        if self.encoded is None:
-            return
-        if self.again is not None and self.charge.keep():
+        """It is in the file, and not yet durable."""
+        if self.encoded is not None and self.again is not None:
             self.encoded.let_go()
             self.encoded = None
-        else:
-            self.again = None
-            self.encoded = self.encoded.shrunk()
-            self.charge.shrink(len(self.encoded.stored) + PER_ITEM)
 
     def done(self) -> None:
         """Durable: buffer and room may be used again."""

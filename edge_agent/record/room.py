@@ -12,13 +12,10 @@ PER_ITEM = 4096
 
 
 LEAST = 128 << 20
-MOST = 512 << 20
-SHARE = 32
-KEPT = 64 << 20
-"""Raw frames that wait for the disk take at most so much: beyond it their encoded bytes wait, of which far more find room."""
+MOST = 256 << 20
+"""An agent whose room is full stays below 400 MB with it."""
 
-CROWDED = 192 << 20
-"""Beyond so many bytes on their way, frames that are encoded and not written yet wait encoded, too."""
+SHARE = 32
 
 
 def fitting(memory: int | None = None) -> int:
@@ -45,7 +42,7 @@ class Room:
         self.limit = limit
         self.used = 0
         self.kept = 0
-        """Bytes of raw frames that are written and wait for the disk."""
+        """Bytes of raw frames that are encoded, and wait for their turn or for the disk."""
         self._lock = threading.Lock()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
@@ -61,11 +58,6 @@ class Room:
                 return False
             self.used += size
             return True
-
-    @property
-    def crowded(self) -> bool:
-        """Whether it is worth a copy to make items smaller while they wait for their turn."""
-        return self.used > CROWDED
 
     def force(self, size: int) -> None:
         """Take ``size`` bytes whether there is room or not (small things that must not wait)."""
@@ -86,7 +78,7 @@ class Room:
     def try_keep(self, size: int) -> bool:
         """Count ``size`` bytes as kept, or say no."""
         with self._lock:
-            if self.kept + size > min(self.limit // 2, KEPT):
+            if self.kept + size > self.limit // 2:
                 return False
             self.kept += size
             return True
@@ -119,13 +111,9 @@ class Charge:
         self._room, self._size, self._shared = room, size, False
 
     def keep(self) -> bool:
-        """Whether all of it may be kept until it is durable: while what is kept so takes at most half of the room and `KEPT`."""
+        """Whether all of it may be kept until it is durable: while what is kept so takes at most half of the room."""
         self._shared = self._room.try_keep(self._size)
         return self._shared
-
-    def crowded(self) -> bool:
-        """See `Room`."""
-        return self._room.crowded
 
     def shrink(self, size: int) -> None:
         """Keep only ``size`` bytes, where that is less."""
