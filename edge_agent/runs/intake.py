@@ -188,4 +188,4 @@ class Intake:
 
 
 def _one(cause: Cause, frame: Frame, why: str) -> Gap:
-    return Gap(cause, frame.number, frame.number, None, frame.t_arrival, frame.t_arrival, why)
+    return Gap(cause, frame.number, frame.number, 1, frame.t_arrival, frame.t_arrival, why)

@@ -114,8 +114,7 @@ class LookBack:
                 continue
             _, before = gaps.get(gone.stream.key, (gone.stream, None))
             if before is None:
-                count = gone.n if gone.number is None else None
-                gap = Gap(Cause.OVERLOAD, gone.number, gone.number, count, gone.arrival, gone.arrival, "the look-back was full")
+                gap = Gap(Cause.OVERLOAD, gone.number, gone.number, gone.n, gone.arrival, gone.arrival, "the look-back was full")
             else:
                 count = None if before.count is None else before.count + gone.n
                 gap = replace(before, last=gone.number, count=count, t_to=gone.arrival)
