@@ -37,6 +37,16 @@ async def test_a_laboratory_device_of_the_real_nodesets_is_recorded_by_its_name(
     assert facts["SerialNumber"] == "SN-77"
 
 
+def assert_filled_from_history(sink: RecordingSink) -> None:
+    """Every count is there, those of the outage are marked, and its gap says that nothing is missing."""
+    values = sink.values("Total")
+    assert set(np.diff(values)) == {1}
+    marks = np.concatenate([block.valid for block in sink.blocks("Total") if block.valid is not None])
+    assert np.count_nonzero(marks == Valid.HISTORY) > 5
+    (gap,) = sink.gaps("Total")
+    assert (gap.cause, gap.count) == (Cause.DISCONNECT, 0)
+
+
 async def test_a_link_that_is_cut_for_seconds_loses_nothing_of_a_server_with_history(
     node_server: Any, config: Make, recording: Callable[..., Any], link: Callable[[str], Any]
 ) -> None:
@@ -50,12 +60,7 @@ async def test_a_link_that_is_cut_for_seconds_loses_nothing_of_a_server_with_his
         await wire.mend()
         known = len(sink.values("Total"))
         await sink.until(lambda s: len(s.of(Connected)) == 2 and len(s.values("Total")) > known + 30, timeout=60)
-    values = sink.values("Total")
-    assert set(np.diff(values)) == {1}
-    marks = np.concatenate([block.valid for block in sink.blocks("Total") if block.valid is not None])
-    assert np.count_nonzero(marks == Valid.HISTORY) > 5
-    (gap,) = sink.gaps("Total")
-    assert (gap.cause, gap.count) == (Cause.DISCONNECT, 0)
+    assert_filled_from_history(sink)
 
 
 async def test_a_link_that_stalls_without_closing_is_left_and_the_hole_is_filled_from_history(
@@ -72,12 +77,7 @@ async def test_a_link_that_stalls_without_closing_is_left_and_the_hole_is_filled
         known = len(sink.values("Total"))
         wire.resume()
         await sink.until(lambda s: len(s.of(Connected)) == 2 and len(s.values("Total")) > known + 30, timeout=60)
-    values = sink.values("Total")
-    assert set(np.diff(values)) == {1}
-    marks = np.concatenate([block.valid for block in sink.blocks("Total") if block.valid is not None])
-    assert np.count_nonzero(marks == Valid.HISTORY) > 5
-    (gap,) = sink.gaps("Total")
-    assert (gap.cause, gap.count) == (Cause.DISCONNECT, 0)
+    assert_filled_from_history(sink)
 
 
 async def test_an_alarm_that_is_active_already_is_known_from_the_start_and_marked_as_no_news(
