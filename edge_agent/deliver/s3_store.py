@@ -26,6 +26,8 @@ _RACE = frozenset({"ConditionalRequestConflict", "409", "OperationAborted"})
 _GONE = frozenset({"NoSuchUpload"})
 _WRONG_BYTES = frozenset({"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "InvalidPart"})
 _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
+_FULL = frozenset({"QuotaExceeded", "XMinioStorageFull"})
+"""Ceph and MinIO; others answer 507."""
 _PASSING = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException"})
 
 
@@ -205,11 +207,13 @@ class Store:
                 f"{self._name}: the clocks of this machine and of the store differ", why=why,
                 try_="set this machine's clock (timedatectl, w32tm); it is tried again by itself", code="S3_CLOCK",
             )  # fmt: skip
+        if code in _FULL or status == 507:
+            return self._refused(PermissionRefused, why, "make room in the bucket, or have its quota raised", "S3_FULL")
         if code in _PASSING or code in _RACE or status >= 500 or status == 429:
             return self._unreachable(why, error)
         if code == "NoSuchBucket":
             return self._no_bucket(why)
-        if code == "EntityTooLarge":
+        if code == "EntityTooLarge" or status == 413:
             return self._refused(PermissionRefused, why, "set a smaller segment size for the next runs", "S3_TOO_LARGE")
         rights = f"check the keys and their rights: put, head, get and multipart in bucket {self._bucket}"
         return self._refused(NotUnderstood if status in (400, 501) else PermissionRefused, why, rights, "S3_REFUSED")

@@ -20,10 +20,10 @@ from edge_agent.seal import cose
 from edge_agent.seal.receipt import parse_custody
 from edge_agent.wire.item import header_of
 from edge_agent.wire.refusal import Refused
-from firmware_sim.loopback import hold_port
 from landing.home import Home, S3Place, Settings
 from landing.room import Limits
 from landing.serve import Service, assemble
+from tests.relay import Relay
 from tests.weed import KEYS, Weed, seaweedfs
 
 pytestmark = [pytest.mark.slow(4), pytest.mark.needs("pg_ctlcluster")]
@@ -176,7 +176,9 @@ def _pieces(service: Service, agent_id: bytes) -> int:
     return len(service.store._ledger.pieces(agent_id, "item-1"))
 
 
-async def test_receipts_of_a_run_are_replaced_and_nothing_else_is(site: Any, enrolled: Any, make_item: Any, client: Any, place: S3Place) -> None:
+async def test_receipts_of_a_run_are_replaced_and_nothing_else_is(
+    site: Any, enrolled: Any, make_item: Any, client: Any, place: S3Place
+) -> None:
     await site.open()
     agent = await enrolled()
     remote = "demo-project/beamline/2026-11-24/000001/000001.receipts"
@@ -192,53 +194,13 @@ async def test_pieces_that_come_in_any_order_and_overlap_make_the_whole(site: An
     header = header_of(item, agent.agent_id)
     assert await service.receiver.create(agent.agent_id, header) == 0
     data = bytes(range(100))
-    told = [await service.receiver.piece(agent.agent_id, "item-1", at, data[at:end]) for at, end in ((60, 100), (20, 50), (20, 50), (0, 30), (40, 70), (0, 10))]
+    told = [
+        await service.receiver.piece(agent.agent_id, "item-1", at, data[at:end])
+        for at, end in ((60, 100), (20, 50), (20, 50), (0, 30), (40, 70), (0, 10))
+    ]
     assert told == [None, None, None, 50, 100, 100]
     await service.receiver.finish(agent.agent_id, "item-1", hashlib.sha256(data).digest())
     assert await service.receiver.receipt(agent.agent_id, "item-1", None) is not None
-
-
-class Relay:
-    """A way to the store that can be cut."""
-
-    def __init__(self, to: int) -> None:
-        self.port = hold_port()
-        self._to = to
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-
-    async def cut(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        far, near = await asyncio.open_connection("127.0.0.1", self._to)
-        try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(_copy(reader, near))
-                both.create_task(_copy(far, writer))
-        except* (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            near.close()
-            writer.close()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 16):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
 
 
 async def test_a_store_that_is_away_is_trouble_for_now(
@@ -247,13 +209,13 @@ async def test_a_store_that_is_away_is_trouble_for_now(
     relay = Relay(weed.ports["s3.port"])
     await relay.open()
     settings = site.home.load()
-    by_relay = place.model_copy(update={"endpoint": f"http://127.0.0.1:{relay.port}"})
+    by_relay = place.model_copy(update={"endpoint": f"http://{relay.address}"})
     site.home.settings.write_text(settings.model_copy(update={"s3": by_relay}).model_dump_json())
     # The service asks the store for its bucket when it starts, in the thread of the relay.
     service = await asyncio.to_thread(assemble, site.home, Limits(keep_free=0), site.judge)
     await site.door(service)
     agent = await enrolled()
-    await relay.cut()
+    await relay.close()
     with pytest.raises(TargetUnreachable) as away:
         await agent.https().send(make_item(), progress.append)
     assert away.value.code == "LANDING_TROUBLE"
@@ -261,7 +223,7 @@ async def test_a_store_that_is_away_is_trouble_for_now(
         await asyncio.to_thread(assemble, site.home, Limits(), site.judge)
     await relay.open()
     assert (await agent.https().send(make_item(), progress.append)).proof is Proof.STORE_DIGEST
-    await relay.cut()
+    await relay.close()
 
 
 async def test_a_bucket_that_is_not_there_is_told_at_the_start(site: Any, place: S3Place) -> None:

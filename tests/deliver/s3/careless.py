@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Careless(ThreadingHTTPServer):
-    """``objects`` by path; ``spoil`` is called with what is stored and gives what is kept."""
+    """``objects`` by path; ``spoil`` is called with what is stored and gives what is kept; ``refusals`` are statuses and bodies by path."""
 
     daemon_threads = True
 
@@ -20,6 +20,7 @@ class Careless(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}
         self.parts: dict[str, dict[int, bytes]] = {}
         self.spoil = bytes
+        self.refusals: dict[str, tuple[int, bytes]] = {}
 
     @property
     def endpoint(self) -> str:
@@ -50,6 +51,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         path, query, body = self._asked()
+        if path in self.server.refusals:
+            self._answer(*self.server.refusals[path])
+            return
         if "uploadId" in query:
             self.server.parts[query["uploadId"][0]][int(query["partNumber"][0])] = body
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +18,7 @@ from edge_agent.errors import TargetUnreachable
 from edge_agent.model import OutboxItem, Proof
 from edge_agent.provenance.policy import PolicyGate
 from edge_agent.spool import Spool
+from tests.relay import Relay
 
 MakeItem = Callable[..., OutboxItem]
 MakeTarget = Callable[..., S3Target]
@@ -30,49 +30,21 @@ def ignore(_: int) -> None:
     """No progress wanted."""
 
 
-class Wire:
-    """A connection to the store on which one byte of what is sent may fall over, once, after ``flip_after`` bytes."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.flip_after: int | None = None
-        self.address = ""
-
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        with contextlib.suppress(ConnectionError):
-            await asyncio.gather(self._pipe(reader, there_writer, True), self._pipe(there_reader, writer, False))
-
-    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, out: bool) -> None:
-        try:
-            passed = 0
-            while data := await reader.read(1 << 16):
-                passed += len(data)
-                if out and self.flip_after is not None and passed > self.flip_after:
-                    self.flip_after = None
-                    data = data[:-1] + bytes([data[-1] ^ 1])
-                writer.write(data)
-                await writer.drain()
-        finally:
-            writer.close()
-
-
 @pytest.fixture
-async def wire(weed: Any) -> AsyncIterator[Wire]:
-    made = Wire(weed.ports["s3.port"])
-    server = await asyncio.start_server(made.carry, "127.0.0.1", 0)
-    made.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+async def relay(weed: Any) -> AsyncIterator[Relay]:
+    made = Relay(weed.ports["s3.port"])
+    await made.open()
     yield made
-    server.close()
+    await made.close()
 
 
 @pytest.mark.parametrize("data", [LARGE[: 1 * MIB], LARGE], ids=["one", "parts"])
 async def test_a_byte_that_falls_over_on_the_way_is_refused_and_sent_again(
-    weed: Any, bucket: str, wire: Wire, make_target: MakeTarget, make_item: MakeItem, data: bytes
+    weed: Any, bucket: str, relay: Relay, make_target: MakeTarget, make_item: MakeItem, data: bytes
 ) -> None:
-    target, item = make_target(wire.address, bucket), make_item(data)
+    target, item = make_target(f"http://{relay.address}", bucket), make_item(data)
     await target.probe()
-    wire.flip_after = 500_000
+    relay.flip(500_000)
     with pytest.raises(TargetUnreachable) as failed:
         await target.send(item, ignore)
     assert failed.value.code == "S3_WRONG_BYTES"

@@ -263,9 +263,7 @@ async def test_objects_are_locked_where_it_is_asked_for(weed: Any, bucket: str, 
 
 
 @pytest.mark.parametrize("remote", ["/p/a.h5", "p/../a.h5", "p//a.h5", "./a.h5", "p/" + "長" * 400])
-async def test_names_that_no_object_should_have(
-    weed: Any, bucket: str, make_target: MakeTarget, make_item: MakeItem, remote: str
-) -> None:
+async def test_names_that_no_object_should_have(weed: Any, bucket: str, make_target: MakeTarget, make_item: MakeItem, remote: str) -> None:
     target = await ready(make_target(weed.endpoint, bucket))
     with pytest.raises(IntegrityError) as refused:
         await target.send(make_item(b"x", remote), ignore)
@@ -313,4 +311,35 @@ async def test_what_it_spoils_is_found(make_target: MakeTarget, make_item: MakeI
         with pytest.raises(IntegrityError) as refused:
             await target.send(make_item(data), ignore)
         assert refused.value.code == "READ_BACK_DIFFERS"
+        await target.close()
+
+
+# ---- a store that has no room, in all the words that there are for it
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind", "code"),
+    [
+        (400, "EntityTooLarge", PermissionRefused, "S3_TOO_LARGE"),
+        (413, "", PermissionRefused, "S3_TOO_LARGE"),
+        (403, "QuotaExceeded", PermissionRefused, "S3_FULL"),
+        (507, "XMinioStorageFull", PermissionRefused, "S3_FULL"),
+        (403, "AccessDenied", PermissionRefused, "S3_REFUSED"),
+        (503, "SlowDown", TargetUnreachable, "S3_TROUBLE"),
+        (429, "", TargetUnreachable, "S3_TROUBLE"),
+    ],
+)
+async def test_what_it_refuses_is_told_by_what_can_be_done_and_others_go_on(
+    make_target: MakeTarget, make_item: MakeItem, status: int, said: str, kind: type[Exception], code: str
+) -> None:
+    with careless() as store:
+        target, item = await ready(make_target(store.endpoint, "bucket")), make_item(b"data")
+        # A proxy before the store answers in HTML.
+        body = f"<Error><Code>{said}</Code><Message>no</Message></Error>" if said else "<html><body>no</body></html>"
+        store.refusals[f"/bucket/{item.remote}"] = (status, body.encode())
+        with pytest.raises(kind) as refused:
+            await target.send(item, ignore)
+        assert refused.value.code == code  # type: ignore[attr-defined]
+        await target.send(make_item(b"data", "p/b.h5", item_id="b"), ignore)
+        assert "/bucket/p/b.h5" in store.objects
         await target.close()
