@@ -161,4 +161,4 @@ def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 def unusable(why: str, cure: str) -> ConfigError:
     """Return the error for a library that cannot be used here."""
-    return ConfigError("The codec bitshuffle-lz4 cannot use a library.", why=why, try_=cure, code="CFG_CODEC_LIBRARY")
+    return ConfigError("A codec cannot use its library.", why=why, try_=cure, code="CFG_CODEC_LIBRARY")

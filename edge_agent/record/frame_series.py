@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from edge_agent.codec import decoder
+from edge_agent.errors import ConfigError
 from edge_agent.model import NO_TIME, Cause, Gap, Stream
 from edge_agent.record.continuity import Continuity
 from edge_agent.record.items import FrameItem, GapItem, Item, ResetItem
@@ -17,6 +20,15 @@ from edge_agent.segment import layout
 Mark = tuple[int | None, int, Cause]
 
 
+def unreadable(stream: Stream) -> ConfigError | None:
+    """Why no frame of a stream can be recorded on this machine: its codec's library cannot be loaded. None: it can."""
+    try:
+        decoder(layout.codec_of(stream))
+    except ConfigError as error:
+        return error
+    return None
+
+
 class FrameSeries(Series):
     """See the module."""
 
@@ -24,6 +36,7 @@ class FrameSeries(Series):
         """Continue the counter where the run's last segment of this stream ended; what is missing since then is a crash's."""
         super().__init__(state, stream.key, limits, preallocate)
         self.stream = stream
+        self._unreadable = unreadable(stream)
         self.continuity = Continuity(stream.key, stream.step, state.last_seq.get(stream.key))
         since = self.continuity.last_time if state.interrupted_since is None else state.interrupted_since
         self.continuity.last_time = state.last_time.get(stream.key, since)
@@ -37,6 +50,7 @@ class FrameSeries(Series):
         if stream != self.stream:
             self.roll("rolled")
             self.stream = stream
+            self._unreadable = unreadable(stream)
             self.continuity.step = stream.step
 
     def declare_tail(self) -> None:
@@ -64,6 +78,8 @@ class FrameSeries(Series):
         if item.stream is not self.stream:
             # It waited for its turn while another description came.
             self.describe(item.stream)
+        if self._unreadable is not None:
+            raise self._unreadable
         if self._is_told_again(item):
             item.drop()
             return
@@ -104,13 +120,21 @@ class FrameSeries(Series):
                 segment.append_leaf(each.payload())
 
     def _ready(self) -> tuple[SegmentWriter, Table, Dsd]:
+        table = self._table
+        # Its layout before the segment: one that has no place for its stream could neither be closed nor rebuilt.
+        made = None if table is not None and table.segment is self.segment else layout.stream_layout(self._laid_out(), default=True)
         segment = self._open()
-        if self._table is None or self._data is None or self._table.segment is not segment:
-            made = layout.stream_layout(self.stream, default=True)
+        if made is not None:
             assert made.data is not None  # noqa: S101 - a frame stream's layout has data
             segment.add(made.objects, (made.data, *made.table.dsds))
             self._data, self._table = made.data, Table(segment, made.table, self.stream.key)
+        assert self._table is not None  # noqa: S101 - made with its segment, like the data
+        assert self._data is not None  # noqa: S101
         return segment, self._table, self._data
+
+    def _laid_out(self) -> Stream:
+        """The stream as its segments have it; where its frames cannot be recorded, a place to say that they are missing."""
+        return self.stream if self._unreadable is None else replace(self.stream, codec="none")
 
     def _closing(self, outcome: str) -> layout.Objects:
         assert self.segment is not None  # noqa: S101

@@ -15,7 +15,7 @@ from pathlib import Path
 from edge_agent.model import NO_SEQ, Block, Cause, FileItem, Frame, Gap, Reset, Stream
 from edge_agent.record.adopt import adopt, discard_unfinished
 from edge_agent.record.file_series import FileSeries
-from edge_agent.record.frame_series import FrameSeries
+from edge_agent.record.frame_series import FrameSeries, unreadable
 from edge_agent.record.gate import Gate
 from edge_agent.record.items import AdoptedItem, FrameItem, GapItem, ResetItem, checked, frame_row, rows_item
 from edge_agent.record.overload import Yielding
@@ -45,9 +45,12 @@ class FrameChannel:
         self._refused: Gap | None = None
         self._yielding = Yielding(stream)
         self._lock = threading.Lock()
+        self._unreadable = unreadable(stream)
+        if self._unreadable is not None:
+            log.error("%s: no frame of it can be recorded\n%s", stream.key, self._unreadable, extra={"code": self._unreadable.code})
 
     def offer(self, frame: Frame, *, waited: bool = False) -> bool:
-        """Take a frame if there is room; never blocks. A refused one becomes a Gap(overload).
+        """Take a frame if there is room and its codec can be used; never blocks. A refused one becomes a Gap(overload).
 
         Args:
             frame: the next of its stream.
@@ -72,6 +75,9 @@ class FrameChannel:
     def _take(self, frame: Frame, row: bytes, waited: bool) -> bool:
         size = frame_size(frame)
         room = self.recorder.room
+        if self._unreadable is not None:
+            self._refuse(frame, f"the codec {codec_of(self.stream)} cannot be used: {self._unreadable.why}")
+            return False
         if waited:
             room.force(size)
         elif self._yielding.skips(room.full):
