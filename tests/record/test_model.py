@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from edge_agent.storage.faults import Crashed, Fault
+from edge_agent.storage.faults import Crashed, Fault, Faults
 from edge_agent.storage.memory import Memory
 from tests.record.bench import ROOT, Bench
 
@@ -32,7 +32,7 @@ class Histories(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.bench = Bench(Memory(ROOT), self.folder)
+        self.bench = Bench(Faults(Memory(ROOT)), self.folder)
 
     def do(self, step: Any) -> None:
         assert self.bench is not None
