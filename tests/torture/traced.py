@@ -1,6 +1,6 @@
 """Every call of a reference run fails or is the last: EIO, ENOSPC or SIGKILL at each write, sync, rename, unlink and the like. A program.
 
-    python -m tests.torture.traced FOLDER [--turn 0|1|2] [--seconds N] [--only TEXT]
+    python -m tests.torture.traced FOLDER [--turn 0|1|2] [--only TEXT]
 
 The run is `reference`. Without a fault it is counted first, by `gate` and by strace at once, which must agree: a *call* is the n-th of its
 kind on one file below the spool and the target. Then every call is met by a fault, each time in a life of its own on a copy of the same
@@ -39,7 +39,6 @@ from tests.torture import reference
 from tests.torture.gate import CALLS, Call, Watch, below, enter
 
 FAULTS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "SIGKILL": 0}
-SPREAD = 11
 TRIES = 4
 WORKERS = 4
 """A life waits for half of its time; for pauses, not for a core."""
@@ -128,14 +127,12 @@ class Sweep:
         end = "went on to the end" if "ended" in ended.said else f"ended with {ended.status}"
         return {"met": watch.met, "problems": problems, "end": end}
 
-    def work(self, number: int, cases: Sequence[tuple[Call, str]], until: float) -> dict[str, Any]:
-        """Meet cases one after the other, until a time of the monotonic clock."""
+    def work(self, number: int, cases: Sequence[tuple[Call, str]]) -> dict[str, Any]:
+        """Meet cases one after the other."""
         failures: dict[str, list[str]] = {}
         ends: Counter[str] = Counter()
         unmet: list[str] = []
         for call, fault in cases:
-            if time.monotonic() > until:
-                break
             name, met = f"{call} {fault}", False
             for _ in range(TRIES):
                 place = self.folder / f"case-{number}"
@@ -196,7 +193,6 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--turn", type=int, default=None, help="one fault a call, another one for each of 0, 1, 2; default: all faults")
-    parser.add_argument("--seconds", type=float, default=36_000.0, help="begin no case after so long")
     parser.add_argument("--workers", type=int, default=WORKERS)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     options = parser.parse_args()
@@ -212,11 +208,7 @@ def main() -> int:
     if options.turn is not None:
         cases = [cases[3 * n + (n + options.turn) % 3] for n in range(len(calls))]
     cases = [case for case in cases if options.only in f"{case[0]} {case[1]}"]
-    # HDF5's own writes are two thirds of all: after the others, and spread over the run, so that little time still meets some of each.
-    others = [case for case in cases if case[0].kind != "pwrite64"]
-    writes = [case for case in cases if case[0].kind == "pwrite64"]
-    cases = others + [case for start in range(SPREAD) for case in writes[start::SPREAD]]
-    works = [functools.partial(sweep.work, n, cases[n :: options.workers], began + options.seconds) for n in range(options.workers)]
+    works = [functools.partial(sweep.work, n, cases[n :: options.workers]) for n in range(options.workers)]
     children = [fork(lambda say, work=work: say(json.dumps(work())), folder / "log") for work in works]  # type: ignore[misc]
     results = [json.loads(child.end().said[0]) for child in children]
     failures = {name: problems for result in results for name, problems in result["failures"].items()}
