@@ -12,7 +12,7 @@ from edge_agent.seal import cose
 from edge_agent.seal.clock import Clock
 from edge_agent.seal.head import Head, State, head_hash, parse_head
 from edge_agent.seal.keys import KeyChain, joined
-from edge_agent.seal.tree import Frontier, leaf_hash
+from edge_agent.seal.tree import EPOCH, Frontier, leaf_hash
 
 ANCHOR_S = 60.0
 HEAD_LEAVES = 256
@@ -50,11 +50,19 @@ class Tree:
     head_seq: int = 0
     earlier: KeyChain | None = None
     """Key chain of the boot that began this tree, when another one finishes it."""
+    _epochs: list[bytes] = field(init=False, default_factory=list)
 
     def append(self, payload: bytes, digest: bytes | None = None) -> int:
         """Add a leaf; returns its index. ``digest``: its `leaf_hash`, where that is known."""
         self.payloads.append(payload)
-        return self.frontier.append_hash(digest or leaf_hash(payload))
+        digest = digest or leaf_hash(payload)
+        if self.frontier.size % EPOCH == EPOCH - 1:
+            self._epochs.append(self.frontier.completed_by(digest))
+        return self.frontier.append_hash(digest)
+
+    def epochs(self) -> tuple[bytes, ...]:
+        """What `epoch_roots` would make of all leaves, kept while they came: a segment that closes holds up the next one."""
+        return (*self._epochs, *self.frontier.begun())
 
     def read(self) -> Reading:
         """The clocks now."""

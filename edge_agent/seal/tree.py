@@ -60,6 +60,17 @@ class Frontier:
             digest = node_hash(peak, digest)
         return digest
 
+    def completed_by(self, digest: bytes) -> bytes:
+        """Root of the epoch whose last leaf is ``digest``, which comes next: its other leaves are the last peaks."""
+        epoch = Frontier(EPOCH - 1, self.peaks[-(EPOCH - 1).bit_count() :])
+        epoch.append_hash(digest)
+        return epoch.root()
+
+    def begun(self) -> list[bytes]:
+        """Root of the leaves since the last whole epoch; empty when there are none."""
+        size = self.size % EPOCH
+        return [Frontier(size, self.peaks[-size.bit_count() :]).root()] if size else []
+
     def copy(self) -> Frontier:
         """An independent frontier of the same tree."""
         return Frontier(self.size, list(self.peaks))

@@ -177,14 +177,9 @@ def _group(file: h5py.File, path: str) -> Any:
 
 def chunk_offsets(dataset: h5d.DatasetID) -> dict[tuple[int, ...], tuple[int, int, int]]:
     """Element offset of each chunk to (byte offset, stored size, filter mask), in one pass over HDF5's index."""
-    found: dict[tuple[int, ...], tuple[int, int, int]] = {}
-
-    def note(info: Any) -> None:
-        offset, mask, position, size = info
-        found[offset] = position, size, mask
-
-    dataset.chunk_iter(note)
-    return found
+    found: list[Any] = []
+    dataset.chunk_iter(found.append)
+    return {offset: (position, size, mask) for offset, mask, position, size in found}
 
 
 def zeros(kind: Any) -> bytes:

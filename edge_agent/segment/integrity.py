@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,12 +37,13 @@ _POINTER = struct.Struct(">IQI")
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What the group says: leaf payloads in order, encoded DSDs, anchor heads (COSE), key chain, chunk index a DSD."""
+    """What the group says: leaf payloads in order, encoded DSDs, anchor heads (COSE), key chain; `epoch_roots` where they are known."""
 
     leaves: tuple[bytes, ...]
     descriptors: tuple[bytes, ...]
     heads: tuple[bytes, ...]
     chain: KeyChain
+    epochs: tuple[bytes, ...] = ()
 
 
 def objects(tables: Tables) -> dict[str, MetaObject]:
@@ -55,7 +57,7 @@ def objects(tables: Tables) -> dict[str, MetaObject]:
         "keychain": _octets(tables.chain.encode()),
     }
     if len(tables.leaves) > EPOCHS_ABOVE:
-        epochs = _epochs(tables.leaves)
+        epochs = b"".join(tables.epochs) or _epochs(tables.leaves)
         arrays[EPOCHS] = Value(_UINT8, (len(epochs) // 32, 32), epochs)
     for number, positions in enumerate(_index(tables)):
         arrays[f"index/{number}"] = Value(_UINT32, (len(positions),), np.array(positions, "<u4").tobytes())
@@ -107,16 +109,20 @@ def _octets(data: bytes) -> Value:
 
 def _pack(leaves: Sequence[bytes]) -> tuple[bytes, int, bytes]:
     """The rows of ``leaves``, their width, and ``events``."""
-    width = max([_POINTER.size, *(_LENGTH.size + len(p) for p in leaves if p.startswith(_CHUNK))])
-    rows: list[bytes] = []
+    sizes = Counter(len(payload) for payload in leaves if payload.startswith(_CHUNK))
+    width = max([_POINTER.size, *(_LENGTH.size + size for size in sizes)])
+    # Chunks have one length nearly always, and there may be a hundred thousand of them while a detector waits.
+    heads = {size: (_LENGTH.pack(size), bytes(width - _LENGTH.size - size)) for size in sizes}
+    parts: list[bytes] = []
     events = bytearray()
     for payload in leaves:
         if payload.startswith(_CHUNK):
-            rows.append((_LENGTH.pack(len(payload)) + payload).ljust(width, b"\0"))
+            head, padding = heads[len(payload)]
+            parts += (head, payload, padding)
         else:
-            rows.append(_POINTER.pack(_EVENT, len(events), len(payload)).ljust(width, b"\0"))
+            parts.append(_POINTER.pack(_EVENT, len(events), len(payload)).ljust(width, b"\0"))
             events += payload
-    return b"".join(rows), width, bytes(events)
+    return b"".join(parts), width, bytes(events)
 
 
 def events_of(rows: bytes, width: int) -> tuple[int, int]:

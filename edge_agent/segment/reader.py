@@ -111,6 +111,7 @@ def _visit(path: str, parent: Any, name: bytes, size: int, contents: Contents, s
     if target is not None:
         place[path] = SoftLink(target)
         return []
+    # Slow for a long index of chunks, and worth it: it goes through addresses that nothing else here reads, and other programs do.
     facts = h5o.get_info(parent, name)
     if facts.addr in seen:
         first = seen[facts.addr]

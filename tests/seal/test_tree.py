@@ -12,6 +12,7 @@ from edge_agent.seal.cbor import SealError
 from edge_agent.seal.nodes import Nodes
 from edge_agent.seal.tree import (
     EMPTY_ROOT,
+    EPOCH,
     Frontier,
     check_consistency,
     check_inclusion,
@@ -121,6 +122,17 @@ def test_the_roots_of_epochs_are_nodes_of_the_whole_tree() -> None:
         roots = epoch_roots(given[:size])
         assert roots == [naive_root(given[n : min(n + 256, size)]) for n in range(0, size, 256)]
         assert root_of(roots) == naive_root(given[:size])
+
+
+def test_the_roots_of_epochs_are_known_while_the_tree_grows() -> None:
+    given = [leaf_hash(n.to_bytes(2)) for n in range(1300)]
+    frontier, kept = Frontier(), []
+    for size, digest in enumerate(given):
+        assert [*kept, *frontier.begun()] == epoch_roots(given[:size])
+        if size % EPOCH == EPOCH - 1:
+            kept.append(frontier.completed_by(digest))
+        frontier.append_hash(digest)
+    assert [*kept, *frontier.begun()] == epoch_roots(given)
 
 
 def test_appending_to_a_copy_leaves_the_tree_alone() -> None:
