@@ -2,8 +2,8 @@
 
 A broker proves nothing about who publishes, so every announcement and every finish is signed by a session key of the
 agent that the topic names; the bytes between them are held to the signed SHA-256. Retained messages and foreign
-response topics are ignored. The handler makes a piece durable before the next one is read, which is the
-back-pressure. Several servers behind one broker share a subscription, so that each message reaches one of them.
+response topics are ignored. Pieces that came together are made durable together, while the link takes no more than its inbox holds, which
+is the back-pressure. Several servers behind one broker share a subscription, so that each message reaches one of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
+from itertools import groupby
 
 from cryptography import x509
 from paho.mqtt.enums import MQTTProtocolVersion
@@ -21,8 +23,8 @@ from edge_agent.wire.broker import Broker
 from edge_agent.wire.item import SIGNED_ITEM, ItemHeader, parse_header, parse_signed_item
 from edge_agent.wire.link import Link, Message, open_link
 from edge_agent.wire.names import BadName, check_upload_id
-from edge_agent.wire.piece import parse_piece
-from edge_agent.wire.refusal import Code, Refused
+from edge_agent.wire.piece import Piece, parse_piece
+from edge_agent.wire.refusal import Code, Refusal, Refused
 from edge_agent.wire.talk import PREFIX, Answer, Ask, Reply, Verb, door_topics, parse_ask, parse_topic, parse_witness_ask, topic
 from landing.receiver import Receiver
 from landing.witness import WitnessBook, checked_payload
@@ -80,45 +82,86 @@ class MqttDoor:
             if self._link is not None:
                 await self._link.close()
 
-    async def handle(self, link: Link, message: Message) -> None:
-        """One message; whatever is in it, the door stays open."""
-        if message.retained:
-            return
-        try:
-            agent_id, channel = parse_topic(message.topic, self._prefix)
-        except SealError as error:
-            _LOG.warning("ignored a message: %s", error)
-            return
-        try:
+    async def handle(self, link: Link, messages: Sequence[Message]) -> None:
+        """What has arrived; whatever is in it, the door stays open."""
+        for name, neighbours in groupby((message for message in messages if not message.retained), key=lambda message: message.topic):
+            try:
+                agent_id, channel = parse_topic(name, self._prefix)
+            except SealError as error:
+                _LOG.warning("ignored a message: %s", error)
+                continue
             if channel == "piece":
-                answer = await self._piece(agent_id, message.payload)
-            else:
-                answer = await self._ask(agent_id, message)
-        except (SealError, BadName) as error:
-            _LOG.warning("refused a message of agent %s: %s", agent_id.hex(), error)
-            refusal = Refused(Code.BAD_REQUEST, "This is not what the protocol says", why=str(error)).refusal
-            answer = Answer(Reply.REFUSED, "", 0, refusal=refusal)
-        if answer is not None:
-            self._say(link, agent_id, answer, message.correlation)
+                await self._pieces(link, agent_id, [message.payload for message in neighbours])
+                continue
+            for message in neighbours:
+                answered = await self._asked(agent_id, message)
+                if answered is not None:
+                    self._say(link, agent_id, answered, message.correlation)
 
-    async def _piece(self, agent_id: bytes, payload: bytes) -> Answer | None:
-        piece = parse_piece(payload)
+    async def _pieces(self, link: Link, agent_id: bytes, payloads: Sequence[bytes]) -> None:
+        """Store pieces; those that follow each other are made durable together, and one answer tells how far it goes then."""
+        pieces, answers = await asyncio.to_thread(self._opened, agent_id, payloads)
+        for answer in answers:
+            self._say(link, agent_id, answer, None)
+        while pieces:
+            run = _run(pieces)
+            first, taken = run[0], len(run)
+            try:
+                have = await self._store(agent_id, run)
+                said = None if have is None else Answer(Reply.HAVE, first.item_id, first.turn, offset=have)
+            except (SealError, BadName) as error:
+                said = _no_protocol(agent_id, error)
+            except Refused as refused:
+                said = Answer(Reply.REFUSED, first.item_id, first.turn, refusal=refused.refusal)
+                if refused.refusal.code is Code.OFFSET:
+                    said = Answer(Reply.HAVE, first.item_id, first.turn, offset=refused.refusal.have)
+                    taken = 1  # those behind it may still begin where the upload ends
+            if said is not None:
+                self._say(link, agent_id, said, None)
+            pieces = pieces[taken:]
+
+    def _opened(self, agent_id: bytes, payloads: Sequence[bytes]) -> tuple[list[Piece], list[Answer]]:
+        """The pieces that may be stored, and what is said to the others. Blocks: they are hashed, and the catalogue is asked once."""
+        refusal: Refusal | None = None
         try:
-            _same_agent(agent_id, piece.agent_id)
-            await asyncio.to_thread(self._receiver.admit, agent_id)
-            if piece.item is not None:
-                header = self._verified(agent_id, piece.item)
-                if (header.item_id, header.size) != (piece.item_id, piece.total):
-                    raise Refused(Code.BAD_REQUEST, "The piece and its announcement are about different items")
-                have = await self._receiver.create(agent_id, header)
-                if have > 0:
-                    return Answer(Reply.HAVE, piece.item_id, piece.turn, offset=have)
-            offset = await self._receiver.piece(agent_id, piece.item_id, piece.offset, piece.data)
+            self._receiver.admit(agent_id)
         except Refused as refused:
-            if refused.refusal.code is Code.OFFSET:
-                return Answer(Reply.HAVE, piece.item_id, piece.turn, offset=refused.refusal.have)
-            return Answer(Reply.REFUSED, piece.item_id, piece.turn, refusal=refused.refusal)
-        return None if offset is None else Answer(Reply.HAVE, piece.item_id, piece.turn, offset=offset)
+            refusal = refused.refusal
+        pieces, answers = [], []
+        for payload in payloads:
+            try:
+                piece = parse_piece(payload)
+            except (SealError, BadName) as error:
+                answers.append(_no_protocol(agent_id, error))
+                continue
+            try:
+                _same_agent(agent_id, piece.agent_id)
+            except Refused as refused:
+                answers.append(Answer(Reply.REFUSED, piece.item_id, piece.turn, refusal=refused.refusal))
+                continue
+            if refusal is None:
+                pieces.append(piece)
+            else:
+                answers.append(Answer(Reply.REFUSED, piece.item_id, piece.turn, refusal=refusal))
+        return pieces, answers
+
+    async def _store(self, agent_id: bytes, run: Sequence[Piece]) -> int | None:
+        """Bytes that are durable after neighbouring pieces of one item; see `Receiver.pieces`."""
+        first = run[0]
+        if first.item is not None:
+            header = self._verified(agent_id, first.item)
+            if (header.item_id, header.size) != (first.item_id, first.total):
+                raise Refused(Code.BAD_REQUEST, "The piece and its announcement are about different items")
+            have = await self._receiver.create(agent_id, header)
+            if have > 0:
+                raise Refused(Code.OFFSET, "The bytes do not begin where the upload ends", have=have)
+        return await self._receiver.pieces(agent_id, first.item_id, first.offset, [piece.data for piece in run])
+
+    async def _asked(self, agent_id: bytes, message: Message) -> Answer | None:
+        try:
+            return await self._ask(agent_id, message)
+        except (SealError, BadName) as error:
+            return _no_protocol(agent_id, error)
 
     async def _ask(self, agent_id: bytes, message: Message) -> Answer | None:
         ask = parse_ask(message.payload)
@@ -174,6 +217,23 @@ class MqttDoor:
 
     def _say(self, link: Link, agent_id: bytes, answer: Answer, correlation: bytes | None) -> None:
         link.publish(topic(agent_id, "reply", self._prefix), answer.encode(), link.properties(correlation))
+
+
+def _run(pieces: Sequence[Piece]) -> list[Piece]:
+    """The first pieces, as far as each begins where the one before ends."""
+    run = [pieces[0]]
+    for piece in pieces[1:]:
+        last = run[-1]
+        if (piece.item_id, piece.turn, piece.offset) != (last.item_id, last.turn, last.offset + len(last.data)) or piece.item is not None:
+            break
+        run.append(piece)
+    return run
+
+
+def _no_protocol(agent_id: bytes, error: Exception) -> Answer:
+    _LOG.warning("refused a message of agent %s: %s", agent_id.hex(), error)
+    refusal = Refused(Code.BAD_REQUEST, "This is not what the protocol says", why=str(error)).refusal
+    return Answer(Reply.REFUSED, "", 0, refusal=refusal)
 
 
 def _same_agent(agent_id: bytes, named: bytes) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 from weakref import WeakValueDictionary
 
 from edge_agent.wire.item import ItemHeader
@@ -27,6 +28,7 @@ UNCLAIMED = "unclaimed"
 
 _LOG = logging.getLogger(__name__)
 Key = tuple[bytes, str]
+T = TypeVar("T")
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -55,6 +57,7 @@ class Receiver:
         # What other servers do to an upload is not heard of here, so nothing is remembered between two requests.
         self._uploads: MutableMapping[Key, _Upload] = WeakValueDictionary() if store.shared else {}
         self._jobs: dict[Key, asyncio.Task[bytes | None]] = {}
+        self._reading: dict[Key, asyncio.Task[None]] = {}
         self._closing = False
 
     async def agent(self, agent_id: bytes) -> Agent:
@@ -136,50 +139,35 @@ class Receiver:
         Raises:
             Refused: NOT_FOUND, OFFSET (with the right one), BUSY, TOO_LARGE, FULL, TROUBLE.
         """
-        key = (agent_id, item_id)
-        upload = self._uploads.setdefault(key, _Upload())
-        async with _only(upload.lock):
-            header = await self._load(key, upload)
+        async with self._at_end((agent_id, item_id), offset) as (upload, header):
             if header is None:
-                stored = await asyncio.to_thread(self._catalogue.item, agent_id, item_id)
-                if stored is None:
-                    await self._unknown(key)
-                if offset != stored.size:
-                    raise _elsewhere(offset, stored.size)
                 return offset
-            if offset != upload.offset:
-                raise _elsewhere(offset, upload.offset)
-            try:
-                async for block in data:
-                    if upload.offset + len(block) > header.size:
-                        raise Refused(Code.TOO_LARGE, "More bytes than were announced", why=f"{header.size} were announced")
-                    upload.offset = await asyncio.to_thread(self._store.write, header, upload.offset, block)
-            except BaseException:
-                # What came is kept; how much that is, the disk says when it is asked next.
-                upload.header = None
-                raise
-            synced = await asyncio.to_thread(self._store.offset, header)
-            upload.offset = header.size if synced is None else synced
-            return upload.offset
+            async for block in data:
+                upload.offset = await _settled(self._write, header, upload.offset, (block,))
+            return await self._synced(upload, header)
 
-    async def piece(self, agent_id: bytes, item_id: str, offset: int, data: bytes) -> int | None:
-        """Write a piece that came over a broker, where other servers may have those before it.
+    async def pieces(self, agent_id: bytes, item_id: str, offset: int, blocks: Sequence[bytes]) -> int | None:
+        """Write neighbouring pieces that came over a broker, where other servers may have those before them; synced once for all.
 
         Returns:
-            The new offset, durable; None when the piece is kept behind a hole: whoever fills it says how much there is then.
+            The new offset, durable; None when the last one is kept behind a hole: whoever fills it says how much there is then.
 
         Raises:
             Refused: as `append`; OFFSET only when other bytes are wanted.
         """
-        if not self._store.shared:
-            return await self.append(agent_id, item_id, offset, _one(data))
-        header = await asyncio.to_thread(self._store.find, agent_id, item_id)
-        if header is None or not data:
-            return await self.append(agent_id, item_id, offset, _one(data))
-        if offset + len(data) > header.size:
-            raise Refused(Code.TOO_LARGE, "More bytes than were announced", why=f"{header.size} were announced")
-        have = await asyncio.to_thread(self._store.write, header, offset, data)
-        return have if have >= offset + len(data) else None
+        end = offset + sum(map(len, blocks))
+        if self._store.shared and end > offset:
+            header = await asyncio.to_thread(self._store.find, agent_id, item_id)
+            if header is not None:
+                have = await _settled(self._write, header, offset, blocks)
+                return have if have >= end else None
+        async with self._at_end((agent_id, item_id), offset) as (upload, header):
+            if header is None:
+                return offset
+            upload.offset = await _settled(self._write, header, offset, blocks)
+            have = await self._synced(upload, header)
+        self._read_ahead((agent_id, item_id), header)
+        return have
 
     async def finish(self, agent_id: bytes, item_id: str, sha256: bytes) -> None:
         """The sender has sent everything, and says the digest of the whole; idempotent.
@@ -253,8 +241,8 @@ class Receiver:
     async def close(self) -> None:
         """Wait for what is being checked; nothing more is checked after that."""
         self._closing = True
-        if self._jobs:
-            await asyncio.wait(self._jobs.values())
+        if left := [*self._jobs.values(), *self._reading.values()]:
+            await asyncio.wait(left)
 
     # ---- inside
 
@@ -276,6 +264,44 @@ class Receiver:
                 offset = await asyncio.to_thread(self._store.offset, header)
                 upload.offset = header.size if offset is None else offset
         return upload.header
+
+    @asynccontextmanager
+    async def _at_end(self, key: Key, offset: int) -> AsyncIterator[tuple[_Upload, ItemHeader | None]]:
+        """Hold an upload that ends at ``offset``, to write to it; no header: it is stored already, and ends there."""
+        upload = self._uploads.setdefault(key, _Upload())
+        async with _only(upload.lock):
+            header = await self._load(key, upload)
+            stored = None if header is not None else await asyncio.to_thread(self._catalogue.item, *key)
+            if header is None and stored is None:
+                await self._unknown(key)
+            have = upload.offset if stored is None else stored.size
+            if offset != have:
+                raise _elsewhere(offset, have)
+            try:
+                yield upload, header
+            except BaseException:
+                # What came is kept; how much that is, the disk says when it is asked next.
+                upload.header = None
+                raise
+
+    def _write(self, header: ItemHeader, offset: int, blocks: Sequence[bytes]) -> int:
+        have = offset
+        for block in filter(None, blocks):
+            if offset + len(block) > header.size:
+                raise Refused(Code.TOO_LARGE, "More bytes than were announced", why=f"{header.size} were announced")
+            have = self._store.write(header, offset, block)
+            offset += len(block)
+        return have
+
+    def _read_ahead(self, key: Key, header: ItemHeader) -> None:
+        if key not in self._reading and not self._closing:
+            self._reading[key] = task = asyncio.create_task(asyncio.to_thread(self._store.read_ahead, header))
+            task.add_done_callback(lambda _: self._reading.pop(key, None))
+
+    async def _synced(self, upload: _Upload, header: ItemHeader) -> int:
+        synced = await asyncio.to_thread(self._store.offset, header)
+        upload.offset = header.size if synced is None else synced
+        return upload.offset
 
     async def _complete(self, key: Key) -> ItemHeader:
         upload = self._uploads.setdefault(key, _Upload())
@@ -343,9 +369,14 @@ class _only:
         self._lock.release()
 
 
-async def _one(data: bytes) -> AsyncIterator[bytes]:
-    if data:
-        yield data
+async def _settled(function: Callable[..., T], *arguments: object) -> T:
+    """Call in a thread; who is cancelled waits for its end first, since whoever comes next must not write beside it."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def _elsewhere(offset: int, have: int) -> Refused:

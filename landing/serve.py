@@ -24,6 +24,7 @@ from landing.enrol import Registrar
 from landing.home import Home
 from landing.https import HttpsDoor, server_context
 from landing.judge import Judge, WorkerJudge
+from landing.memory import keep_freed_memory
 from landing.mqtt import MqttDoor
 from landing.places import open_catalogue, open_store
 from landing.receiver import Receiver
@@ -99,6 +100,7 @@ async def serve(home: Home, options: Options) -> None:
         UsageError: another server works in it.
     """
     settings = home.load()
+    keep_freed_memory()
     # Several servers may work in copies of the folder, or in the same, when they share the bytes and the catalogue.
     with contextlib.nullcontext() if settings.postgres and settings.s3 else home.lock():
         service = assemble(home, options.limits, WorkerJudge(home.root))

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,5 +149,5 @@ def _window(link: Link) -> int:
     return max(1, min(20, link.receive_maximum))
 
 
-async def _nothing(_link: Link, _message: Message) -> None:
+async def _nothing(_link: Link, _messages: Sequence[Message]) -> None:
     """Nothing is subscribed to."""

@@ -1,4 +1,4 @@
-"""A landing service behind an MQTT broker: pieces of at most 1 MiB, answered one by one, and the same CUSTODY at the end.
+"""A landing service behind an MQTT broker: pieces of at most 1 MiB, answered as they become durable, and the same CUSTODY at the end.
 
 Invariants: a PUBACK proves nothing; pieces count when the landing service says so, and the item counts when its
 receipt is believed. At most ``window`` pieces are unanswered. A link that is lost is thrown away with everything that
@@ -62,7 +62,7 @@ class MqttTarget:
         *,
         prefix: str = PREFIX,
         message: int = MESSAGE,
-        window: int = 8,
+        window: int = 16,
         timeout: float = 10.0,
         patience: float = 900.0,
         pace: Pace = UNLIMITED,

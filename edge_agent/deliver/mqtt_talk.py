@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from edge_agent.errors import TargetUnreachable
@@ -75,9 +75,10 @@ class Talks:
         return self._turn
 
     def publish(self, talk: Talk, channel: str, payload: bytes) -> asyncio.Future[int]:
-        """Queue a message on one of our topics; MQTT 5 properties repeat what it is about."""
+        """Queue a message on one of our topics; MQTT 5 properties of a question repeat what it is about."""
         reply = topic(self._agent_id, "reply", self._prefix)
-        properties = talk.link.properties(talk.subject.encode(), reply, [("item", talk.subject)])
+        # None for pieces: a receiver that is paho copies the message twice for each.
+        properties = talk.link.properties(talk.subject.encode(), reply, [("item", talk.subject)]) if channel == "ask" else None
         return talk.link.publish(topic(self._agent_id, channel, self._prefix), payload, properties)
 
     async def ask(self, talk: Talk, verb: Verb, body: bytes = b"") -> Answer:
@@ -131,8 +132,12 @@ class Talks:
                 continue
             raise SilenceError
 
-    async def _hear(self, _link: Link, message: Message) -> None:
-        """One message on our reply topic; called by the link."""
+    async def _hear(self, _link: Link, messages: Sequence[Message]) -> None:
+        """Messages on our reply topic; called by the link."""
+        for message in messages:
+            self._sort(message)
+
+    def _sort(self, message: Message) -> None:
         try:
             answer = parse_answer(message.payload)
         except SealError as error:

@@ -17,7 +17,7 @@ from edge_agent.wire.refusal import Code, Refusal, Refused
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """The bytes of a complete upload as a file of this machine, with their SHA-256 and size as read now.
+    """The bytes of a complete upload as a file of this machine, with their SHA-256 and size as read back.
 
     ``placed``: they have their final name already. ``scratch``: the file is a copy, and goes with `Store.let_go`.
     """
@@ -70,8 +70,12 @@ class Store(Protocol):
         """
         ...
 
+    def read_ahead(self, header: ItemHeader) -> None:
+        """Hash what is here of an upload, if that can be done before the rest is here; `whole` has less to do then."""
+        ...
+
     def whole(self, header: ItemHeader) -> Whole:
-        """The bytes of a complete upload, read and hashed.
+        """The bytes of a complete upload, read back and hashed.
 
         Raises:
             FileNotFoundError: they are gone.

@@ -28,6 +28,7 @@ class DirectoryStore:
         self.note = self._incoming.note
         self.offset = self._incoming.offset
         self.forget = self._incoming.forget
+        self.read_ahead = self._incoming.read_ahead
 
     def write(self, header: ItemHeader, at: int, data: bytes) -> int:
         """See `Store.write`."""
@@ -40,7 +41,7 @@ class DirectoryStore:
         placed = not part.exists()
         path = self._space.target(header.path) if placed else part
         try:
-            sha256, size = hash_file(path)
+            sha256, size = hash_file(path) if placed else self._incoming.digest(header)
         except NotADirectoryError as error:
             raise FileNotFoundError(str(error)) from error
         return Whole(path, sha256, size, placed=placed)

@@ -7,21 +7,22 @@ name that carries their digest, so that the same bytes are kept once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from edge_agent.wire.item import ItemHeader, parse_header
 from edge_agent.wire.refusal import Code, Refusal, Refused
 from landing.home import Home, make_folders, sync_folder, write_durably
+from landing.store.ahead import Ahead
 
 _BLOCK = 1 << 20
 
 
-@contextmanager
+@contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
     """Turn what the file system says into refusals that the sender understands.
 
@@ -52,6 +53,7 @@ class Incoming:
 
     def __init__(self, home: Home) -> None:
         self._home = home
+        self._ahead = Ahead()
 
     def part(self, header: ItemHeader) -> Path:
         """Where the bytes are until they are checked."""
@@ -70,6 +72,7 @@ class Incoming:
             make_folders(self._folder(header.agent_id), self._home.path)
             part = self.part(header)
             part.write_bytes(b"")
+            self._ahead.drop(part)
             self.note(header)
 
     def note(self, header: ItemHeader) -> None:
@@ -101,8 +104,18 @@ class Incoming:
             finally:
                 os.close(fd)
 
+    def read_ahead(self, header: ItemHeader) -> None:
+        """Hash what is here."""
+        with contextlib.suppress(OSError):  # whoever needs the digest meets the same fault
+            self._ahead.read(self.part(header))
+
+    def digest(self, header: ItemHeader) -> tuple[bytes, int]:
+        """SHA-256 and size of a complete upload, as read back; only what `read_ahead` has not seen is read now."""
+        return self._ahead.take(self.part(header))
+
     def forget(self, header: ItemHeader) -> None:
         """The upload is over: remove what is left of it here."""
+        self._ahead.drop(self.part(header))
         with disk_errors():
             self.part(header).unlink(missing_ok=True)
             self._note(header.agent_id, header.item_id).unlink(missing_ok=True)

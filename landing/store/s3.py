@@ -64,6 +64,9 @@ class S3Store:
             raise Refused(Code.NOT_FOUND, f"There is no upload {header.item_id}", why="it was ended meanwhile", try_="announce it again")
         return have
 
+    def read_ahead(self, header: ItemHeader) -> None:
+        """See `Store.read_ahead`; pieces are read when they are put together."""
+
     def whole(self, header: ItemHeader) -> Whole:
         """See `Store.whole`."""
         digest, size = hashlib.sha256(), 0

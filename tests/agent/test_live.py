@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import time
 import venv
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -78,8 +78,8 @@ class Ears:
     async def open(self, port: int) -> Any:
         return await open_link(Broker("127.0.0.1", port), ["#"], self.hear)
 
-    async def hear(self, _link: Any, message: Message) -> None:
-        self.heard.append((message.topic, message.payload))
+    async def hear(self, _link: Any, messages: Sequence[Message]) -> None:
+        self.heard.extend((message.topic, message.payload) for message in messages)
 
     def said(self, start: str) -> list[dict[str, Any]]:
         return [json.loads(payload[payload.index(b"{") :]) for name, payload in self.heard if name.startswith(start)]

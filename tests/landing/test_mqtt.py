@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from edge_agent.model import ItemKind, Proof
 from edge_agent.record.session import new_session
 from edge_agent.seal import cose
 from edge_agent.seal.receipt import parse_witness
+from edge_agent.wire import link as link_module
 from edge_agent.wire.broker import Broker
 from edge_agent.wire.item import header_of, sign_item
 from edge_agent.wire.link import Link, Message, open_link
@@ -23,6 +25,7 @@ from edge_agent.wire.piece import MAX_MESSAGE, Piece, parse_piece
 from edge_agent.wire.refusal import Code, LogSizeDiffers
 from edge_agent.wire.talk import Answer, Ask, Reply, Verb, parse_answer, topic
 from edge_agent.wire.tls import client_context
+from landing.catalogue import Revocation
 from landing.judge import Verdict
 
 
@@ -341,8 +344,9 @@ class Outsider:
         self.link = await open_link(broker.broker, [topic(self.agent.agent_id, "reply")], self.hear)
         return self
 
-    async def hear(self, _link: Link, message: Message) -> None:
-        self.answers.put_nowait(parse_answer(message.payload))
+    async def hear(self, _link: Link, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self.answers.put_nowait(parse_answer(message.payload))
 
     def say(self, channel: str, payload: bytes) -> None:
         assert self.link is not None
@@ -461,6 +465,90 @@ async def test_a_hole_is_answered_with_the_offset_that_is_wanted(outsider: Outsi
     assert answer.refusal.code is Code.NOT_FOUND
 
 
+@pytest.fixture
+async def together(site: Any, enrolled: Any, broker: Any, stack: Any) -> Any:
+    """``await together(outsider, [payload, ...])``: pieces that reach the door at once; the outsider hears what it answers."""
+    service = await site.open()
+    door = await site.join(service, broker.url)
+    made = await Outsider(await enrolled()).open(broker)
+    assert made.link is not None
+    stack.push_async_callback(made.link.close)
+
+    async def arrive(*payloads: bytes) -> None:
+        assert door._link is not None
+        await door.handle(door._link, [Message(topic(made.agent.agent_id, "piece"), payload, False, None) for payload in payloads])
+
+    return service, made, arrive
+
+
+def pieces_of(agent: Any, item: Any, data: bytes, size: int) -> list[bytes]:
+    first = first_piece(agent, item, data[:size])
+    rest = [replace(first, item=None, offset=at, data=data[at : at + size]) for at in range(size, len(data), size)]
+    return [piece.encode() for piece in (first, *rest)]
+
+
+async def test_pieces_that_came_together_are_synced_once_and_answered_once(together: Any, make_item: Any, site: Any) -> None:
+    service, outsider, arrive = together
+    synced, real, asked, admit = [], service.store.offset, [], service.receiver.admit
+    service.store.offset = lambda header: (synced.append(header.item_id), real(header))[1]
+    service.receiver.admit = lambda agent_id: (asked.append(agent_id), admit(agent_id))[1]
+    data = os.urandom(100_000)
+    item, other = make_item(data), make_item(data, item_id="item-2")
+    agent = outsider.agent
+    await arrive(*pieces_of(agent, item, data, 10_000), *pieces_of(agent, other, data, 50_000))
+    assert [await outsider.answer() for _ in range(2)] == [Answer(Reply.HAVE, name, 1, offset=100_000) for name in ("item-1", "item-2")]
+    assert (synced, len(asked)) == (["item-1", "item-2"], 1)
+    assert outsider.answers.empty()
+    for name in ("item-1", "item-2"):
+        assert next(site.home.incoming.rglob(f"{name}.part")).read_bytes() == data
+
+
+async def test_one_bad_piece_among_many_costs_only_itself(together: Any, make_item: Any, site: Any) -> None:
+    _, outsider, arrive = together
+    data = os.urandom(50_000)
+    messages = pieces_of(outsider.agent, make_item(data), data, 10_000)
+    spoilt = bytearray(messages[2])
+    spoilt[-1] ^= 1
+    await arrive(messages[0], messages[1], bytes(spoilt), b"garbage", messages[3])
+    refused = [await outsider.answer() for _ in range(2)]
+    assert {answer.refusal and answer.refusal.code for answer in refused} == {Code.BAD_REQUEST}
+    assert [(await outsider.answer()).offset for _ in range(2)] == [20_000, 20_000]
+    await arrive(messages[1], *messages[2:])  # the broker sent one of them twice
+    assert [(await outsider.answer()).offset for _ in range(2)] == [20_000, 50_000]
+    assert next(site.home.incoming.rglob("*.part")).read_bytes() == data
+
+
+async def test_nothing_of_many_pieces_is_taken_from_who_was_shut_out(together: Any, make_item: Any, site: Any) -> None:
+    service, outsider, arrive = together
+    agent, data = outsider.agent, bytes(30_000)
+    service.catalogue.revoke(Revocation(agent.agent_id, "test", 1, b""))
+    await arrive(*pieces_of(agent, make_item(data), data, 10_000))
+    codes = [(await outsider.answer()).refusal for _ in range(3)]
+    assert {refusal and refusal.code for refusal in codes} == {Code.REVOKED}
+    assert not list(site.home.incoming.iterdir())
+
+
+async def test_more_than_the_inbox_holds_waits_at_the_broker(site: Any, broker: Any, stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that is slow: what it takes later has come in order, and never more at once than the inbox holds."""
+    monkeypatch.setattr(link_module, "INBOX", 10_000)
+    held, taken = asyncio.Event(), []
+
+    async def slow(_link: Link, messages: Sequence[Message]) -> None:
+        await held.wait()
+        taken.append([message.payload[0] for message in messages])
+
+    listener, speaker = await open_link(broker.broker, ["t"], slow), await open_link(broker.broker, [], slow)
+    stack.push_async_callback(listener.close)
+    stack.push_async_callback(speaker.close)
+    await asyncio.gather(*(speaker.publish("t", bytes([number]) * 4000) for number in range(50)))
+    held.set()
+    async with asyncio.timeout(20):
+        while sum(map(len, taken)) < 50:
+            await asyncio.sleep(0.01)
+    assert [number for batch in taken for number in batch] == list(range(50))
+    assert max(map(len, taken)) <= 3
+
+
 async def test_retained_messages_are_ignored(site: Any, enrolled: Any, broker: Any, make_item: Any) -> None:
     service = await site.open()
     agent = await enrolled()
@@ -513,13 +601,13 @@ async def test_two_doors_that_share_a_broker_get_each_message_once(
     doors = [await site.join(service, broker.url, share="landing") for _ in range(2)]
     met: list[list[bytes]] = [[], []]
     for door, seen in zip(doors, met, strict=True):
-        real = door._piece
+        real = door._pieces
 
-        async def count(agent_id: bytes, payload: bytes, real: Any = real, seen: list[bytes] = seen) -> Any:
-            seen.append(payload)
-            return await real(agent_id, payload)
+        async def count(link: Link, agent_id: bytes, payloads: Sequence[bytes], real: Any = real, seen: list[bytes] = seen) -> None:
+            seen.extend(payloads)
+            await real(link, agent_id, payloads)
 
-        door._piece = count  # type: ignore[method-assign]
+        door._pieces = count  # type: ignore[method-assign]
     agent = await enrolled()
     target = agent.mqtt(broker.broker, message=64 << 10, window=1)
     await target.send(make_item(bytes(1 << 20)), progress.append)
