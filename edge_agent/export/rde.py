@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.errors import UsageError
-from edge_agent.export.run_folder import CRATE, RunFile, RunFolder, text
+from edge_agent.export.run_folder import CRATE, RunFile, RunFolder, sha256_of, text
 from edge_agent.export.zips import write_zip
 from edge_agent.model import Access
 
@@ -21,6 +21,7 @@ LONGEST = 1024
 """Bytes of the longest text in ``metadata.json``."""
 DATA = (".h5", ".nxs")
 OWNER = "dataOwnerId"
+ZIP_SHA256 = "zip_sha256"
 
 FIELDS: dict[str, tuple[str, str]] = {
     "run_id": ("Run id", "ラン ID"),
@@ -64,6 +65,7 @@ def export_rde(run: RunFolder, out: Path, base: Mapping[str, Any]) -> tuple[Path
     out.mkdir(parents=True, exist_ok=True)
     archive, paper = out / f"{stem}.zip", out / f"{stem}.invoice.json"
     write_zip(archive, _members(run))
+    invoice["custom"][ZIP_SHA256] = sha256_of(archive).hex()
     paper.write_text(json.dumps(invoice, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return archive, paper
 
@@ -78,7 +80,10 @@ def template(out: Path) -> None:
         "$id": "https://rde.nims.go.jp/rde/dataset-templates/edge-agent/invoice.schema.json",
         "type": "object", "required": ["custom"], "properties": {"custom": {
             "type": "object", "label": {"ja": "固有情報", "en": "Custom information"}, "required": ["run_id"],
-            "properties": {"run_id": {"type": "string", "label": {"ja": "ラン ID", "en": "Run id"}, "description": "32 hex digits"}},
+            "properties": {
+                "run_id": {"type": "string", "label": {"ja": "ラン ID", "en": "Run id"}, "description": "32 hex digits"},
+                ZIP_SHA256: {"type": "string", "label": {"ja": "zip の SHA-256", "en": "SHA-256 of the zip"}, "description": "hex"},
+            },
         }},
     }  # fmt: skip
     for name, content in (("metadata-def.json", names), ("invoice.schema.json", schema)):

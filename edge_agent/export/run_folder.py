@@ -103,7 +103,7 @@ def open_run(folder: Path) -> RunFolder:
         ) from error  # fmt: skip
     files = [_checked(folder, name, digest) for name, digest in digests.items()]
     files += [
-        RunFile(path, path.name, path.stat().st_size, _digest(path))
+        RunFile(path, path.name, path.stat().st_size, sha256_of(path))
         for path in sorted(folder.iterdir())
         if path.name == MANIFEST or path.suffix in UNLISTED
     ]
@@ -140,7 +140,7 @@ def _checked(folder: Path, name: str, digest: bytes) -> RunFile:
             f"{name} is not in {folder}", why="its manifest lists it", try_="copy the whole run folder, then try again",
             code="EXPORT_CHANGED",
         )  # fmt: skip
-    found = _digest(path)
+    found = sha256_of(path)
     if found != digest:
         raise IntegrityError(
             f"{name} is not what the manifest says", why=f"SHA-256 {found.hex()}, the manifest has {digest.hex()}",
@@ -149,7 +149,8 @@ def _checked(folder: Path, name: str, digest: bytes) -> RunFile:
     return RunFile(path, name, path.stat().st_size, found)
 
 
-def _digest(path: Path) -> bytes:
+def sha256_of(path: Path) -> bytes:
+    """Digest of a file."""
     digest = hashlib.sha256()
     for block in blocks(path):
         digest.update(block)

@@ -15,18 +15,28 @@ TOKEN = "a-token"
 
 
 class Sword:
-    """``deposits`` are the unpacked bags; ``waits`` makes a person decide; ``largest`` is what it takes."""
+    """``deposits`` are the unpacked bags; ``waits`` makes a person decide; ``largest`` is what it takes.
+
+    ``refuses`` is a status that it answers instead of storing; ``silent`` stores and hangs up; ``searchable`` are the items that its search
+    finds, by title.
+    """
 
     def __init__(self, folder: Any) -> None:
         self.folder = folder
         self.deposits: list[dict[str, Any]] = []
         self.waits = False
         self.largest = 1 << 30
+        self.refuses = 0
+        self.silent = False
+        self.searchable: dict[str, str] = {}
+        self.replaced: list[str] = []
 
     def app(self) -> web.Application:
         made = web.Application(client_max_size=1 << 30)
         made.router.add_get("/sword/service-document", self._document)
         made.router.add_post("/sword/service-document", self._deposit)
+        made.router.add_put("/sword/deposit/{number}", self._deposit)
+        made.router.add_get("/api/v1/records", self._search)
         return made
 
     def _refuse(self, status: int, kind: str, why: str) -> web.Response:
@@ -36,6 +46,12 @@ class Sword:
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._refuse(401, "AuthenticationRequired", "token")
         return web.json_response({"@type": "ServiceDocument", "maxUploadSize": self.largest, "digest": ["SHA-256"]})
+
+    async def _search(self, request: web.Request) -> web.Response:
+        assert request.query["exact_title_match"] == "true"
+        number = self.searchable.get(request.query["title"])
+        found = [] if number is None else [{"id": number, "metadata": {"@graph": []}}]
+        return web.json_response({"total_results": len(found), "search_results": found})
 
     async def _deposit(self, request: web.Request) -> web.Response:
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":
@@ -50,6 +66,8 @@ class Sword:
         if part.headers.get("Content-Type") != "application/zip":
             return self._refuse(415, "ContentTypeNotAcceptable", "content type")
         body = bytes(await part.read())
+        if self.refuses:
+            return self._refuse(self.refuses, "Refused", "told to")
         if request.headers.get("Digest") != f"SHA-256={hashlib.sha256(body).hexdigest()}":
             return self._refuse(412, "DigestMismatch", "digest")
         place = self.folder / f"deposit{len(self.deposits)}"
@@ -68,6 +86,12 @@ class Sword:
             return self._refuse(400, "ContentMalformed", "already registered, or no wk:publishStatus")
         if not all(str(index).isdigit() for index in root["wk:index"]):
             return self._refuse(400, "ContentMalformed", "wk:index")
+        if (number := request.match_info.get("number")) is not None:
+            self.replaced.append(number)
+            return web.json_response({"@type": "Status", "@id": f"/sword/deposit/{number}"}, status=200)
         self.deposits.append({"crate": crate, "folder": place})
+        if self.silent:
+            assert request.transport is not None
+            request.transport.abort()
         where = f"/sword/deposit/{len(self.deposits)}"
         return web.json_response({"@type": "Status", "@id": where}, status=202 if self.waits else 201)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import shutil
 import subprocess
 import time
 import venv
 import zipfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -17,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from edge_agent.cli.app import run as command
 from edge_agent.errors import IntegrityError, PermissionRefused, PolicyRefused, TargetUnreachable, UsageError
 from edge_agent.export.rde import FIELDS, export_rde, template
 from edge_agent.export.run_folder import RunFolder, open_run
-from edge_agent.export.weko import deposit, export_weko
+from edge_agent.export.sword import deposit
+from edge_agent.export.weko import export_weko
 from edge_agent.model import Access, Frame, Kind, Label, Stream
 from tests.agent.sword import TOKEN, Sword
 
@@ -69,6 +71,7 @@ async def test_a_run_for_rde(landed: Path, tmp_path: Path) -> None:
     assert metadata["constant"]["received"] == {"value": "10"}
     invoice = json.loads(paper.read_text())
     assert (invoice["basic"]["dataOwnerId"], invoice["custom"]["run_id"]) == ("0" * 56, run.record["runId"])
+    assert invoice["custom"]["zip_sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
     again, _ = export_rde(run, tmp_path / "again", INVOICE)
     assert again.read_bytes() == archive.read_bytes(), "the same input, the same bytes"
     shared, _ = export_rde(opened(run), tmp_path / "open", INVOICE)
@@ -98,20 +101,21 @@ async def test_what_stops_an_export(landed: Path, tmp_path: Path) -> None:
         export_weko(open_run(landed), tmp_path, ["1"], "public")
 
 
-async def test_a_run_is_deposited_and_arrives_whole(landed: Path, tmp_path: Path) -> None:
+@pytest.fixture
+async def weko(tmp_path: Path) -> AsyncIterator[tuple[Sword, str]]:
     sword = Sword(tmp_path)
-    runner = web.AppRunner(sword.app(), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    service = f"http://127.0.0.1:{runner.addresses[0][1]}/sword/service-document"
+    async with TestServer(sword.app()) as server:
+        yield sword, str(server.make_url("/sword/service-document"))
+
+
+async def test_a_run_is_deposited_once_and_arrives_whole(landed: Path, weko: tuple[Sword, str], tmp_path: Path) -> None:
+    sword, service = weko
     run = open_run(landed)
     archive = export_weko(run, tmp_path / "out", ["1623632832836"])
     with pytest.raises(PolicyRefused):
         await deposit(run, archive, service, TOKEN)
     assert sword.deposits == [], "a closed run goes to no repository"
     run = opened(run)
-    with pytest.raises(PermissionRefused):
-        await deposit(run, archive, service, "wrong")
     made = await deposit(run, archive, service, TOKEN)
     assert (made.status, made.place) == (201, "/sword/deposit/1")
     there = sword.deposits[0]["folder"] / "data"
@@ -119,15 +123,59 @@ async def test_a_run_is_deposited_and_arrives_whole(landed: Path, tmp_path: Path
         assert (there / file.name).read_bytes() == file.path.read_bytes()
     listed = {e["@id"] for e in sword.deposits[0]["crate"]["@graph"] if e["@type"] == "File"}
     assert listed == {file.name for file in run.files}
+    archive = export_weko(run, tmp_path / "out", ["1623632832836"])
+    assert await deposit(run, archive, service, TOKEN) == made, "the same zip, asked for again"
+    assert len(sword.deposits) == 1
+    assert (await deposit(run, archive, service, TOKEN, replace="1")).status == 200
+    assert (len(sword.deposits), sword.replaced) == (1, ["1"])
     sword.waits = True
-    assert (await deposit(run, archive, service, TOKEN)).status == 202
-    sword.largest = 10
+    assert (await deposit(run, archive, service, TOKEN, again=True)).status == 202
+
+
+async def test_a_deposit_of_which_nobody_knows_is_not_repeated_by_itself(landed: Path, weko: tuple[Sword, str], tmp_path: Path) -> None:
+    sword, service = weko
+    run = opened(open_run(landed))
+    archive = export_weko(run, tmp_path / "out", ["1"])
+    sword.silent = True
+    with pytest.raises(TargetUnreachable):
+        await deposit(run, archive, service, TOKEN)
+    assert len(sword.deposits) == 1, "it is there, and the answer got lost"
+    sword.silent = False
+    with pytest.raises(PermissionRefused) as refused:
+        await deposit(run, archive, service, TOKEN)
+    assert refused.value.code == "WEKO_UNANSWERED"
+    sword.searchable[str(run.entity("./")["name"])] = "15"
+    elsewhere = export_weko(run, tmp_path / "elsewhere", ["1"])
+    for zipped in (archive, elsewhere):
+        with pytest.raises(PermissionRefused, match="--replace 15") as refused:
+            await deposit(run, zipped, service, TOKEN)
+        assert refused.value.code == "WEKO_THERE"
+    assert len(sword.deposits) == 1
+    assert (await deposit(run, archive, service, TOKEN, replace="15")).place == "/sword/deposit/15"
+
+
+async def test_what_a_repository_refuses_can_be_tried_again(landed: Path, weko: tuple[Sword, str], tmp_path: Path) -> None:
+    sword, service = weko
+    run = opened(open_run(landed))
+    archive = export_weko(run, tmp_path / "out", ["1"])
+    with pytest.raises(PermissionRefused):
+        await deposit(run, archive, service, "wrong")
+    for status, kind, code in (
+        (403, PermissionRefused, "WEKO_REFUSED"), (412, PermissionRefused, "WEKO_REFUSED"), (413, PermissionRefused, "WEKO_REFUSED"),
+        (429, TargetUnreachable, "WEKO_BUSY"),
+    ):  # fmt: skip
+        sword.refuses = status
+        with pytest.raises(kind) as refused:
+            await deposit(run, archive, service, TOKEN)
+        assert refused.value.code == code
+    sword.refuses, sword.largest = 0, 10
     with pytest.raises(PermissionRefused) as refused:
         await deposit(run, archive, service, TOKEN)
     assert refused.value.code == "WEKO_TOO_LARGE"
-    await runner.cleanup()
+    sword.largest = 1 << 30
     with pytest.raises(TargetUnreachable):
-        await deposit(run, archive, service, TOKEN)
+        await deposit(run, archive, "http://127.0.0.1:9/sword/service-document", TOKEN)
+    assert (await deposit(run, archive, service, TOKEN)).status == 201
 
 
 async def test_the_verbs(landed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

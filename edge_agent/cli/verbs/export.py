@@ -96,6 +96,8 @@ def weko(
     public: Annotated[bool, typer.Option("--public", help=t("Ask for publication; by default the item is private."))] = False,
     deposit: Annotated[str, typer.Option("--deposit", metavar="URL", help=t("Deposit it: address of the SWORD service document."))] = "",
     token: Annotated[Path | None, typer.Option("--token", help=t("File with the access token for the deposit."))] = None,
+    replace: Annotated[str, typer.Option("--replace", metavar="NUMBER", help=t("Number of the item that it takes the place of."))] = "",
+    again: Annotated[bool, typer.Option("--again", help=t("Deposit it although it may be there already."))] = False,
     as_json: JsonFlag = False,
 ) -> int:
     """Write the zip, and deposit it."""
@@ -103,11 +105,12 @@ def weko(
 
     from edge_agent.cli import output
     from edge_agent.errors import UsageError
-    from edge_agent.export import weko as repository
+    from edge_agent.export import sword
     from edge_agent.export.run_folder import open_run
+    from edge_agent.export.weko import export_weko
 
     opened = open_run(run)
-    archive = repository.export_weko(opened, out, index, "public" if public else "private")
+    archive = export_weko(opened, out, index, "public" if public else "private")
     answer: dict[str, object] = {"ok": True, "zip": str(archive)}
     if deposit:
         if token is None:
@@ -116,7 +119,7 @@ def weko(
             secret = token.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise UsageError(t("{file} cannot be read.", file=token), why=str(error)) from error
-        made = asyncio.run(repository.deposit(opened, archive, deposit, secret))
+        made = asyncio.run(sword.deposit(opened, archive, deposit, secret, replace=replace or None, again=again))
         answer |= {"status": made.status, "place": made.place}
     if as_json:
         output.emit(answer)
