@@ -13,6 +13,7 @@ everything may be called from any thread; what a method hands to the recorder it
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from edge_agent.runs.live import LiveRun
 from edge_agent.runs.look_back import LookBack
 from edge_agent.runs.rows import as_initial, events, initial_rows, is_usable, masked, take_rows
 
+log = logging.getLogger(__name__)
 WAITING_GAPS = 1000
 KEPT_WHOLE = 4096
 """Bytes of values up to which a block is kept for its last row."""
@@ -70,6 +72,7 @@ class Group:
     """The last known value of each stream: a block and its row, not taken out of it before somebody asks."""
     _gaps: deque[tuple[Stream, Gap]] = field(default_factory=lambda: deque(maxlen=WAITING_GAPS))
     _shut: bool = False
+    _told_other_project: tuple[bytes, str] = (b"", "")
 
     def open(self, live: LiveRun) -> None:
         """Make ``live`` the foreground run: the last known value of each row stream first, then what waits and belongs to it."""
@@ -238,9 +241,24 @@ class Group:
                 return None
             if found is None:
                 found = self.background(item.project) if item.project else self._background()
+            self._tell_other_project(item)
             for _ in (item, *others):
                 found.adopting.enter()
             return found
+
+    def _tell_other_project(self, item: FileItem) -> None:
+        """Once a session and project: perhaps the vendor's program still saves to the folder of somebody else."""
+        live = self.foreground
+        if not item.project or live is None or item.project == live.entry.run.project:
+            return
+        told = (live.entry.run.run_id, item.project)
+        if told != self._told_other_project:
+            self._told_other_project = told
+            log.warning(
+                "%s: %s lies in the folder of project %s while run %s of project %s is open; it goes to %s, where its folder says",
+                self.name, item.name, item.project, live.entry.run.name, live.entry.run.project, item.project,
+                extra={"code": "PATH_OTHER_PROJECT"},
+            )  # fmt: skip
 
     def take_ignored(self) -> dict[str, int]:
         """What was ignored since the last call, per stream."""

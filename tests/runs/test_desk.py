@@ -745,7 +745,9 @@ async def test_the_conservation_table_adds_up_at_every_moment_while_segments_clo
     assert house.disk is DiskState.OK
 
 
-async def test_a_file_whose_path_names_its_project_goes_into_a_run_of_that_project(new_house: New, tmp_path: Path, t0: int) -> None:
+async def test_a_file_whose_path_names_its_project_goes_into_a_run_of_that_project(
+    new_house: New, tmp_path: Path, t0: int, caplog: pytest.LogCaptureFixture
+) -> None:
     vendor = Stream("xrd", "files", Kind.FILES)
     house = new_house()
     await house.open("bl")
@@ -765,3 +767,5 @@ async def test_a_file_whose_path_names_its_project_goes_into_a_run_of_that_proje
     assert (first, second.project, second.folder.split("/")[0]) == (session, "p2", "p2")
     found = {run.run_no: sorted(path.name for path in house.keeper.folder(run).glob("files/*/?")) for run in (first, second)}
     assert found == {1: ["b", "c"], 2: ["a", "d"]}
+    told = [record.getMessage() for record in caplog.records if getattr(record, "code", "") == "PATH_OTHER_PROJECT"]
+    assert told == ["bl: a lies in the folder of project p2 while run 000001 of project p1 is open; it goes to p2, where its folder says"]
