@@ -108,7 +108,8 @@ class FakeRdm:
     async def _nodes(self, request: web.Request) -> web.Response:
         nodes = self.rehearsal.nodes if self._authorised(request) else {}
         listed = [{"id": node, "type": "nodes", "attributes": {"title": title}} for node, title in nodes.items()]
-        return web.json_response({"data": listed, "links": {"next": None}})
+        size = int(request.query.get("page[size]", "10"))
+        return web.json_response({"data": listed[:size], "links": {"next": None if len(listed) <= size else f"{request.url}&page=2"}})
 
     async def _node(self, request: web.Request) -> web.Response:
         self._may_see(request)
@@ -123,7 +124,8 @@ class FakeRdm:
             {"id": f"{node}:{name}", "type": "files", "attributes": {"name": name, "provider": name, "path": "/", "kind": "folder"}}
             for name in self.rehearsal.providers
         ]
-        return web.json_response({"data": listed, "links": {"next": None}})
+        size = int(request.query.get("page[size]", "10"))
+        return web.json_response({"data": listed[:size], "links": {"next": None if len(listed) <= size else f"{request.url}&page=2"}})
 
     def _may_see(self, request: web.Request) -> None:
         if not self._authorised(request):

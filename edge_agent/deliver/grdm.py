@@ -25,6 +25,8 @@ BLOCK = 256 << 10
 ASK_FIRST = 1 << 20
 """From this size on the service is asked before the body is sent (``Expect: 100-continue``): quota and rights are checked then."""
 OSFSTORAGE = "osfstorage"
+MOST_NAMED = 20
+"""Projects that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class GrdmTarget:
         self._largest = largest
         self._pace = pace
         self._projects: dict[str, Project] = {}
+        self._writable = ""
         self._folders: dict[tuple[str, ...], str] = {}
         self._making = asyncio.Lock()
 
@@ -84,13 +87,14 @@ class GrdmTarget:
         return self._name
 
     async def probe(self) -> Capabilities:
-        """See `Target.probe`. Finds the storage of each project."""
+        """See `Target.probe`. Finds the storage of each project, and which projects the token may write to."""
         self._talk.renew()
         self._folders.clear()
         self._projects.clear()
         await self._talk.api("/users/me/")
         for node in sorted({*self._nodes.values(), *([self._default] if self._default else [])}):
             self._projects[node] = Project(node, await self._provider(node))
+        self._writable = await self._may_write_to()
         found = ", ".join(f"{project.node} ({project.provider})" for project in self._projects.values())
         return Capabilities(self._largest, False, Proof.STORE_DIGEST, f"GakuNin RDM at {self._talk.files}: {found}")
 
@@ -128,14 +132,25 @@ class GrdmTarget:
     def _project(self, item: OutboxItem) -> Project:
         node = self._nodes.get(item.project, self._default)
         if node is None:
+            known_here = ", ".join(self._nodes) or "none"
             raise PermissionRefused(
-                f"{self._name}: no GakuNin RDM project is given for {item.project}", why=f"known: {', '.join(self._nodes) or 'none'}",
+                f"{self._name}: no GakuNin RDM project is given for {item.project}",
+                why=f"known: {known_here}; the token may write to {self._writable or 'no project'}",
                 try_=f'add it to the target: nodes = {{ {item.project} = "abc12" }}; then restart', code="GRDM_NO_PROJECT",
             )  # fmt: skip
         known = self._projects.get(node)
         if known is None:
             raise TargetUnreachable(f"{self._name}: not probed yet", try_="it is tried again by itself", code="GRDM_TROUBLE")
         return known
+
+    async def _may_write_to(self) -> str:
+        """Projects with their titles, for whoever configures the target.
+
+        Which of them belongs to a project of ours is never guessed from a title: anybody may give a project any title, and share it.
+        """
+        answer = await self._talk.api(f"/nodes/?filter%5Bcurrent_user_permissions%5D=write&page%5Bsize%5D={MOST_NAMED}")
+        named = [f"{node['id']} ({node['attributes'].get('title', '')})" for node in answer.entries()]
+        return ", ".join([*named, *(["others"] if len(named) == MOST_NAMED else [])])
 
     async def _provider(self, node: str) -> str:
         answer = await self._talk.api(f"/nodes/{node}/files/")

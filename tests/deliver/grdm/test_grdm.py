@@ -65,6 +65,7 @@ async def test_each_project_goes_to_its_own_node(rdm: Any, make_target: MakeTarg
     with pytest.raises(PermissionRefused) as refused:
         await target.send(make_item(b"x"), ignore)
     assert refused.value.code == "GRDM_NO_PROJECT"
+    assert "the token may write to abc12 (Lysozyme), xyz98 (Other)" in refused.value.why
 
 
 @pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
