@@ -43,8 +43,9 @@ FULL_RATE = 0.8
 """Least share of the rate without a camera at which bytes are proved while the camera runs: it has its share of the processors and of the
 disk, on which spool and landing service are both."""
 SLOWER = 2.0
-"""At most so many times longer may a frame take to be durable while the target is away, or `SOON` at least."""
-SOON = 100.0
+SOON = 500.0
+"""At most `SLOWER` times longer may 99 of 100 frames take to be durable while the target is away, or ms that a disk takes on which others
+work too; what a frame waits for is the disk alone."""
 CONFIG = """\
 site = "BENCH"
 spool = {{ dir = "{spool}", keep_free = "1 MB" }}

@@ -91,6 +91,15 @@ def language(words: str) -> str:
     return "ja" if JAPANESE.search(words) else "en"
 
 
+def family_and_given(name: str) -> tuple[str, str]:
+    """A name in its two parts, the given one perhaps empty: Japanese names begin with the family's, others end with it."""
+    if language(name) == "ja":
+        family, _, given = name.replace("\u3000", " ").partition(" ")
+    else:
+        given, _, family = name.rpartition(" ")
+    return family, given
+
+
 def _page(licence: str | None) -> str | None:
     if licence is None or licence.startswith(("https://", "http://")):
         return licence

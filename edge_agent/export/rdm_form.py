@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from edge_agent.export.about import About, about, language
+from edge_agent.export.about import About, about, family_and_given, language
 from edge_agent.export.run_folder import RunFolder
 from edge_agent.model import Access
 
@@ -80,11 +80,7 @@ def _file(said: About) -> dict[str, Any]:
 
 
 def _name(name: str) -> dict[str, str]:
-    """Family and given name: Japanese names begin with the family's, others end with it."""
-    if language(name) == "ja":
-        last, _, first = name.replace("\u3000", " ").partition(" ")
-    else:
-        first, _, last = name.rpartition(" ")
+    last, first = family_and_given(name)
     return {"last": last, "middle": "", "first": first}
 
 

@@ -156,6 +156,7 @@ OUTWARD = re.compile(
 DOORS = {
     "deliver": "targets: asked by the engine before every item, and before a witness sees a head",
     "enrolment/client.py": "keys and the agent's name; no data yet",
+    "export/invenio.py": "asks before it makes a draft, as export/sword.py does",
     "export/scicat.py": "asks before it registers a run",
     "export/sword.py": "asks before it deposits a run",
     "local_api.py": "a socket on this machine",

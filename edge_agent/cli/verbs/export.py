@@ -1,4 +1,4 @@
-"""``edge-agent export rde | weko | ... | scicat | sinetstream``: a landed run as others take it, live values as readers do."""
+"""``edge-agent export rde | weko | ... | scicat | invenio | sinetstream``: a landed run as others take it, live values as readers do."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     }.items():
         group.command(name, help=purpose)(_form(name))
     group.command("scicat", help=t("For SciCat: register the run as a dataset with its files; no bytes are sent."))(scicat)
+    group.command("invenio", help=t("For InvenioRDM (Zenodo): a draft with all files, which a person publishes."))(invenio)
     app.add_typer(group, name="export")
 
 
@@ -188,4 +189,32 @@ def scicat(
         output.emit({"ok": True, "pid": made.pid, "made": made.made})
         return 0
     output.say(t("Registered: {pid}", pid=made.pid) if made.made else t("It was registered before: {pid}", pid=made.pid))
+    return 0
+
+
+def invenio(
+    run: Run,
+    api: Annotated[str, typer.Option("--api", metavar="URL", help=t("Address of the repository's API, as https://zenodo.org/api."))],
+    token: Annotated[Path, typer.Option("--token", help=t("File with the access token for the deposit."))],
+    as_json: JsonFlag = False,
+) -> int:
+    """Make a draft, or complete it."""
+    import asyncio
+
+    from edge_agent.cli import output
+    from edge_agent.errors import UsageError
+    from edge_agent.export.invenio import send
+    from edge_agent.export.run_folder import open_run
+
+    try:
+        secret = token.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UsageError(t("{file} cannot be read.", file=token), why=str(error)) from error
+    draft = asyncio.run(send(open_run(run), api, secret))
+    if as_json:
+        output.emit({"ok": True, "id": draft.id, "page": draft.page, "made": draft.made, "problems": list(draft.problems)})
+        return 0
+    output.say(t("All files are in a draft that you can publish: {page}", page=draft.page or draft.id))
+    for problem in draft.problems:
+        output.say(t("Before that it wants: {problem}", problem=problem))
     return 0
