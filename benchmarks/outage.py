@@ -5,7 +5,8 @@ A daemon records frames at a steady rate in runs of ten seconds and uploads them
 Then the same once more with the camera stopped before the service comes back: *alone*, the full rate of this machine. The figures of the
 capture are those before and during the outage: frames refused, and the time until a frame is durable.
 
-What was promised is judged at the end; the exit code is 2 when something is not met. It needs room for all frames twice.
+What was promised is judged at the end; the exit code is 2 when something is not met. It needs room for all frames, and for as many again
+that come while the backlog drains.
 """
 
 from __future__ import annotations
@@ -206,12 +207,12 @@ async def measure(seconds: float, mb_per_s: float, folder: str | None) -> Result
 
 
 def _check_room(place: Path, seconds: float, mb_per_s: float) -> None:
-    """All frames at the target, those of the outage in the spool too, and as many again while they drain.
+    """All frames at the target, also those that come while the backlog drains; the spool is freed meanwhile.
 
     Raises:
         Impossible: the disk has less.
     """
-    wanted, free = (2 * (seconds + SHORTER) + seconds / 2 + 6 * RUN) * mb_per_s * 1e6, shutil.disk_usage(place).free
+    wanted, free = (2 * seconds + SHORTER + 6 * RUN) * mb_per_s * 1e6, shutil.disk_usage(place).free
     if free < wanted:
         raise Impossible(f"it needs {wanted / 1e9:.1f} GB, {place} has {free / 1e9:.1f} GB free; give another folder with --dir")
 

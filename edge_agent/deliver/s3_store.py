@@ -215,7 +215,7 @@ class Store:
             return self._no_bucket(why)
         if code == "EntityTooLarge" or status == 413:
             return self._refused(PermissionRefused, why, "set a smaller segment size for the next runs", "S3_TOO_LARGE")
-        rights = f"check the keys and their rights: put, head, get and multipart in bucket {self._bucket}"
+        rights = f"check the keys and their rights: put, head, get, multipart, and at some stores list, in bucket {self._bucket}"
         return self._refused(NotUnderstood if status in (400, 501) else PermissionRefused, why, rights, "S3_REFUSED")
 
     def _unreachable(self, why: str, error: BaseException) -> EdgeAgentError:

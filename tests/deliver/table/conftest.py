@@ -19,6 +19,7 @@ from edge_agent.deliver.grdm import GrdmTarget
 from edge_agent.deliver.grdm_talk import Talk
 from edge_agent.deliver.landing import LandingTarget
 from edge_agent.deliver.landing_keys import LandingKeys
+from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.s3 import S3Target
 from edge_agent.deliver.s3_store import Place
 from edge_agent.deliver.target import Memo, Target
@@ -49,6 +50,7 @@ class Stage:
 
     Attributes:
         make: the target, as an agent makes it that was just started.
+        pace: how fast it is filled.
         kept: what the place keeps now, by path, every version of it.
         wrong: the agent says a wrong secret.
     """
@@ -57,6 +59,7 @@ class Stage:
     make: Callable[[Memo], Target]
     kept: Callable[[], dict[str, list[bytes]]]
     wrong: bool = False
+    pace: Pace = UNLIMITED
 
 
 @dataclass
@@ -140,7 +143,7 @@ async def _s3(weed: Weed) -> AsyncIterator[Stage]:
     def keys() -> tuple[str, str]:
         return (KEYS[0], "wrong") if stage.wrong else KEYS
 
-    stage = Stage(relay, lambda memo: S3Target("cloud", place, keys, memo, part=PART), kept)
+    stage = Stage(relay, lambda memo: S3Target("cloud", place, keys, memo, part=PART, pace=stage.pace), kept)
     yield stage
     client.close()
 
@@ -156,7 +159,7 @@ async def _grdm(folder: Path, **more: Any) -> AsyncIterator[Stage]:
 
     def make(_: Memo) -> Target:
         talk = Talk("cloud", f"{address}/v2", address, lambda: "wrong" if stage.wrong else RDM_TOKEN, None)
-        return GrdmTarget("cloud", talk, {}, "abc12", None, 50 << 30)
+        return GrdmTarget("cloud", talk, {}, "abc12", None, 50 << 30, pace=stage.pace)
 
     def kept() -> dict[str, list[bytes]]:
         files = [entry for entry in service.tree.entries.values() if entry.kind == "file"]
@@ -193,7 +196,8 @@ async def _landing(folder: Path, **more: Any) -> AsyncIterator[Stage]:
     def kept() -> dict[str, list[bytes]]:
         return {str(path.relative_to(home.space)): [path.read_bytes()] for path in home.space.rglob("*") if path.is_file()}
 
-    yield Stage(relay, lambda _: LandingTarget("cloud", url, keys, piece=1 << 20), kept)
+    stage = Stage(relay, lambda _: LandingTarget("cloud", url, keys, piece=1 << 20, pace=stage.pace), kept)
+    yield stage
     await runner.cleanup()
     await service.close()
 

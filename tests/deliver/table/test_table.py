@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from edge_agent.deliver.pace import Pace
 from edge_agent.model import ItemKind, OutboxItem
 
 MakeItem = Callable[..., OutboxItem]
@@ -84,6 +85,29 @@ async def test_what_comes_during_an_outage_waits_and_goes_in_order_afterwards(
         await stage.relay.open()
         await running.landed(*(item for run in runs for item in run))
         assert [proof.item_id for proof in running.proofs[1:]] == [item.item_id for run in runs for item in run]
+
+
+class Turns(Pace):
+    """Lets everything go at once, and keeps what asked for its turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+
+    def delay(self, size: int) -> float:
+        self.asked.append(size)
+        return 0.0
+
+
+@EVERYWHERE
+async def test_every_byte_waits_for_its_turn_where_there_is_a_rate(kind: str, staged: Any, agent: Any, make_item: MakeItem) -> None:
+    stage, items = await staged(kind), [make_item(DATA), make_item(b"small")]
+    stage.pace = turns = Turns()
+    async with agent(stage) as running:
+        running.add(*items)
+        await running.landed(*items)
+    assert sum(turns.asked) == sum(item.size for item in items)
+    assert max(turns.asked) <= 5 << 20
 
 
 @pytest.mark.expects_errors
