@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import aiohttp
 
 from edge_agent.errors import EdgeAgentError, PermissionRefused, PolicyRefused, TargetUnreachable
-from edge_agent.export.run_folder import RunFolder, text
+from edge_agent.export.run_folder import CRATE, RunFolder, open_run, text
 from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, may_send
 
 TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=30)
@@ -52,6 +53,14 @@ class Registered:
 
     pid: str
     made: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one of many runs."""
+
+    folder: Path
+    result: Registered | EdgeAgentError
 
 
 def dataset(run: RunFolder, place: Place) -> dict[str, Any]:
@@ -104,15 +113,45 @@ async def register(run: RunFolder, place: Place, token: str) -> Registered:
         TargetUnreachable: no answer, or a passing fault; try again.
     """
     check(run, place.api)
+    async with _catalogue(place, token) as catalogue:
+        pid, whole = await catalogue.have(run, place)
+        made = pid is None
+        if pid is None:
+            pid = str((await catalogue.post("datasets", dataset(run, place)))["pid"])
+        if not whole:
+            await catalogue.post("origdatablocks", await asyncio.to_thread(block, run, place, pid))
+        return Registered(pid, made)
+
+
+async def register_below(folder: Path, place: Place, token: str) -> AsyncIterator[Outcome]:
+    """Register every complete run below a folder that the catalogue does not have; only of those the files are read.
+
+    One that is refused does not stop the others. Made to be called again and again: what is there already costs two questions.
+
+    Raises:
+        TargetUnreachable: no answer, or a passing fault; what is left is for the next time.
+    """
+    for crate in await asyncio.to_thread(lambda: sorted(folder.rglob(CRATE))):
+        try:
+            glimpse = await asyncio.to_thread(open_run, crate.parent, compare=False)
+            check(glimpse, place.api)
+            async with _catalogue(place, token) as catalogue:
+                pid, whole = await catalogue.have(glimpse, place)
+            if pid is not None and whole:
+                yield Outcome(crate.parent, Registered(pid, False))
+                continue
+            yield Outcome(crate.parent, await register(await asyncio.to_thread(open_run, crate.parent), place, token))
+        except TargetUnreachable:
+            raise
+        except EdgeAgentError as error:
+            yield Outcome(crate.parent, error)
+
+
+@asynccontextmanager
+async def _catalogue(place: Place, token: str) -> AsyncIterator[_Catalogue]:
     try:
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, trust_env=False) as session:
-            catalogue = _Catalogue(session, place.api.rstrip("/"))
-            run_id = run.record["runId"]
-            there = await catalogue.find("datasets", {f"scientificMetadata.{RUN_ID}.value": run_id, "ownerGroup": place.owner_group})
-            pid = str(there[0]["pid"]) if there else str((await catalogue.post("datasets", dataset(run, place)))["pid"])
-            if not there or not await catalogue.find("origdatablocks", {"datasetId": pid}):
-                await catalogue.post("origdatablocks", await asyncio.to_thread(block, run, place, pid))
-            return Registered(pid, not there)
+            yield _Catalogue(session, place.api.rstrip("/"))
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
         raise TargetUnreachable(
             f"{place.api} does not answer as it should", why=str(error) or type(error).__name__, try_="check the address, then try again",
@@ -140,6 +179,14 @@ class _Catalogue:
     def __init__(self, session: aiohttp.ClientSession, api: str) -> None:
         self._session = session
         self._api = api
+
+    async def have(self, run: RunFolder, place: Place) -> tuple[str | None, bool]:
+        """The pid of a run's dataset, and whether its block of files is there too."""
+        there = await self.find(
+            "datasets", {f"scientificMetadata.{RUN_ID}.value": run.record["runId"], "ownerGroup": place.owner_group}
+        )  # fmt: skip
+        pid = str(there[0]["pid"]) if there else None
+        return pid, pid is not None and bool(await self.find("origdatablocks", {"datasetId": pid}))
 
     async def find(self, what: str, where: Mapping[str, str]) -> list[dict[str, Any]]:
         params = {"filter": json.dumps({"where": where, "limits": {"limit": 1}})}

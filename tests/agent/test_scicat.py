@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import hashlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from edge_agent.cli.app import run as command
-from edge_agent.errors import PermissionRefused, PolicyRefused, TargetUnreachable
+from edge_agent.errors import IntegrityError, PermissionRefused, PolicyRefused, TargetUnreachable
 from edge_agent.export.run_folder import RunFile, RunFolder, open_run
 from edge_agent.export.scicat import Place, block, dataset, register
 from edge_agent.model import Access, Block, Kind, Label, Stream
@@ -118,6 +119,45 @@ async def test_a_run_of_a_daemon_is_registered_and_the_verb_asks_the_policy_firs
     assert (await register(opened(open_run(folder)), place, TOKEN)).made
     (there,) = catalogue.datasets
     assert (there["sourceFolder"], there["scientificMetadata"]["received"]["value"]) == (f"/data/{context.folder}", 3)
+
+
+async def test_all_runs_below_a_folder_are_registered_once_and_one_that_fails_stops_no_other(
+    configure: Callable[..., Path], start: Any, until: Any, adapters: ModuleType, scicat: tuple[SciCat, Place], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    agent = await start(configure('access = "open"\n[instrument.balance]\nadapter = "driven"\n'))
+    inlet = (await until(lambda: adapters.SINKS.get("balance"))).open(Stream("balance", "weight", Kind.ROWS, "<f8", unit="g"))
+    folders = []
+    for access in (None, Access.CLOSED, None, None):
+        context = agent.desk.start("balance", project="p", access=access)
+        now = np.full(1, time.time_ns(), np.int64)
+        await inlet.put(Block(np.array([1.0]), now, now))
+        await agent.desk.stop("balance")
+        folders.append(tmp_path / "space" / context.folder)
+    await until(lambda: all((f / "ro-crate-metadata.json").exists() and (f / f"{f.name}.hsc").exists() for f in folders))
+    catalogue, place = scicat
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    words = [
+        "export", "scicat", str(tmp_path / "space"), "--below", "--api", place.api, "--token", str(tmp_path / "token"),
+        "--owner-group", GROUP, "--contact", place.contact, "--source", place.source, "--location", place.location, "--json",
+    ]  # fmt: skip
+    preview = folders[2] / "preview.png"
+    good = preview.read_bytes()
+    preview.write_bytes(b"spoilt")
+
+    async def said() -> tuple[int, dict[str, Any]]:
+        code = await asyncio.to_thread(command, words)
+        return code, json.loads(capsys.readouterr().out)
+
+    code, first = await said()
+    assert (code, first["ok"], len(first["made"]), first["kept"], first["failed"]) == (IntegrityError.exit_code, False, 2, 1, 1)
+    preview.write_bytes(good)
+    code, second = await said()
+    assert (code, second["ok"], len(second["made"]), second["there"], second["failed"]) == (0, True, 1, 2, 0)
+    assert (await said())[1]["there"] == 3
+    assert len({block["datasetId"] for block in catalogue.blocks}) == len(catalogue.datasets) == 3
+    (folders[0] / "preview.png").write_bytes(b"spoilt, and registered before: not read again")
+    assert (await said())[0] == 0
 
 
 async def test_the_fake_refuses_what_the_real_one_refuses(run: RunFolder, scicat: tuple[SciCat, Place]) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge_agent.cli.options import ConfigOption, JsonFlag
 from edge_agent.words import t
+
+if TYPE_CHECKING:
+    from edge_agent.export.scicat import Place
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help=t("Folder of a run that has landed."))]
 Out = Annotated[Path, typer.Option("--out", "-o", help=t("Folder to write to."))]
@@ -169,9 +172,10 @@ def scicat(
     source: Annotated[str, typer.Option("--source", help=t("Absolute path of the project space, as the catalogue's users see it."))],
     location: Annotated[str, typer.Option("--location", help=t('Where the data was taken, as "/KEK/PF/BL05".'))],
     access_group: Annotated[list[str] | None, typer.Option("--access-group", help=t("Group that may see it too; may be repeated."))] = None,
+    below: Annotated[bool, typer.Option("--below", help=t("RUN holds many runs: register all that are not there yet."))] = False,
     as_json: JsonFlag = False,
 ) -> int:
-    """Register a landed run."""
+    """Register a landed run, or all."""
     import asyncio
 
     from edge_agent.cli import output
@@ -184,12 +188,39 @@ def scicat(
     except OSError as error:
         raise UsageError(t("{file} cannot be read.", file=token), why=str(error)) from error
     place = Place(api, owner_group, contact, source, location, tuple(access_group or ()))
+    if below:
+        return asyncio.run(_scicat_below(run, place, secret, as_json))
     made = asyncio.run(register(open_run(run), place, secret))
     if as_json:
         output.emit({"ok": True, "pid": made.pid, "made": made.made})
         return 0
     output.say(t("Registered: {pid}", pid=made.pid) if made.made else t("It was registered before: {pid}", pid=made.pid))
     return 0
+
+
+async def _scicat_below(folder: Path, place: Place, secret: str, as_json: bool) -> int:
+    from edge_agent.cli import output
+    from edge_agent.errors import EdgeAgentError, PolicyRefused
+    from edge_agent.export.scicat import register_below
+
+    made, there, kept, failed = [], 0, 0, []
+    async for outcome in register_below(folder, place, secret):
+        if isinstance(outcome.result, PolicyRefused):
+            kept += 1
+        elif isinstance(outcome.result, EdgeAgentError):
+            failed.append(output.error(outcome.result))
+        elif outcome.result.made:
+            made.append(outcome.result.pid)
+        else:
+            there += 1
+    if as_json:
+        output.emit({"ok": not failed, "made": made, "there": there, "kept": kept, "failed": len(failed)})
+    else:
+        output.say(t(
+            "{made} registered, {there} were there, {kept} may not go there, {failed} failed.",
+            made=len(made), there=there, kept=kept, failed=len(failed),
+        ))  # fmt: skip
+    return failed[0] if failed else 0
 
 
 def invenio(
