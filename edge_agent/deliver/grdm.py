@@ -18,7 +18,7 @@ from edge_agent.deliver.grdm_talk import Talk
 from edge_agent.deliver.outgoing import OutgoingFile
 from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.target import Capabilities, Progress
-from edge_agent.errors import IntegrityError, PermissionRefused, TargetUnreachable
+from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import ItemKind, OutboxItem, Proof, Receipt, utc_now_ns
 
 BLOCK = 256 << 10
@@ -148,8 +148,12 @@ class GrdmTarget:
 
         Which of them belongs to a project of ours is never guessed from a title: anybody may give a project any title, and share it.
         """
-        answer = await self._talk.api(f"/nodes/?filter%5Bcurrent_user_permissions%5D=write&page%5Bsize%5D={MOST_NAMED}")
-        named = [f"{node['id']} ({node['attributes'].get('title', '')})" for node in answer.entries()]
+        try:
+            answer = await self._talk.api(f"/nodes/?filter%5Bcurrent_user_permissions%5D=write&page%5Bsize%5D={MOST_NAMED}")
+            named = [f"{node['id']} ({node['attributes']['title']})" for node in answer.entries()]
+        except (EdgeAgentError, KeyError):
+            # Nothing is sent by it.
+            return "projects that the service does not list"
         return ", ".join([*named, *(["others"] if len(named) == MOST_NAMED else [])])
 
     async def _provider(self, node: str) -> str:

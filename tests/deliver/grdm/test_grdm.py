@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from edge_agent.deliver.grdm import GrdmTarget
+from edge_agent.deliver.grdm_talk import Talk
 from edge_agent.deliver.target import Target
 from edge_agent.errors import IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import ItemKind, OutboxItem, Proof
@@ -66,6 +67,22 @@ async def test_each_project_goes_to_its_own_node(rdm: Any, make_target: MakeTarg
         await target.send(make_item(b"x"), ignore)
     assert refused.value.code == "GRDM_NO_PROJECT"
     assert "the token may write to abc12 (Lysozyme), xyz98 (Other)" in refused.value.why
+
+
+async def test_a_service_that_does_not_list_projects_takes_data_all_the_same(
+    rdm: Any, make_target: MakeTarget, make_item: MakeItem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Talk.api
+
+    async def refuse(talk: Talk, path: str) -> Any:
+        if path.startswith("/nodes/?"):
+            raise PermissionRefused("no such filter")
+        return await ask(talk, path)
+
+    monkeypatch.setattr(Talk, "api", refuse)
+    target = await ready(make_target(rdm.address))
+    await target.send(make_item(b"x"), ignore)
+    assert rdm.file(NAME) == b"x"
 
 
 @pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
