@@ -66,8 +66,12 @@ class Relay:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        try:
+            far, near = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:
+            writer.transport.abort()
+            return
         self._tasks.add(task)
-        far, near = await asyncio.open_connection("127.0.0.1", self._to)
         asked = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as both:
