@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import json
 import os
 import random
@@ -156,6 +157,8 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--in-turn", action="store_true")
     options = parser.parse_args()
+    gc.freeze()  # or each child copies what its collector looks at
+    gc.disable()
     disk = play(options.folder, options.faults, options.every, options.in_turn)
     if disk is None:
         os._exit(0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import cbor2
 import h5py
 import numpy as np
+import pytest
 
 FRAMES, VALUES, FLAGS = "/entry/camera/data", "/entry/balance/value", "/entry/balance/flag"
 TABLES = "/entry/integrity"
@@ -379,16 +380,18 @@ def test_a_truncated_file_is_damage_at_any_length(hsc, run, root, tmp_path):
     assert {item["level"] for item in out["items"]} == {0}
 
 
-def test_every_flipped_byte_is_reported_or_leaves_all_that_a_reader_sees(hsc, run, root, tmp_path):
+@pytest.mark.parametrize("step", [499, pytest.param(97, marks=pytest.mark.slow(25))])
+def test_every_flipped_byte_is_reported_or_leaves_all_that_a_reader_sees(hsc, run, root, tmp_path, step):
+    """As a user runs the tool, a child for each file; `tests/segment/test_flips.py` asks it about every byte within one process."""
     raw = hsc.make_segment(run, "a.h5").path.read_bytes()
     folder = tmp_path / "flips"
     folder.mkdir()
-    for at in range(0, len(raw), 97):
+    for at in range(0, len(raw), step):
         changed = bytearray(raw)
         changed[at] ^= 1 << at % 8
         (folder / f"{at:06}.h5").write_bytes(changed)
     _, out = hsc.verify(folder, root=root)
-    assert len(out["items"]) == len(range(0, len(raw), 97))
+    assert len(out["items"]) == len(range(0, len(raw), step))
     passed = [item["path"] for item in out["items"] if item["ok"]]
     assert passed
     assert len(passed) < len(out["items"])
