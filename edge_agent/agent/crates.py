@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent import __version__
+from edge_agent.agent.detector import detector_facts
 from edge_agent.agent.labels import Labels
 from edge_agent.agent.sink import InstrumentState
 from edge_agent.config.models import Config, Instrument, Project
@@ -157,9 +158,10 @@ class Describer:
             "serial_number": configured.serial_number, "type": configured.title, "owner": configured.owner,
             "landing_page": configured.landing_page,
         }  # fmt: skip
+        facts = state.facts or entry.facts.get(name, {})
         return records.instrument(
             name, configured.adapter, first.source_uri if first else "", first.transport if first else "unauthenticated",
-            described=state.facts or entry.facts.get(name, {}), configured=known, calibration=_calibration(configured),
+            described=facts, configured=known, calibration=_calibration(configured), detector=detector_facts(configured.nxmx, facts),
             delivers=tuple(sorted({stream.kind.value for stream in state.streams.values()})),
         )  # fmt: skip
 

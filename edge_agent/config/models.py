@@ -7,6 +7,7 @@ help are made of. Attribute names are those of the file, but for the tables of t
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -109,6 +110,44 @@ class Calibration(Table):
     """Last day on which it holds, as "2027-03-31". Default: not said."""
 
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Measured = Length | Annotated[str, Field(pattern=r"^\S+$")]
+"""A number, or the name of a fact that the instrument tells, whose value is the number."""
+Direction = tuple[Finite, Finite, Finite]
+
+
+class Nxmx(Table):
+    """An area detector, as the NeXus application definition NXmx wants it: what is not said is a NaN with a reason in the file."""
+
+    source: str = ""
+    """Name of the storage ring or laser, as "SPring-8"."""
+    wavelength: Measured | None = None
+    """Wavelength of the beam in angstrom, or the setting of the camera that has it, as "cam1_Wavelength_RBV"."""
+    distance: Measured | None = None
+    """From the sample to the detector along the beam in mm, or the setting that has it. The detector stands across the beam."""
+    beam_center: tuple[Measured | Finite, Measured | Finite] | None = None
+    """Where the beam meets the detector, in pixels along the fast and the slow direction, or the settings that have them."""
+    pixel_size: tuple[Length, Length] | None = None
+    """Size of a pixel along the fast and the slow direction, in mm, as [0.075, 0.075]."""
+    fast_direction: Direction | None = None
+    """Unit vector along which the last index of a frame rises, z along the beam and y up (McStas), as [-1, 0, 0]."""
+    slow_direction: Direction | None = None
+    """Unit vector along which the first index of a frame rises, as [0, -1, 0]."""
+    sensor_material: str = ""
+    """What the sensor is made of, as "Si"."""
+    sensor_thickness: Length | None = None
+    """Thickness of the sensor in mm, as 0.45."""
+
+    @field_validator("fast_direction", "slow_direction")
+    @classmethod
+    def _is_unit(cls, value: Direction | None) -> Direction | None:
+        if value is not None and abs(math.hypot(*value) - 1) > 1e-3:
+            message = t("is no unit vector: the squares of its three numbers must sum up to 1")
+            raise PydanticCustomError("cfg_value", "{message}", {"message": message})
+        return value
+
+
 class Spool(Table):
     """Where data waits until its targets proved that they hold it."""
 
@@ -200,6 +239,8 @@ class Instrument(Labelled):
     """Who owns the instrument: an organisation or a person, for the run record."""
     calibration: Calibration | None = None
     """Its calibration, for the run record: {id = "...", valid_until = "2027-03-31"}. Default: what the instrument says."""
+    nxmx: Nxmx | None = None
+    """Frames of this detector are written as NXmx: {wavelength = 0.98, ...}. Default: as plain NXdetector."""
     settings: SerializeAsAny[AdapterConfig] = Field(default_factory=AdapterConfig)
     """The adapter's own keys, validated by the adapter's `Config`. In the file they stand beside the others."""
 

@@ -77,9 +77,36 @@ class Calibration:
     valid_until: Text = NOT_CONFIGURED
 
 
+Number = float | Absent
+Pair = tuple[float, float] | Absent
+Direction = tuple[float, float, float] | Absent
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """Geometry and beam of an area detector, as NXmx wants them.
+
+    Lengths in mm, ``wavelength`` in angstrom, ``beam_center`` in pixels. Pairs are along the fast and the slow direction of a frame;
+    directions are unit vectors in NeXus' frame (McStas: z along the beam, y up). ``source`` is the name of the storage ring or laser.
+    """
+
+    source: Text = NOT_CONFIGURED
+    wavelength: Number = NOT_CONFIGURED
+    distance: Number = NOT_CONFIGURED
+    beam_center: Pair = NOT_CONFIGURED
+    pixel_size: Pair = NOT_CONFIGURED
+    fast_direction: Direction = NOT_CONFIGURED
+    slow_direction: Direction = NOT_CONFIGURED
+    sensor_material: Text = NOT_CONFIGURED
+    sensor_thickness: Number = NOT_CONFIGURED
+
+
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """With what (PIDINST 1.0 names), how it is connected, what it says of itself, what it delivers (``frames``, ``rows``, ``files``)."""
+    """With what (PIDINST 1.0 names), how it is connected, what it says of itself, what it delivers (``frames``, ``rows``, ``files``).
+
+    ``detector`` is None where nobody called it an area detector.
+    """
 
     name: str
     adapter: str
@@ -93,6 +120,7 @@ class Instrument:
     model: Text = NOT_SAID
     serial_number: Text = NOT_SAID
     calibration: Calibration = Calibration()
+    detector: Detector | None = None
     facts: Mapping[str, str | int | float] = field(default_factory=dict)
     delivers: tuple[str, ...] = ()
 

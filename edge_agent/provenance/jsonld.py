@@ -67,7 +67,9 @@ def uuid_text(digits: str) -> str:
 
 
 def _object(value: Any) -> dict[str, Any]:
-    made = {_camel(f.name): _value(f.name, getattr(value, f.name)) for f in fields(value)}
+    there = {f.name: getattr(value, f.name) for f in fields(value)}
+    # None is what the thing does not have by its nature, as a balance has no pixels: nothing is missing.
+    made = {_camel(name): _value(name, held) for name, held in there.items() if held is not None}
     if isinstance(value, StreamFacts):
         made["expected"] = _value("expected", value.expected)
     return made

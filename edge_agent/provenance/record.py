@@ -16,6 +16,7 @@ from edge_agent.provenance.facts import (
     Absent,
     Calibration,
     ClockFacts,
+    Detector,
     Instrument,
     Integrity,
     Organisation,
@@ -38,6 +39,7 @@ __all__ = [
     "Absent",
     "Calibration",
     "ClockFacts",
+    "Detector",
     "Instrument",
     "Integrity",
     "Organisation",
@@ -164,6 +166,7 @@ def instrument(
     described: Mapping[str, str | int | float] | None = None,
     configured: Mapping[str, str] | None = None,
     calibration: Calibration | None = None,
+    detector: Detector | None = None,
     delivers: tuple[str, ...] = (),
 ) -> Instrument:
     """One instrument: what it says of itself (`Sink.describe`), overridden by what is configured.
@@ -176,6 +179,7 @@ def instrument(
         described: facts of the instrument; well-known names fill maker, model, serial number and calibration, all are kept as facts.
         configured: any of ``pid landing_page type owner manufacturer model serial_number``.
         calibration: from the configuration or a registry.
+        detector: its geometry, where it is an area detector that was said to be one.
         delivers: kinds of its streams.
 
     Raises:
@@ -189,7 +193,7 @@ def instrument(
         raise ValueError(f"not a field of an instrument: {sorted(extra.keys() - allowed)}; known are {sorted(allowed)}")
     return Instrument(
         name, adapter, without_password(endpoint), transport, calibration=calibration or Calibration(**_said(facts, CALIBRATED)),
-        facts=facts, delivers=delivers, **(known | extra),
+        detector=detector, facts=facts, delivers=delivers, **(known | extra),
     )  # fmt: skip
 
 

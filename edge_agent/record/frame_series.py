@@ -15,7 +15,7 @@ from edge_agent.record.series import FRAME_LIMITS, Limits, RunState, Series
 from edge_agent.record.table import Table
 from edge_agent.seal import leaf
 from edge_agent.seal.dsd import Dsd
-from edge_agent.segment import layout
+from edge_agent.segment import layout, nxmx
 
 Mark = tuple[int | None, int, Cause]
 
@@ -141,7 +141,9 @@ class FrameSeries(Series):
         if self._table is not None:
             self._table.flush()
         gaps = self.segment.gaps.get(self.stream.key, [])
-        return layout.gap_objects(layout.stream_group(self.stream), gaps) | super()._closing(outcome)
+        ended = layout.iso(self.state.now_ns())
+        said = nxmx.detector_objects(self.state.record(), self.name, {self.stream.key: self.stream.shape}, ended)
+        return layout.gap_objects(layout.stream_group(self.stream), gaps) | super()._closing(outcome) | said
 
     def _streams(self) -> Mapping[str, Stream]:
         return {self.stream.key: self.stream}

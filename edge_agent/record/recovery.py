@@ -38,7 +38,7 @@ from edge_agent.seal.dsd import Counter, Dsd, parse_dsd
 from edge_agent.seal.head import State
 from edge_agent.seal.keys import KeyChain
 from edge_agent.seal.meta import DatasetMeta, GroupMeta, MetaObject, meta_digest
-from edge_agent.segment import hdf5, integrity, layout, nexus, reader, tags
+from edge_agent.segment import hdf5, integrity, layout, nexus, nxmx, reader, tags
 from edge_agent.segment.file import SegmentFile
 from edge_agent.segment.report import INTACT
 from edge_agent.segment.types import numpy_dtype, numpy_value
@@ -201,7 +201,7 @@ class _Builder:
             self._declare(file)
         self._declare_clock()
         complete = nexus.segment_completeness(_counts(self.remains), self.gaps, self._counted(file))
-        file.add(complete | layout.closing_objects(self.now_ns(), "failed"))
+        file.add(complete | layout.closing_objects(self.now_ns(), "failed") | self._detector(layout.iso(self.now_ns())))
         self._leaf(leaf.Meta(meta_digest(file.objects)).payload())
         self._leaf(close_leaf(file, self.tree.payloads, self.policy, "failed", "recovered").payload())
 
@@ -239,7 +239,15 @@ class _Builder:
         paths = {*layout.closing_objects(0, ""), *nexus.completeness(())}
         for group in self._groups().values():
             paths |= set(layout.gap_objects(group, ()))
-        return paths | set(tags.closing_objects((), {}))
+        return paths | set(tags.closing_objects((), {})) | {nxmx.ESTIMATED}
+
+    def _detector(self, ended: str) -> dict[str, MetaObject]:
+        """What NXmx demands, from the record as it was when the segment was opened."""
+        stored = self.remains.objects.get(nexus.RECORD)
+        if not isinstance(stored, DatasetMeta) or stored.value is None:
+            return {}
+        frames = {d.source_id: d.chunk[1:] for d in self.remains.dsds.values() if d.counter is Counter.FRAME}
+        return nxmx.detector_objects(str(numpy_value(stored.value)), self.remains.open_leaf.series, frames, ended)
 
     def _leaf(self, payload: bytes) -> None:
         self.tree.append(payload)

@@ -128,11 +128,14 @@ def _frames(stream: Stream, *, default: bool) -> StreamLayout:
     objects = _group_objects(
         stream,
         "NXdetector",
-        {"NX_class": text("NXdata"), "signal": text("data"), "axes": types.texts(["frame_number"] + ["."] * len(stream.shape))},
+        {
+            "NX_class": text("NXdata"), "signal": text("data"), "axes": types.texts(["frame_number"] + ["."] * len(stream.shape)),
+            "target": text(group),
+        },
     )
     dsd = _dsd(f"{group}/data", np.dtype(stream.dtype), (1, *stream.shape), decoder(codec), stream.key, Counter.FRAME, stream.step)
     unit = stream.unit or "count"
-    objects[f"{group}/data"] = DatasetMeta(dsd.type, {"units": text(unit), "long_name": text(stream.key)})
+    objects[f"{group}/data"] = DatasetMeta(dsd.type, {"units": text(unit), "long_name": text(stream.key), "target": text(dsd.path)})
     table = table_layout(group, (number, *common_columns()), ROW_CODEC, stream.key, objects)
     if default:
         objects["/entry/data"] = SoftLink(group)
@@ -147,7 +150,7 @@ def _rows(stream: Stream, *, default: bool) -> StreamLayout:
         columns = (*columns, SEQUENCE)
     objects = _group_objects(stream, "NXcollection", {"NX_class": text("NXlog")})
     table = table_layout(group, columns, codec_of(stream), stream.key, objects)
-    return StreamLayout(objects | (plotted_first(group) if default else {}), table)
+    return StreamLayout(plotted_first(group, objects) if default else objects, table)
 
 
 def unit_of(stream: Stream) -> str:
@@ -155,13 +158,19 @@ def unit_of(stream: Stream) -> str:
     return stream.unit or ("" if np.dtype(stream.dtype).kind == "S" else "dimensionless")
 
 
-def plotted_first(group: str) -> Objects:
-    """The default plot of a segment of rows: ``value`` over ``time_arrival`` of one group."""
-    return {
-        "/entry/data": GroupMeta({"NX_class": text("NXdata"), "signal": text("value"), "axes": types.texts(["time_arrival"])}),
-        "/entry/data/value": SoftLink(f"{group}/value"),
-        "/entry/data/time_arrival": SoftLink(f"{group}/time_arrival"),
-    }
+def plotted_first(group: str, objects: Objects) -> Objects:
+    """With the default plot of a segment of rows: ``value`` over ``time_arrival`` of one group of ``objects``.
+
+    NeXus has the path of what is linked in an attribute ``target`` of it.
+    """
+    made = dict(objects)
+    made["/entry/data"] = GroupMeta({"NX_class": text("NXdata"), "signal": text("value"), "axes": types.texts(["time_arrival"])})
+    for name in ("value", "time_arrival"):
+        path, column = f"{group}/{name}", objects[f"{group}/{name}"]
+        assert isinstance(column, DatasetMeta)  # noqa: S101 - by table_layout
+        made[path] = DatasetMeta(column.type, {**column.attributes, "target": text(path)})
+        made[f"/entry/data/{name}"] = SoftLink(path)
+    return made
 
 
 def _group_objects(stream: Stream, parent_class: str, attributes: dict[str, Value]) -> Objects:

@@ -16,11 +16,12 @@ import numpy as np
 
 from edge_agent.model import RunContext
 from edge_agent.seal.meta import GroupMeta
-from edge_agent.segment import hdf5, layout, nexus, peek, tags
+from edge_agent.segment import hdf5, layout, nexus, nxmx, peek, tags
 from edge_agent.segment.tags import Tag
 from edge_agent.segment.types import TEXT_DTYPE, text
 
 MAX_SOURCES = 256
+INSTRUMENT = "/entry/instrument/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,18 @@ def write_master(path: Path, run: RunContext, site: str, outcome: str, record: s
         for first in {members[0].name for members in sources.values()}:
             _copy_attributes(file, path.with_name(first), [d for d, members in sources.items() if members[0].name == first])
         groups = sorted({dataset.rpartition("/")[0] for dataset in sources})
+        frames = {d.removeprefix(INSTRUMENT).removesuffix("/data"): p[0].shapes[d][1:] for d, p in sources.items() if d.endswith("/data")}
+        said = nxmx.detector_objects(record, nexus.MASTER, frames, end) if end else {}
+        if not said.keys() & groups:
+            for name, thing in said.items():
+                if name not in file:
+                    hdf5.add(file, name, thing, {})
         for group in groups:
             _describe(file[group])
         plottable = sorted(groups, key=lambda g: f"{g}/data" not in sources)
         if plottable:
             file["entry/data"] = h5py.SoftLink(plottable[0])
+            file[plottable[0]].attrs.create("target", plottable[0], dtype=TEXT_DTYPE)
 
 
 def _tagged(folder: Path, parts: Sequence[Part]) -> tuple[tuple[Tag, ...], set[str]]:

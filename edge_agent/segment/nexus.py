@@ -19,6 +19,7 @@ from edge_agent.seal.meta import DatasetMeta, GroupMeta, MetaObject, Value
 from edge_agent.segment import types
 
 PROVENANCE = "/entry/provenance"
+RECORD = f"{PROVENANCE}/data"
 ROWS, MASTER = "rows", "master"
 """Series that hold streams of several instruments; the others belong to the one that they are named after."""
 
@@ -38,7 +39,7 @@ def record_objects(record: str, series: str) -> Objects:
     project, policy, clock = _part(said, "project"), _part(said, "policy"), _part(said, "clock")
     unattended = "operator" in said and "role" not in who
     orcid = _text(who, "orcid")
-    found = _group(PROVENANCE, "NXnote", {"type": _field("application/ld+json"), "data": _field(record)})
+    found = _group(PROVENANCE, "NXcollection", {"type": _field("application/ld+json"), "data": _field(record)})
     found |= _group(
         "/entry/user", "NXuser",
         {

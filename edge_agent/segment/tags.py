@@ -97,7 +97,7 @@ def table_of(name: str, *, default: bool) -> StreamLayout:
         group: GroupMeta({"NX_class": text("NXdata"), "signal": text("value"), "axes": types.texts(["time_arrival"])}),
     }
     table = layout.table_layout(group, columns, "none" if "none" in rest else layout.ROW_CODEC, SOURCE + name, objects)
-    return StreamLayout(objects | (layout.plotted_first(group) if default else {}), table)
+    return StreamLayout(layout.plotted_first(group, objects) if default else objects, table)
 
 
 def closing_objects(tags: Sequence[Tag], gaps: Mapping[str, Sequence[GapLeaf]]) -> Objects:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Callable
@@ -415,3 +416,24 @@ def test_a_run_killed_while_it_opens_a_segment_leaves_no_hole_in_the_numbers(rig
         closed = {path.name for path in place.glob("*.h5")}
         assert sorted(int(name[-9:-3]) for name in closed) == list(range(1, len(closed) + 1)), what
         kit.check_signed(recovered, run.facility)
+
+
+def test_a_recovered_segment_of_a_detector_says_its_geometry(rig: Make, kit: Any, tmp_path: Path) -> None:
+    run = rig()
+    told = {key: "Si" if key in ("source", "sensorMaterial") else {"value": None, "reason": "not configured"} for key in (
+        "source", "wavelength", "distance", "beamCenter", "pixelSize", "fastDirection", "slowDirection", "sensorMaterial", "sensorThickness",
+    )}  # fmt: skip
+    camera = {"name": "camera", "delivers": ["frames"], "detector": told}
+    run.state.record = lambda: json.dumps({"instruments": [camera], "sample": {"name": "steel"}})
+    frames = run.recording.frames(kit.CAMERA)
+    frames.offer(kit.frame(1))
+    run.durable()
+    folder = shutil.copytree(run.folder, tmp_path / "crashed")
+    (closed,) = kit.recover_all(folder, run.facility, run.session.chain)
+    kit.check_signed([closed], run.facility)
+    with h5py.File(closed.path) as file:
+        entry = file["entry"]
+        assert entry["definition"].asstr()[()] == "NXmx"
+        assert entry["instrument/camera/data"].shape == (1, 16, 24)
+        assert entry["instrument/camera/_module/data_size"][()].tolist() == [16, 24]
+        assert entry["end_time_estimated"][()] >= entry["start_time"][()]

@@ -103,7 +103,7 @@ def test_each_field_of_the_record_has_its_place() -> None:
     }  # fmt: skip
     assert expected.items() <= found.items()
     assert classes(objects) == {
-        "provenance": "NXnote", "user": "NXuser", "project": "NXcollection", "policy": "NXcollection", "process": "NXprocess",
+        "provenance": "NXcollection", "user": "NXuser", "project": "NXcollection", "policy": "NXcollection", "process": "NXprocess",
         "process/parameters": "NXparameters", "clock": "NXcollection", "instrument/balance": "NXcollection",
         "instrument/balance/_fabrication": "NXfabrication", "instrument/balance/_about": "NXcollection",
     }  # fmt: skip
