@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +25,7 @@ from landing.catalogue import Agent, Catalogue
 from landing.enrol import issue_token
 from landing.fake_rdm import Rehearsal
 from landing.fake_rdm import serve as serve_rdm
-from landing.home import Home, S3Place, Settings, write_durably
+from landing.home import PUBLIC, Home, S3Place, Settings, write_durably
 from landing.places import open_catalogue
 from landing.revoke import revoke as revoke_agent
 from landing.room import Limits
@@ -34,6 +35,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the landing service.")]
 Projects = Annotated[list[str], typer.Option("--project", help="Project that the agent may write to; may be repeated.")]
 GIB = 1 << 30
+URL = re.compile(PUBLIC)
 
 
 @app.command()
@@ -45,12 +47,15 @@ def init(
     s3: Annotated[str, typer.Option(help="URL of an S3 store for the bytes; default: the folder.")] = "",
     bucket: Annotated[str, typer.Option(help="Its bucket.")] = "",
     prefix: Annotated[str, typer.Option(help='Beginning of all keys there, as "landing/".')] = "",
+    public: Annotated[str, typer.Option(help="Address under which everybody sees open runs; default: nobody does.")] = "",
 ) -> None:
     """Make a landing service: its certificate authority, keys, project spaces and catalogue."""
     home = Home(folder)
     if bool(s3) != bool(bucket):
         raise UsageError("--s3 and --bucket belong together", try_="give both, or none")
-    settings = Settings(name=name, postgres=postgres, s3=S3Place(endpoint=s3, bucket=bucket, prefix=prefix) if s3 else None)
+    if public and not URL.fullmatch(public):
+        raise UsageError(f"--public {public} is no address", why="wants http(s)://host[/path] without a slash at its end")
+    settings = Settings(name=name, public=public, postgres=postgres, s3=S3Place(endpoint=s3, bucket=bucket, prefix=prefix) if s3 else None)
     settings = settings.model_copy(update={"hosts": settings.hosts + tuple(host or ())})
     home.create(settings)
     ca = authority.create(home, settings)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.model import ItemKind
+from edge_agent.model import Access, ItemKind, Label
 from landing.database import Database, Session
 
 _REFUSE = """
@@ -26,6 +26,13 @@ SELECT path, run_no, size, t_ns FROM (
     FROM items WHERE project = ?) AS known
 WHERE nth = 1"""
 """A path may be written again (``.receipts``): what counts is the newest row."""
+
+
+_COLUMNS = ("agent_id", "item_id", "kind", "project", "path", "size", "sha256", "run_id", "run_no", "level", "custody", "t_ns")
+_LABELLED = f"""
+SELECT {", ".join(f"items.{name}" for name in _COLUMNS)}, labels.access, labels.allowed
+FROM items LEFT JOIN labels ON labels.agent_id = items.agent_id AND labels.item_id = items.item_id
+WHERE items.path >= ? AND items.path < ? ORDER BY items.path, items.t_ns, items.rowid"""  # noqa: S608 - names of columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +193,8 @@ class Catalogue:
             row = db.execute("SELECT * FROM items WHERE agent_id = ? AND item_id = ?", (agent_id, item_id)).fetchone()
         return None if row is None else _stored(row)
 
-    def store(self, item: StoredItem) -> None:
-        """Remember a stored item; an earlier refusal of it is over."""
+    def store(self, item: StoredItem, label: Label | None = None) -> None:
+        """Remember a stored item and its label; an earlier refusal of it is over."""
         with self._db.writing(item.agent_id) as db:
             db.execute(
                 "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (agent_id, item_id) DO NOTHING",
@@ -196,6 +203,11 @@ class Catalogue:
                     item.level, item.custody, item.t_ns,
                 ),
             )  # fmt: skip
+            if label is not None:
+                db.execute(
+                    "INSERT INTO labels VALUES (?, ?, ?, ?) ON CONFLICT (agent_id, item_id) DO NOTHING",
+                    (item.agent_id, item.item_id, str(label.access), "\n".join(sorted(label.allowed))),
+                )
             db.execute("DELETE FROM refused WHERE agent_id = ? AND item_id = ?", (item.agent_id, item.item_id))
 
     def project_size(self, project: str) -> int:
@@ -223,6 +235,20 @@ class Catalogue:
             ).fetchall()
         newest = {row[4]: _stored(row) for row in rows}
         return list(newest.values())
+
+    def labelled(self, folder: str) -> list[tuple[StoredItem, Label | None]]:
+        """As `files`, each with its label; None: it was stored before labels were remembered."""
+        with self._db.reading() as db:
+            rows = db.execute(_LABELLED, (folder + "/", folder + "0")).fetchall()
+        return list({row[4]: (_stored(row), _label(row[12], row[13])) for row in rows}.values())
+
+    def folder_of(self, run_id: bytes) -> str | None:
+        """Where the crate of a run came last."""
+        with self._db.reading() as db:
+            row = db.execute(
+                "SELECT path FROM items WHERE run_id = ? AND kind = ? ORDER BY t_ns DESC, rowid DESC LIMIT 1", (run_id, str(ItemKind.CRATE))
+            ).fetchone()
+        return None if row is None else str(row[0]).rpartition("/")[0]
 
     def refuse(self, agent_id: bytes, item_id: str, refusal_json: str, t_ns: int) -> None:
         """Remember why an item was refused."""
@@ -302,6 +328,10 @@ class Catalogue:
 def _grant(db: Session, agent_id: bytes, projects: Iterable[str]) -> None:
     for project in projects:
         db.execute("INSERT INTO projects VALUES (?, ?) ON CONFLICT DO NOTHING", (agent_id, project))
+
+
+def _label(access: str | None, allowed: str | None) -> Label | None:
+    return None if access is None else Label(Access(access), frozenset((allowed or "").split("\n")) - {""})
 
 
 def _stored(row: Sequence[Any]) -> StoredItem:

@@ -90,7 +90,7 @@ class CheckIn:
             header.agent_id, header.item_id, header.kind, header.project, header.path, header.size, sha256, header.run_id, header.run_no,
             level, signed, now,
         )  # fmt: skip
-        await asyncio.to_thread(self._catalogue.store, stored)
+        await asyncio.to_thread(self._catalogue.store, stored, header.label)
         await asyncio.to_thread(self._store.forget, header)
         return signed
 

@@ -13,6 +13,9 @@ import pydantic
 
 from edge_agent.errors import ConfigError, UsageError
 
+PUBLIC = r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~-]+)*"
+"""An address without a slash at its end."""
+
 
 class S3Place(pydantic.BaseModel):
     """Where objects go in an S3 store. The keys come from where every S3 program finds them, never from here."""
@@ -42,6 +45,8 @@ class Settings(pydantic.BaseModel):
     """Name of the service, for people and in receipts (``store``)."""
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
     """Names and addresses in the TLS certificate."""
+    public: str = pydantic.Field(default="", pattern=f"^({PUBLIC})?$")
+    """Address under which everybody sees the pages of open runs, without a slash at its end; empty: nobody does."""
     postgres: str = ""
     """PostgreSQL that has the catalogue, as libpq's connection string or URI; empty: a SQLite file in the folder."""
     s3: S3Place | None = None

@@ -1,7 +1,8 @@
 """The HTTPS door: tus 1.0 (creation) with RFC 9530 ``Repr-Digest``, receipts, witnessing, enrolment, a list of runs.
 
-Every route but ``/health``, ``/enroll`` and ``/revoked`` wants a TLS client certificate of an enrolled agent; the agent is the one
-in the certificate, never one in a message. A refusal is JSON ``{"code", "what", "why", "try", "have"}``.
+Every route but ``/health``, ``/enroll``, ``/revoked`` and the pages of open runs (`landing.pages`) wants a TLS client certificate of
+an enrolled agent; the agent is the one in the certificate, never one in a message. A refusal is JSON
+``{"code", "what", "why", "try", "have"}``.
 
 A door that was shut still meets requests: a connection whose TLS handshake was under way is there when it is done.
 They get TROUBLE and touch nothing, since what is behind the door is being closed.
@@ -29,6 +30,7 @@ from edge_agent.wire.talk import MAX_CONTROL, parse_witness_ask
 from landing.authority import agent_of
 from landing.database import stopping
 from landing.enrol import Registrar
+from landing.pages import Pages
 from landing.receiver import Receiver
 from landing.room import Limits
 from landing.witness import WitnessBook
@@ -53,12 +55,16 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class HttpsDoor:
     """Handlers over one `Receiver`, `Registrar` and `WitnessBook`."""
 
-    def __init__(self, receiver: Receiver, registrar: Registrar, book: WitnessBook, limits: Limits, name: str, root_pem: str) -> None:
+    def __init__(
+        self, receiver: Receiver, registrar: Registrar, book: WitnessBook, limits: Limits, name: str, root_pem: str,
+        pages: Pages | None = None,
+    ) -> None:  # fmt: skip
         self._receiver = receiver
         self._registrar = registrar
         self._book = book
         self._limits = limits
         self._health = {"service": "landing", "name": name, "root": root_pem}
+        self._open = [] if pages is None else pages.routes()
         self._shut = False
 
     def app(self) -> web.Application:
@@ -78,11 +84,12 @@ class HttpsDoor:
         app.router.add_get("/witness/{log}", self.last_witness, allow_head=False)
         app.router.add_get("/runs", self.runs)
         app.router.add_get("/runs/{path:.+}", self.run)
+        app.router.add_routes(self._open)
         return app
 
     @web.middleware
     async def _who(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        if request.path not in _PUBLIC:
+        if request.path not in _PUBLIC and request.match_info.handler not in [route.handler for route in self._open]:
             await asyncio.to_thread(self._receiver.admit, _agent(request))
         return await handler(request)
 

@@ -26,6 +26,7 @@ from landing.https import HttpsDoor, server_context
 from landing.judge import Judge, WorkerJudge
 from landing.memory import keep_freed_memory
 from landing.mqtt import MqttDoor
+from landing.pages import Pages
 from landing.places import open_catalogue, open_store
 from landing.receiver import Receiver
 from landing.room import Limits, Room
@@ -88,7 +89,8 @@ def assemble(home: Home, limits: Limits, judge: Judge) -> Service:
     receiver = Receiver(catalogue, store, room, CheckIn(settings.name, catalogue, store, room, judge, signer))
     book = WitnessBook(catalogue, signer, ca.root)
     registrar = Registrar(ca, catalogue, settings.name, receipts_der)
-    door = HttpsDoor(receiver, registrar, book, limits, settings.name, ca.root.public_bytes(Encoding.PEM).decode())
+    pages = Pages(catalogue, store, settings.public) if settings.public else None
+    door = HttpsDoor(receiver, registrar, book, limits, settings.name, ca.root.public_bytes(Encoding.PEM).decode(), pages)
     return Service(catalogue, store, receiver, registrar, book, door, ca.root)
 
 

@@ -100,6 +100,9 @@ _TABLES = (
     "sha256 {B} NOT NULL, run_id {B} NOT NULL, run_no {I} NOT NULL, level {I}, custody {B} NOT NULL, t_ns {I} NOT NULL, {R}"
     "PRIMARY KEY (agent_id, item_id)){S}",
     "CREATE INDEX IF NOT EXISTS items_by_path ON items (path)",
+    "CREATE INDEX IF NOT EXISTS items_by_run ON items (run_id)",
+    "CREATE TABLE IF NOT EXISTS labels "
+    "(agent_id {B} NOT NULL, item_id {T} NOT NULL, access {T} NOT NULL, allowed {T} NOT NULL, PRIMARY KEY (agent_id, item_id)){S}",
     "CREATE TABLE IF NOT EXISTS refused "
     "(agent_id {B} NOT NULL, item_id {T} NOT NULL, refusal {T} NOT NULL, t_ns {I} NOT NULL, PRIMARY KEY (agent_id, item_id)){S}",
     "CREATE TABLE IF NOT EXISTS heads "

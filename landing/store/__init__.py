@@ -6,6 +6,7 @@ space holds its bytes whole or is not there, and is never given to other bytes b
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -91,6 +92,14 @@ class Store(Protocol):
 
         Raises:
             Refused: CLASH when the name is taken by other bytes, and not ``replace``.
+        """
+        ...
+
+    def read(self, path: str) -> Generator[bytes, None, None]:
+        """The bytes that have a final name, in blocks.
+
+        Raises:
+            FileNotFoundError: nothing has.
         """
         ...
 

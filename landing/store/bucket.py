@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ class Bucket:
             )
         return f"{base64_of(hashlib.sha256(b''.join(digests)).digest())}-{len(digests)}"
 
-    def read(self, key: str) -> Iterator[bytes]:
+    def read(self, key: str) -> Generator[bytes, None, None]:
         """The bytes of an object.
 
         Raises:

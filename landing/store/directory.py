@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Generator
 
 from edge_agent.model import Proof
 from edge_agent.wire.item import ItemHeader
@@ -11,6 +12,8 @@ from landing.home import Home
 from landing.store import Whole
 from landing.store.incoming import Incoming, hash_file
 from landing.store.space import Space
+
+BLOCK = 1 << 20
 
 
 class DirectoryStore:
@@ -55,6 +58,12 @@ class DirectoryStore:
             with self._placing:
                 self._space.place(whole.path, header.path, whole.sha256, replace=replace)
         return Proof.FSYNCED
+
+    def read(self, path: str) -> Generator[bytes, None, None]:
+        """See `Store.read`."""
+        with self._space.target(path).open("rb") as file:
+            while block := file.read(BLOCK):
+                yield block
 
     def refuse(self, header: ItemHeader, refusal: Refusal, whole: Whole) -> str:
         """See `Store.refuse`."""

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import secrets
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 from edge_agent.model import Proof
@@ -114,6 +115,10 @@ class S3Store:
         raise Refused(
             Code.TROUBLE, "The S3 store holds other bytes than it was sent", why=self._bucket.name(key), try_="its operator should look"
         )
+
+    def read(self, path: str) -> Generator[bytes, None, None]:
+        """See `Store.read`."""
+        return self._bucket.read(f"space/{path}")
 
     def forget(self, header: ItemHeader) -> None:
         """See `Store.forget`."""
