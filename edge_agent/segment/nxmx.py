@@ -84,10 +84,11 @@ def _detector(said: Mapping[str, Any], key: str, shape: tuple[int, ...]) -> Obje
         found[f"{group}/count_time"] = _array(np.float64(exposure), {"units": types.text("s")})
     if not isinstance(told["distance"], dict):
         found[f"{group}/distance"] = _numbers(told, "distance", "mm")
-    centre = told["beamCenter"]
-    if not isinstance(centre, dict):
-        for name, place in zip(("beam_center_x", "beam_center_y"), centre, strict=True):
-            found[f"{group}/{name}"] = _array(np.float64(place), {"units": types.text("pixel")})
+    centre, size = told["beamCenter"], told["pixelSize"]
+    if not isinstance(centre, dict) and not isinstance(size, dict):
+        # A length in NXmx, whatever programs of detectors write there.
+        for number, name in enumerate(("beam_center_x", "beam_center_y")):
+            found[f"{group}/{name}"] = _array(np.float64(centre[number] * size[number]), {"units": types.text("mm")})
     found[axes] = _group("NXtransformations")
     found[f"{axes}/distance"] = _numbers(told, "distance", "mm", _axis(BEAM, "."))
     # Not the module's own field module_offset: pynxtools takes that name for the offset of a field "module".
@@ -101,8 +102,8 @@ def _detector(said: Mapping[str, Any], key: str, shape: tuple[int, ...]) -> Obje
         direction = told[f"{name}Direction"]
         reason = direction["reason"] if isinstance(direction, dict) else ""
         axis = _axis(NOWHERE if reason else direction, f"{axes}/first_pixel", reason)
-        size = told["pixelSize"] if isinstance(told["pixelSize"], dict) else told["pixelSize"][number]
-        found[f"{module}/{name}_pixel_direction"] = _numbers({"size": size}, "size", "mm", axis)
+        pixel = size if isinstance(size, dict) else size[number]
+        found[f"{module}/{name}_pixel_direction"] = _numbers({"size": pixel}, "size", "mm", axis)
     return found
 
 

@@ -97,7 +97,7 @@ async def test_a_detector_whose_geometry_is_known_is_an_nxmx_in_segment_and_mast
         assert values(file) == {
             "definition": "NXmx", "sample/name": "lysozyme", "sample/depends_on": ".", "source/name": "SPring-8",
             "instrument/_beam/incident_wavelength": 0.9795, "instrument/camera/distance": 120.5, "instrument/camera/sensor_material": "Si",
-            "instrument/camera/sensor_thickness": 0.45, "instrument/camera/beam_center_x": 12.5,
+            "instrument/camera/sensor_thickness": 0.45, "instrument/camera/beam_center_x": 0.9375,
             "instrument/camera/_module/data_size": [16, 24], "instrument/camera/_module/fast_pixel_direction": 0.075,
             "instrument/camera/count_time": 0.01,
         }  # fmt: skip
