@@ -331,8 +331,20 @@ class Proof(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Envelope:
+    """What a target holds instead of an item: the item encrypted, as an object of this name, size and SHA-256."""
+
+    name: str
+    size: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
-    """A target's proof that it holds an item: the custody statement and, where the target signs, its COSE bytes."""
+    """A target's proof that it holds an item: the custody statement and, where the target signs, its COSE bytes.
+
+    ``sha256`` and ``size`` are of the item as it lies in the spool. Where the target holds it encrypted, what it proved is ``envelope``.
+    """
 
     target: str
     item_id: str
@@ -341,3 +353,9 @@ class Receipt:
     proof: Proof
     t_ns: int
     cose: bytes = b""
+    envelope: Envelope | None = None
+
+    @property
+    def statement(self) -> bytes:
+        """What was proved, as the agent log hashes it: the signed statement, else the SHA-256 of the bytes that the target holds."""
+        return self.cose or (self.sha256 if self.envelope is None else self.envelope.sha256)

@@ -380,7 +380,7 @@ class Agent:
         return self.spool.quarantine.drop(entry_id, reason)
 
     def _before_free(self, item: OutboxItem, receipts: Sequence[Receipt]) -> None:
-        proofs = tuple(hashlib.sha256(r.cose or r.sha256).digest() for r in receipts)
+        proofs = tuple(hashlib.sha256(r.statement).digest() for r in receipts)
         self.agent_log.append(SpoolFree(item.item_id, proofs, time.time_ns()))
 
     def _instrument_status(self, name: str, totals: Mapping[str, StreamTotals]) -> InstrumentStatus:

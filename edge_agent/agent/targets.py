@@ -14,7 +14,8 @@ from edge_agent.deliver.landing_keys import LandingKeys
 from edge_agent.deliver.pace import Hours, Pace
 from edge_agent.deliver.target import Memo, Target, Witnesses
 from edge_agent.errors import ConfigError
-from edge_agent.provenance.policy import ObjectKind, PolicyGate
+from edge_agent.model import Access, OutboxItem
+from edge_agent.provenance.policy import ObjectKind, PolicyGate, must_encrypt
 from edge_agent.record.session import Session
 from edge_agent.runs.desk import GroupPlan
 from edge_agent.runs.keeper import Routes
@@ -29,7 +30,30 @@ def build_targets(config: Config, credentials: Credentials, session: Callable[[]
     Raises:
         ConfigError: what a target needs is not installed.
     """
-    return {name: _build(name, table, config, credentials, session, memo) for name, table in config.targets.items()}
+    built = {name: _build(name, table, config, credentials, session, memo) for name, table in config.targets.items()}
+    return {name: _encrypting(target, config.targets[name], config) for name, target in built.items()}
+
+
+def _encrypting(target: Target, table: tables.Target, config: Config) -> Target:
+    """In front of a shared store, where it or a project asks for it: what encrypts."""
+    if not isinstance(table, tables.SharedStore) or table.encrypt == "never":
+        return target
+    if table.encrypt is None and not any(project.encrypt_to for project in config.projects.values()):
+        return target
+    from edge_agent.deliver.encrypted import EncryptingTarget, no_key
+
+    least, asked = Access(table.encrypt or Access.CLOSED), table.encrypt is not None
+
+    def keys(item: OutboxItem) -> tuple[str, ...]:
+        if not must_encrypt(item.label, least):
+            return ()
+        project = config.projects.get(item.project)
+        known = () if project is None else project.encrypt_to
+        if asked and not known:
+            raise no_key(target.name, item)
+        return known
+
+    return EncryptingTarget(target, keys, config.spool.dir / "encrypted" / target.name)
 
 
 def sending_hours(config: Config) -> dict[str, Hours]:

@@ -84,6 +84,24 @@ class Organisation(Table):
     """Its ROR identifier, as "https://ror.org/04mb6s476". Default: none."""
 
 
+def _public_key(value: str) -> str:
+    from edge_agent.wire.envelope import NoKey, recipient  # only where there is a key
+
+    try:
+        recipient(value)
+    except NoKey as error:
+        if error.secret:
+            message = t("is a secret key, which never belongs here: it is spoilt, make another one and write its public key, age1...")
+        else:
+            message = t('is no public key such as "age1..."; edge-agent project-key makes one')
+        raise PydanticCustomError("cfg_value", "{message}", {"message": message}) from error
+    return value
+
+
+PublicKey = Annotated[str, AfterValidator(_public_key), WithJsonSchema({"type": "string", "pattern": "^age1[a-z0-9]+$"})]
+"""A public key of age (X25519)."""
+
+
 class Project(Labelled):
     """What the record of a run says of its project."""
 
@@ -97,6 +115,8 @@ class Project(Labelled):
     """Licence of the data: an SPDX identifier such as "CC-BY-4.0", or an address. Default: none is granted."""
     closed: StrictBool = False
     """It takes no new data: sessions are refused, what comes all the same is kept in quarantine. Default false."""
+    encrypt_to: tuple[PublicKey, ...] = ()
+    """Public keys, each of which opens what is encrypted for the project; the first names its folder. Default: none, nothing is."""
     last_day: Date | None = None
     """Last day on which runs for it may begin, as "2027-03-31", in the facility's time zone. Default: none."""
 

@@ -20,11 +20,14 @@ from edge_agent.config.models import Config
 from edge_agent.config.positions import Path
 from edge_agent.config.problems import nearest
 from edge_agent.config.secret import Secret
+from edge_agent.config.targets import KINDS, SharedStore
 from edge_agent.errors import ConfigError
 from edge_agent.words import t
 
 TAKEN = "name"
 """What stands beside the instruments in a file: ``/entry/instrument/name`` is the site (NXinstrument)."""
+SHARED = tuple(kind for kind, table in KINDS.items() if issubclass(table, SharedStore))
+"""Keys of the targets that only store."""
 _SECRET = re.compile(r"(.*[_-])?(password|passwd|passphrase|secret|token|api_?key)", re.IGNORECASE)
 
 
@@ -72,6 +75,7 @@ def by_file(data: Mapping[str, Any]) -> Iterator[Remark]:
         yield Remark(("live", name), t("a target has this name too: a label could not tell them apart"), "CFG_VALUE")
     yield from _same_ports(instruments)
     yield from _two_triggers(instruments)
+    yield from _without_key(data, instruments, targets)
     if not data.get("instrument"):
         yield Remark((), t("there is no [instrument.NAME]: nothing will be captured"), "CFG_NO_INSTRUMENT", level="warning")
     if not data.get("target"):
@@ -132,6 +136,26 @@ def _two_triggers(instruments: Mapping[str, Mapping[str, Any]]) -> Iterator[Rema
         if condition is not None and seen.setdefault(table.get("group", name), condition) != condition:
             message = t('group "{group}" has another run_while already; its runs are opened by one value', group=table.get("group", name))
             yield Remark(("instrument", name, "run_while"), message, "CFG_VALUE")
+
+
+def _without_key(
+    data: Mapping[str, Any], instruments: Mapping[str, Mapping[str, Any]], targets: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Remark]:
+    """Targets that ask for encryption where a project has no key, and keys that no target encrypts to."""
+    projects = _tables(data, "projects")
+    stores = {name: table for name, table in targets.items() if any(kind in table for kind in SHARED)}
+    named = [table.get("project") for table in (data, *instruments.values())]
+    known = dict.fromkeys((*projects, *(each for each in named if isinstance(each, str))))
+    keyless = [name for name in known if not projects.get(name, {}).get("encrypt_to")]
+    for name, table in stores.items():
+        if table.get("encrypt") in ("closed", "shared") and keyless:
+            message = t("no encrypt_to is given for {projects}: what must be encrypted waits here", projects=", ".join(keyless))
+            yield Remark(("target", name, "encrypt"), message, "CFG_VALUE", level="warning")
+    if all(table.get("encrypt") == "never" for table in stores.values()):
+        for name, table in projects.items():
+            if table.get("encrypt_to"):
+                message = t("no target encrypts: what a landing service gets, it can read")
+                yield Remark(("projects", name, "encrypt_to"), message, "CFG_VALUE", level="warning")
 
 
 def _same_ports(instruments: Mapping[str, Mapping[str, Any]]) -> Iterator[Remark]:

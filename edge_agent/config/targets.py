@@ -66,6 +66,13 @@ class Networked(TargetTable):
     """PEM file of the authority that issued the other side's certificate. Default: what enrolment stored, else the system's authorities."""
 
 
+class SharedStore(TargetTable):
+    """What targets have that only store, and that others may read: people who run the store, other users of it."""
+
+    encrypt: Literal["closed", "shared", "never"] | None = None
+    """What goes there only encrypted: "closed", "shared" (closed too), "never". Default: closed data of projects with encrypt_to."""
+
+
 class LandingTarget(Networked):
     """A landing service, over HTTPS."""
 
@@ -97,7 +104,7 @@ class LockTable(Table):
     """For how many days."""
 
 
-class S3Target(Networked):
+class S3Target(Networked, SharedStore):
     """A bucket of an S3 store."""
 
     s3: S3Url
@@ -123,7 +130,7 @@ class S3Target(Networked):
 Node = Annotated[str, Field(pattern=r"^[a-z0-9]{5,10}$")]
 
 
-class GrdmTarget(Networked):
+class GrdmTarget(Networked, SharedStore):
     """A project of GakuNin RDM."""
 
     grdm: GrdmUrl
@@ -148,7 +155,7 @@ class GrdmTarget(Networked):
         return self
 
 
-class FolderTarget(TargetTable):
+class FolderTarget(SharedStore):
     """A folder on this machine or on a mounted share: the weakest proof, files are read back and compared."""
 
     folder: LocalPath

@@ -124,6 +124,14 @@ def may_send(label: Label, destination: Destination | None, object_kind: ObjectK
     )
 
 
+def must_encrypt(label: Label, least: Access) -> bool:
+    """Whether what has this label is encrypted where data of access ``least`` and all stricter ones are.
+
+    Encryption allows nothing: `may_send` decides first, as if there were none.
+    """
+    return STRICTNESS.get(label.access, len(STRICTNESS)) >= STRICTNESS[least]
+
+
 def stricter(one: Label, other: Label, own: frozenset[str]) -> Label:
     """The label that allows only what both allow.
 

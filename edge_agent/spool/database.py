@@ -17,7 +17,7 @@ from typing import Any
 
 from edge_agent.errors import DiskError
 
-VERSION = 1
+VERSION = 2
 SCHEMA = """
 CREATE TABLE items (
     item_no INTEGER PRIMARY KEY, item_id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, path TEXT NOT NULL, remote TEXT NOT NULL,
@@ -31,7 +31,8 @@ CREATE TABLE deliveries (
     item_no INTEGER NOT NULL REFERENCES items, target TEXT NOT NULL, required INTEGER NOT NULL, state TEXT NOT NULL,
     reason TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0, retry_ns INTEGER, changed_ns INTEGER NOT NULL,
     run_no INTEGER NOT NULL, rank INTEGER NOT NULL, run_id BLOB NOT NULL,
-    proof TEXT, proof_sha256 BLOB, proof_size INTEGER, proof_ns INTEGER, proof_cose BLOB, PRIMARY KEY (item_no, target));
+    proof TEXT, proof_sha256 BLOB, proof_size INTEGER, proof_ns INTEGER, proof_cose BLOB,
+    proof_envelope TEXT, PRIMARY KEY (item_no, target));
 CREATE INDEX waiting ON deliveries(target, run_no, rank, item_no) WHERE state IN ('sealed', 'sending');
 CREATE INDEX unfinished ON deliveries(target, run_id, rank) WHERE state NOT IN ('proved', 'dropped', 'skipped');
 CREATE TABLE item_counts (item_no INTEGER NOT NULL REFERENCES items, stream TEXT NOT NULL, n INTEGER NOT NULL,
@@ -96,6 +97,9 @@ class Database:
                 try_="install that version again, or let it empty the spool first",
                 code="SPOOL_VERSION",
             )
+        if version == 1:
+            self._db.execute("ALTER TABLE deliveries ADD COLUMN proof_envelope TEXT")
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
         if version == 0:
             for statement in SCHEMA.split(";\n"):
                 self._db.execute(statement)

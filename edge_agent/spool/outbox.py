@@ -144,7 +144,7 @@ class Outbox(OutboxReads):
             self._db.run("UPDATE items SET sha256 = ?, changed_ns = ? WHERE item_no = ?", (receipt.sha256, utc_now_ns(), item_no))
             self._db.run(
                 "UPDATE deliveries SET state = 'proved', reason = '', retry_ns = NULL, changed_ns = ?, proof = ?, proof_sha256 = ?,"
-                " proof_size = ?, proof_ns = ?, proof_cose = ? WHERE item_no = ? AND target = ?",
+                " proof_size = ?, proof_ns = ?, proof_cose = ?, proof_envelope = ? WHERE item_no = ? AND target = ?",
                 (utc_now_ns(), *receipt_values(receipt), item_no, receipt.target),
             )
             self.settle(item_no)
@@ -263,7 +263,8 @@ class Outbox(OutboxReads):
         )
         self._db.run(
             "UPDATE deliveries SET state = 'sealed', reason = '', attempts = 0, retry_ns = NULL, changed_ns = ?, proof = NULL,"
-            " proof_sha256 = NULL, proof_size = NULL, proof_ns = NULL, proof_cose = NULL WHERE item_no = ? AND state != 'dropped'",
+            " proof_sha256 = NULL, proof_size = NULL, proof_ns = NULL, proof_cose = NULL, proof_envelope = NULL"
+            " WHERE item_no = ? AND state != 'dropped'",
             (now, item_no),
         )
 

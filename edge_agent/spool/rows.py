@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_agent.model import Access, ItemKind, Label, OutboxItem, Proof, Receipt
+from edge_agent.model import Access, Envelope, ItemKind, Label, OutboxItem, Proof, Receipt
 
 RANK = {kind: rank for rank, kind in enumerate(ItemKind)}
 """Order of sending within a run."""
 
 ITEM_COLUMNS = "item_id, kind, path, remote, size, run_id, run_no, project, access, allowed, segment_id, head_hash, sha256"
-RECEIPT_COLUMNS = "target, proof, proof_sha256, proof_size, proof_ns, proof_cose"
+RECEIPT_COLUMNS = "target, proof, proof_sha256, proof_size, proof_ns, proof_cose, proof_envelope"
 
 
 def item_values(item: OutboxItem, base: Path) -> tuple[Any, ...]:
@@ -45,13 +45,19 @@ def _label(access: str, allowed: Any) -> Label:
 
 def receipt_values(receipt: Receipt) -> tuple[Any, ...]:
     """The values of `RECEIPT_COLUMNS` without the target."""
-    return (receipt.proof.value, receipt.sha256, receipt.size, receipt.t_ns, receipt.cose)
+    held = receipt.envelope
+    envelope = None if held is None else json.dumps([held.name, held.size, held.sha256.hex()])
+    return (receipt.proof.value, receipt.sha256, receipt.size, receipt.t_ns, receipt.cose, envelope)
 
 
 def receipt_of(item_id: str, row: tuple[Any, ...]) -> Receipt:
     """The receipt in a row of `RECEIPT_COLUMNS`."""
-    target, proof, sha256, size, t_ns, cose = row
-    return Receipt(target, item_id, sha256, size, Proof(proof), t_ns, cose)
+    target, proof, sha256, size, t_ns, cose, held = row
+    return Receipt(target, item_id, sha256, size, Proof(proof), t_ns, cose, None if held is None else _envelope(*json.loads(held)))
+
+
+def _envelope(name: str, size: int, sha256: str) -> Envelope:
+    return Envelope(name, size, bytes.fromhex(sha256))
 
 
 def stored_path(path: Path, base: Path) -> str:

@@ -22,6 +22,8 @@ import pytest
 
 from edge_agent.metrics import exposition
 from edge_agent.model import Frame, Kind, Stream
+from edge_agent.segment.levels import verify_path
+from edge_agent.wire import envelope
 
 Configure = Callable[..., Path]
 MARK = "zq7canary"
@@ -143,6 +145,55 @@ async def test_no_canary_of_closed_data_leaves_for_a_place_it_may_not_go_to(
     for name, recorder in recorders.items():
         assert leaks(bytes(recorder.heard)) == [], name
     assert not list((tmp_path / "elsewhere").rglob("*"))
+
+
+async def test_a_store_that_others_read_gets_only_what_the_projects_key_opens(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path
+) -> None:
+    secret, key = envelope.new_key()
+    for name in ("ours", "shared", "strict"):
+        (tmp_path / name).mkdir()
+    targets = (
+        f'[target.ours]\nfolder = "{tmp_path / "ours"}"\nencrypt = "never"\n'
+        f'[target.shared]\nfolder = "{tmp_path / "shared"}"\n'
+        f'[target.strict]\nfolder = "{tmp_path / "strict"}"\nencrypt = "closed"\n'
+    )
+    head = f'access = "closed"\n[projects.{MARK}-project]\nencrypt_to = ["{key}"]\n'
+    agent = await start(configure(head + f'[instrument.{MARK}]\nadapter = "driven"\ncodec = "none"\n', targets))
+    sink = await until(lambda: adapters.SINKS.get(MARK))
+    shape = (8, len(VALUE))
+    inlet = sink.open(Stream(MARK, f"{MARK}-image", Kind.FRAMES, "|u1", shape, counted=True))
+    runs = []
+    for project in (f"{MARK}-project", f"{MARK}-keyless"):
+        runs.append(agent.desk.start(MARK, project=project, user=f"{MARK} Hanako", sample=f"{MARK} steel"))
+        assert inlet.offer(Frame(np.frombuffer(VALUE * 8, "|u1").reshape(shape), len(runs), time.time_ns(), time.time_ns()))
+        await agent.desk.stop(MARK)
+        await until(lambda: (tmp_path / "ours" / runs[-1].folder / "ro-crate-metadata.json").exists())
+
+    async def parked() -> bool:
+        """What no key is given for waits where it must be encrypted; everything else is there."""
+        found = {target.name: (target.waiting, target.parked) for target in (await agent.status()).targets}
+        return found["shared"] == (0, 0) == found["ours"] and found["strict"][1] > 3
+
+    await until(parked)
+    await agent.stop()
+    ours = tmp_path / "ours" / runs[0].folder
+    plain = {path.relative_to(tmp_path / "ours").as_posix(): path.read_bytes() for path in ours.rglob("*") if path.is_file()}
+    assert VALUE in b"".join(plain.values()), "the canaries are real"
+    for name in ("shared", "strict"):
+        held = [path for path in (tmp_path / name).rglob("*") if path.is_file() and runs[1].folder not in path.as_posix()]
+        assert len(held) == len(plain)
+        told = b"".join(path.relative_to(tmp_path).as_posix().encode() + path.read_bytes() for path in held)
+        assert leaks(told) == []
+        assert not any(word in told for word in (runs[0].run_id, runs[0].run_id.hex().encode(), b"ro-crate", b".nxs", b"HDF"))
+        out = tmp_path / f"opened-{name}"
+        (tmp_path / "key").write_text(secret)
+        opened = [envelope.open_envelope(path, envelope.read_key(tmp_path / "key"), out).path for path in held]
+        assert {path.relative_to(out).as_posix(): path.read_bytes() for path in opened} == plain
+        (report,) = verify_path(out, None)
+        assert report.level == 1, "intact, and signed by an agent that nobody enrolled"
+    assert (tmp_path / "shared" / runs[1].folder / "ro-crate-metadata.json").exists(), "no key, and nobody asked for one: as before"
+    assert not any(runs[1].folder in path.as_posix() for path in (tmp_path / "strict").rglob("*"))
 
 
 def test_the_canaries_would_be_found() -> None:

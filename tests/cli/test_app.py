@@ -25,7 +25,8 @@ def test_without_a_verb_the_verbs_are_listed(run: Run) -> None:
 
 
 def test_every_file_in_verbs_is_a_verb() -> None:
-    verbs = {file.stem for file in (Path(edge_agent.__file__).parent / "cli" / "verbs").glob("*.py")} - {"__init__"}
+    files = {file.stem for file in (Path(edge_agent.__file__).parent / "cli" / "verbs").glob("*.py")} - {"__init__"}
+    verbs = {name.replace("_", "-") for name in files}
     import typer
 
     command: Any = typer.main.get_command(app.build())

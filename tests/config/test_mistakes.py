@@ -296,3 +296,41 @@ def test_an_instrument_is_not_called_as_the_place_is_in_the_files(complaints: Co
     assert complaints(HEAD + INSTRUMENT.replace("furnace", "name") + TARGET) == [
         'lab.toml:2:1: instrument.name: an instrument cannot be called "name": in the files this is the name of the place'
     ]
+
+
+KEY = "age1w7qpecfn9u0asm03qsfx77xmvtz2spr3lwx8dgcxn2z6ax74gqzq46uzzl"
+LANDING = '[target.cloud]\nlanding = "https://landing.example.ac.jp"\n'
+
+
+def project(keys: str) -> str:
+    return f"[projects.steel]\nencrypt_to = [{keys}]\n"
+
+
+@pytest.mark.parametrize("key", [KEY[:-1] + "x", "age1", "", "ssh-ed25519 AAAA", "age1pq1qqqq", KEY.replace("age", "edge"), "鍵"])
+def test_a_key_that_is_none_is_told_and_how_to_make_one(complaints: Complaints, key: str) -> None:
+    (said,) = complaints(HEAD + INSTRUMENT + TARGET + project(f'"{KEY}", "{key}"'))
+    assert said.endswith('encrypt_to[1]: is no public key such as "age1..."; edge-agent project-key makes one')
+
+
+def test_a_secret_key_in_a_configuration_is_refused_and_never_repeated(complaints: Complaints) -> None:
+    from edge_agent.wire.envelope import new_key
+
+    secret, _ = new_key()
+    for written in (secret, secret.lower()):
+        (said,) = complaints(HEAD + INSTRUMENT + TARGET + project(f'"{written}"'))
+        assert "is a secret key, which never belongs here: it is spoilt" in said
+        assert secret[20:].lower() not in said.lower()
+
+
+def test_a_project_without_a_key_where_encryption_is_asked_for_is_a_warning(complaints: Complaints) -> None:
+    strict = TARGET + 'encrypt = "closed"\n'
+    (said,) = complaints(HEAD + 'project = "iron"\n' + INSTRUMENT + strict + "[projects.steel]\n")
+    assert said.endswith("target.nas.encrypt: warning: no encrypt_to is given for steel, iron: what must be encrypted waits here")
+    assert complaints(HEAD + 'project = "steel"\n' + INSTRUMENT + strict + project(f'"{KEY}"')) == []
+
+
+@pytest.mark.parametrize("targets", [LANDING, TARGET + 'encrypt = "never"\n' + LANDING])
+def test_a_key_that_nothing_is_encrypted_to_is_a_warning(complaints: Complaints, targets: str) -> None:
+    (said,) = complaints(HEAD + INSTRUMENT + targets + project(f'"{KEY}"'))
+    assert said.endswith("projects.steel.encrypt_to: warning: no target encrypts: what a landing service gets, it can read")
+    assert complaints(HEAD + INSTRUMENT + targets + TARGET.replace("nas", "disk") + project(f'"{KEY}"')) == []

@@ -17,6 +17,7 @@ from edge_agent.provenance.policy import (
     ObjectKind,
     PolicyGate,
     may_send,
+    must_encrypt,
     store,
     stricter,
 )
@@ -104,6 +105,15 @@ def test_what_the_policy_does_not_know_it_refuses(value: Any) -> None:
 def test_a_refusal_says_who_would_be_allowed() -> None:
     reason = may_send(Label(Access.CLOSED, frozenset({"b", "a"})), DESTINATIONS["other-store"], ObjectKind.PREVIEW).reason
     assert reason == "preview of closed data: the label names a, b, and other is not the project's own space"
+
+
+@pytest.mark.parametrize(
+    ("least", "encrypted"), [(Access.CLOSED, {Access.CLOSED}), (Access.SHARED, {Access.SHARED, Access.CLOSED}), (Access.OPEN, set(Access))]
+)
+def test_what_is_as_strict_as_asked_is_encrypted_and_what_nobody_knows_too(least: Access, encrypted: set[Access]) -> None:
+    assert {access for access in Access if must_encrypt(Label(access), least)} == encrypted
+    unknown: Any = "anything"
+    assert must_encrypt(Label(unknown), least)
 
 
 labels = st.builds(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import DiskError, IntegrityError
-from edge_agent.model import ItemKind, OutboxItem, Receipt
+from edge_agent.model import Envelope, ItemKind, OutboxItem, Receipt
 from edge_agent.spool import Entry, Spool
 
 MakeItem = Callable[..., OutboxItem]
@@ -242,6 +242,31 @@ def test_a_database_of_a_newer_version_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="newer version") as caught:
         Spool(tmp_path / "spool")
     assert "install that version" in caught.value.try_
+
+
+def test_a_database_of_before_envelopes_is_taken_over_with_its_proofs(
+    tmp_path: Path, make_item: MakeItem, make_receipt: MakeReceipt
+) -> None:
+    items, old = [make_item("a"), make_item("b")], Spool(tmp_path / "spool")
+    for item in items:
+        old.outbox.add(item, ["cloud"])
+    old.outbox.begin("a", "cloud")
+    first = make_receipt(items[0])
+    old.outbox.proved(first)
+    old.close()
+    db = sqlite3.connect(tmp_path / "spool" / "spool.db")
+    db.execute("ALTER TABLE deliveries DROP COLUMN proof_envelope")
+    db.execute("PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):
+        spool = Spool(tmp_path / "spool")
+        assert not spool.fresh
+        assert spool.outbox.deliveries("a")[0].receipt == first
+        spool.outbox.begin("b", "cloud")
+        second = dataclasses.replace(make_receipt(items[1]), envelope=Envelope("encrypted/x/y.age", 700, b"\7" * 32))
+        assert spool.outbox.proved(second)
+        assert spool.outbox.deliveries("b")[0].receipt == second
+        spool.close()
 
 
 def test_a_second_agent_on_the_same_spool_is_refused(tmp_path: Path, spool: Spool) -> None:

@@ -3,20 +3,24 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import hashlib
+import json
 import os
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
+from edge_agent.deliver.encrypted import EncryptingTarget
 from edge_agent.deliver.s3 import PROBE, Lock, S3Target, _Ability
 from edge_agent.deliver.s3_store import Store
 from edge_agent.deliver.target import Target
 from edge_agent.errors import IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import ItemKind, OutboxItem, Proof
+from edge_agent.wire import envelope
 from tests.deliver.s3.careless import careless
 
 MakeItem = Callable[..., OutboxItem]
@@ -343,3 +347,54 @@ async def test_what_it_refuses_is_told_by_what_can_be_done_and_others_go_on(
         await target.send(make_item(b"data", "p/b.h5", item_id="b"), ignore)
         assert "/bucket/p/b.h5" in store.objects
         await target.close()
+
+
+# ---- envelopes, see edge_agent.deliver.encrypted
+
+
+async def test_a_large_envelope_goes_on_after_a_restart_and_the_store_learns_no_name(
+    weed: Any, bucket: str, make_target: MakeTarget, make_item: MakeItem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (secret, key), mark = envelope.new_key(), "zq7canary"
+    data = (mark.encode() + os.urandom(1000)) * (13 * MIB // 1009)
+    item = make_item(data, f"{mark}/g/2026-11-26/000001/{mark}.h5", item_id=mark)
+    sent: list[int] = []
+    part = Store.part
+
+    def cut(store: Store, name: str, upload: str, number: int, piece: bytes, sums: Any) -> str:
+        if number == 3 and 3 not in sent:
+            sent.append(3)
+            raise TargetUnreachable("cut")
+        sent.append(number)
+        return part(store, name, upload, number, piece, sums)
+
+    monkeypatch.setattr(Store, "part", cut)
+    for again in (False, True):
+        target = EncryptingTarget(make_target(weed.endpoint, bucket), lambda _: (key,), tmp_path / "encrypted")
+        await target.probe()
+        if not again:
+            with pytest.raises(TargetUnreachable, match="cut"):
+                await target.send(item, ignore)
+        else:
+            receipt = await target.send(item, ignore)
+        await target.close()
+    assert sent.count(1) == sent.count(2) == 1, "parts that were there are not sent again"
+    assert (receipt.proof, receipt.sha256) == (Proof.STORE_DIGEST, hashlib.sha256(data).digest())
+    assert receipt.envelope is not None
+
+    client = weed.client()
+    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=bucket)["Contents"]]
+    assert sorted(keys) == sorted([PROBE, receipt.envelope.name])
+    said = json.dumps(client.head_object(Bucket=bucket, Key=receipt.envelope.name), default=str)
+    held = client.get_object(Bucket=bucket, Key=receipt.envelope.name)["Body"].read()
+    client.close()
+    plain = hashlib.sha256(data)
+    for told in (mark, item.run_id.hex(), plain.hexdigest()):
+        assert told not in said + str(keys)
+    assert mark.encode() not in held
+    assert hashlib.sha256(held).digest() == receipt.envelope.sha256
+    (tmp_path / "a.age").write_bytes(held)
+    (tmp_path / "key").write_text(secret)
+    opened = envelope.open_envelope(tmp_path / "a.age", envelope.read_key(tmp_path / "key"), tmp_path / "out")
+    assert opened.path.relative_to(tmp_path / "out").as_posix() == item.remote
+    assert opened.sha256 == plain.digest()
