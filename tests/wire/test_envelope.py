@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -100,14 +99,30 @@ def test_each_of_two_keys_opens_it(make: Make, key: tuple[Path, str], tmp_path: 
         assert opened(path, which, tmp_path / str(number)).path.read_bytes() == b"data"
 
 
-def test_plain_age_and_tar_open_it_too(make: Make, key: tuple[Path, str], tmp_path: Path) -> None:
-    """Nothing of ours is needed: age decrypts, and what it gives is a tar."""
-    tar = pyrage.decrypt(make(b"data").read_bytes(), envelope.read_key(key[0]))
-    program = shutil.which("tar")
-    assert program
-    subprocess.run([program, "x", "-C", str(tmp_path)], input=tar, check=True)
-    assert (tmp_path / NAME).read_bytes() == b"data"
+def ran(*command: object, data: bytes | None = None) -> bytes:
+    return subprocess.run([str(word) for word in command], input=data, check=True, capture_output=True, timeout=60).stdout
+
+
+@pytest.mark.peers
+@pytest.mark.needs("age", "tar")
+def test_age_and_tar_open_it_too(make: Make, key: tuple[Path, str], tmp_path: Path) -> None:
+    """Nothing of ours is needed."""
+    tar = ran("age", "-d", "-i", key[0], make(b"data" * 50_000))
+    ran("tar", "x", "-C", tmp_path, data=tar)
+    assert (tmp_path / NAME).read_bytes() == b"data" * 50_000
     assert (tmp_path / NAME).stat().st_mtime == 1_764_000_000
+
+
+@pytest.mark.peers
+@pytest.mark.needs("age", "age-keygen", "tar")
+def test_what_age_and_tar_made_is_opened_with_a_key_of_theirs(tmp_path: Path) -> None:
+    ran("age-keygen", "-o", tmp_path / "key")
+    public = ran("age-keygen", "-y", tmp_path / "key").decode().strip()
+    assert envelope.recipient(public)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.h5").write_bytes(b"data")
+    ran("age", "-r", public, "-o", tmp_path / "a.age", data=ran("tar", "c", "-C", tmp_path, "p/a.h5"))
+    assert opened(tmp_path / "a.age", tmp_path / "key", tmp_path / "out").path.read_bytes() == b"data"
 
 
 def refused(path: Path, key: Path, out: Path, kind: type[EdgeAgentError] = IntegrityError) -> EdgeAgentError:
