@@ -195,7 +195,7 @@ async def test_pieces_that_come_in_any_order_and_overlap_make_the_whole(site: An
     assert await service.receiver.create(agent.agent_id, header) == 0
     data = bytes(range(100))
     told = [
-        await service.receiver.piece(agent.agent_id, "item-1", at, data[at:end])
+        await service.receiver.pieces(agent.agent_id, "item-1", at, [data[at:end]])
         for at, end in ((60, 100), (20, 50), (20, 50), (0, 30), (40, 70), (0, 10))
     ]
     assert told == [None, None, None, 50, 100, 100]
