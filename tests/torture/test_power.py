@@ -26,7 +26,7 @@ def disks(folder: Path, n: int, rounds: int) -> dict[str, Any]:
 
 
 def test_disks_as_a_power_failure_leaves_them_hold_all_that_was_durable(tmp_path: Path) -> None:
-    disks(tmp_path, 25, 25)
+    disks(tmp_path, 50, 25)
 
 
 @pytest.mark.slow(450)
