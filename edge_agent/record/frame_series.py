@@ -32,9 +32,9 @@ def unreadable(stream: Stream) -> ConfigError | None:
 class FrameSeries(Series):
     """See the module."""
 
-    def __init__(self, state: RunState, stream: Stream, limits: Limits = FRAME_LIMITS, preallocate: int = 0) -> None:
+    def __init__(self, state: RunState, stream: Stream, limits: Limits = FRAME_LIMITS) -> None:
         """Continue the counter where the run's last segment of this stream ended; what is missing since then is a crash's."""
-        super().__init__(state, stream.key, limits, preallocate)
+        super().__init__(state, stream.key, limits)
         self.stream = stream
         self._unreadable = unreadable(stream)
         self.continuity = Continuity(stream.key, stream.step, state.last_seq.get(stream.key))

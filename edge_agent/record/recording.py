@@ -206,14 +206,13 @@ class Recording:
 
     def __init__(
         self, recorder: Recorder, state: RunState, *, frame_limits: Limits = FRAME_LIMITS, row_limits: Limits = ROW_LIMITS,
-        preallocate: int = 0, own_streams: int = OWN_STREAMS, known_rows: int = 0,
+        own_streams: int = OWN_STREAMS, known_rows: int = 0,
     ) -> None:  # fmt: skip
         """Open nothing yet. With more than ``own_streams`` row streams of single values, known before or not, they share tables."""
         self.recorder = recorder
         self.state = state
         self.frame_limits = frame_limits
         self.row_limits = row_limits
-        self.preallocate = preallocate
         self.own_streams = own_streams
         self.known_rows = known_rows
         self._rows: RowSeries | None = None
@@ -330,7 +329,7 @@ class Recording:
             return self._rows
 
     def _frame_series(self, stream: Stream) -> FrameSeries:
-        series = self._frames[stream.key] = FrameSeries(self.state, stream, self.frame_limits, self.preallocate)
+        series = self._frames[stream.key] = FrameSeries(self.state, stream, self.frame_limits)
         return series
 
     def _file_series(self) -> FileSeries:

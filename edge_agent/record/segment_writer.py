@@ -101,7 +101,6 @@ class SegmentWriter:
     context: bytes
     session: Session
     storage: Storage
-    preallocate: int = 0
     with_data: bool = True
     objects: Mapping[str, MetaObject] = field(default_factory=dict)
     mark: Any = None
@@ -163,8 +162,6 @@ class SegmentWriter:
             with self._hdf5("creating a segment"):
                 self._file = SegmentFile(self.part_path, self.storage)
             self._data = self.storage.reopen(self.part_path)
-            if self.preallocate:
-                self.storage.preallocate(self._data, self.preallocate)
             self.add(self.objects)
         self.publish()
         # Durable before the ordinal counts as given: a run whose segments are numbered 1, 3 would look as if 2 was withheld.

@@ -101,12 +101,11 @@ class Series(ABC):
 
     with_data = True
 
-    def __init__(self, state: RunState, name: str, limits: Limits, preallocate: int = 0) -> None:
+    def __init__(self, state: RunState, name: str, limits: Limits) -> None:
         """Open nothing yet."""
         self.state = state
         self.name = name
         self.limits = limits
-        self.preallocate = preallocate
         self.segment: SegmentWriter | None = None
         self._ended: DiskError | None = None
 
@@ -279,7 +278,7 @@ class Series(ABC):
         objects = layout.entry_objects(state.run, state.site, ordinal, self.name, state.record()) if self.with_data else {}
         segment = SegmentWriter(
             state.folder, name, opening, state.context(), session, state.storage,
-            preallocate=self.preallocate, with_data=self.with_data, objects=objects, mark=self._mark(),
+            with_data=self.with_data, objects=objects, mark=self._mark(),
             clock=state.clock,
         )  # fmt: skip
         state.ordinal = ordinal

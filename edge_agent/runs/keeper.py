@@ -104,7 +104,6 @@ class Keeper:
     kick: Callable[[], None]
     frame_limits: Limits = FRAME_LIMITS
     row_limits: Limits = ROW_LIMITS
-    preallocate: int = 0
     own_streams: int = OWN_STREAMS
     known_rows: Callable[[str], int] = lambda group: 0
     """How many row streams of single values a group is known to have: it decides where they stand in its next run."""
@@ -175,7 +174,7 @@ class Keeper:
         if interrupted_since is not None:
             state.tails = self._frame_streams(before)
         recording = Recording(
-            self.recorder, state, frame_limits=self.frame_limits, row_limits=self.row_limits, preallocate=self.preallocate,
+            self.recorder, state, frame_limits=self.frame_limits, row_limits=self.row_limits,
             own_streams=self.own_streams, known_rows=self.known_rows(run.group),
         )  # fmt: skip
         live = LiveRun(entry, recording, Intake(recording, self.disk), self.now_ns, self.boot_ns)

@@ -248,17 +248,6 @@ def test_one_item_larger_than_the_room_passes_alone() -> None:
     assert not room.try_enter(100)
 
 
-def test_the_space_of_a_segment_is_reserved_and_what_is_left_of_it_given_back(rig: Make, kit: Any) -> None:
-    run = rig()
-    run.recording.preallocate = 8 << 20
-    run.recording.frames(kit.CAMERA).offer(kit.frame(1))
-    run.durable()
-    (part,) = run.folder.glob("*.part")
-    assert part.stat().st_blocks * 512 >= 8 << 20
-    (closed,) = run.close()
-    assert closed.path.stat().st_blocks * 512 < 1 << 20
-
-
 async def test_a_vendor_file_that_could_not_be_taken_is_declared(rig: Make, kit: Any) -> None:
     run = rig()
     run.recording.file_gap(kit.VENDOR, Gap(Cause.OVERLOAD, count=1, detail="too large"))
