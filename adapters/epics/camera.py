@@ -15,7 +15,7 @@ from typing import Any
 from adapters.epics import ca
 from adapters.epics.config import Address
 from adapters.epics.environment import channel_access
-from adapters.epics.events import Event, Sample
+from adapters.epics.events import Event, samples_of
 from adapters.epics.pva import PvaClient, is_enum, scalar_callback
 
 READ_SECONDS = 2.0
@@ -62,7 +62,7 @@ class Settings:
                 for fact, pv in by_pva.items():
                     self._client.monitor(pv, scalar_callback(pv, partial(_on_loop, loop, partial(self._take, fact))))
                 for fact, pv in by_ca.items():
-                    tasks.create_task(ca.follow(pv, partial(self._take, fact), self._addresses))
+                    tasks.create_task(ca.follow(pv, partial(_on_loop, loop, partial(self._take, fact)), self._addresses))
                 if followed and not (by_pva or by_ca):
                     break
                 followed |= {*by_pva, *by_ca}
@@ -96,9 +96,10 @@ class Settings:
         return by_pva, by_ca
 
     def _take(self, fact: str, event: Event) -> None:
-        if isinstance(event, Sample) and not event.form.shape:
-            value = event.value
-            self._tell({fact: value.decode("utf-8", "replace") if isinstance(value, bytes) else value})
+        for one in samples_of(event):
+            if not one.form.shape:
+                value = one.value
+                self._tell({fact: value.decode("utf-8", "replace") if isinstance(value, bytes) else value})
 
     def _tell(self, values: Mapping[str, Any]) -> None:
         facts = {name: fact for name, value in values.items() if (fact := self._fact(name, value)) is not None}

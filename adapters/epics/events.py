@@ -1,16 +1,19 @@
 """What a follower of one PV reports, in the order in which it happened: joined, samples, lost, joined again.
 
-Invariants: values are converted when they arrive, so an event holds nothing of an EPICS library; times are UTC ns.
+Invariants: an event holds nothing of an EPICS library; times are UTC ns. `Raw` is an update that is not decoded yet: `decoded` makes
+`Samples` of many at once, since a single one costs as much as a block.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from itertools import groupby
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_agent.model import NO_TIME, utc_now_ns
 
@@ -59,6 +62,48 @@ class Sample:
     cut: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class Samples:
+    """``n`` values of one PV: ``values`` is ``(n, *form.shape)``, the others have length ``n`` and mean what they do in `Sample`.
+
+    ``cut``: arrival times of those that were longer than the form holds.
+    """
+
+    values: npt.NDArray[Any]
+    form: Form
+    t_source: npt.NDArray[np.int64]
+    t_arrival: npt.NDArray[np.int64]
+    bad: npt.NDArray[np.bool_]
+    status: npt.NDArray[np.uint32]
+    cut: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The server may have merged values in this time, since so much waited in the connection: nobody knows how many."""
+
+    t_from: int
+    t_to: int
+    late_ns: int
+
+
+class Decoder(Protocol):
+    """Knows how the updates of one subscription are to be read."""
+
+    def decode(self, updates: Sequence[Raw]) -> Iterable[Samples | Alarm | Behind]:
+        """Values, alarms and what may be missing, in their order."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Raw:
+    """One update as bytes, which ``decoder`` understands."""
+
+    data: bytes
+    t_arrival: int
+    decoder: Decoder
+
+
 @dataclass(frozen=True, slots=True)
 class Joined:
     """The PV answers (again), or describes itself anew."""
@@ -104,8 +149,30 @@ class Table:
     status: int
 
 
-Event: TypeAlias = Sample | Alarm | Table | Joined | Lost | Spoiled
+Decoded: TypeAlias = Sample | Samples | Alarm | Behind | Table | Joined | Lost | Spoiled
+Event: TypeAlias = Decoded | Raw
 Emit: TypeAlias = Callable[[Event], None]
+
+
+def decoded(events: Iterable[Event]) -> Iterator[Decoded]:
+    """The same events in their order; updates that stand next to each other are decoded together."""
+    for decoder, run in groupby(events, lambda event: event.decoder if isinstance(event, Raw) else None):
+        if decoder is None:
+            yield from (event for event in run if not isinstance(event, Raw))
+        else:
+            yield from decoder.decode([event for event in run if isinstance(event, Raw)])
+
+
+def samples_of(event: Event) -> Iterator[Sample]:
+    """The values in one event, one by one: for whoever wants each change of a slow PV."""
+    for one in decoded((event,)):
+        if isinstance(one, Sample):
+            yield one
+        elif isinstance(one, Samples):
+            columns = (column.tolist() for column in (one.t_source, one.t_arrival, one.bad, one.status))
+            plain = one.values.tolist() if not one.form.shape else one.values
+            for value, t_source, t_arrival, bad, status in zip(plain, *columns, strict=True):
+                yield Sample(value, one.form, t_source, t_arrival, bad, status)
 
 
 def time_ns(seconds: int, nanoseconds: int) -> int:

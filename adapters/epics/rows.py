@@ -17,7 +17,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adapters.epics.events import TEXT, TEXT_BYTES, Alarm, Description, Event, Form, Joined, Lost, Sample, Spoiled, Table, encode_text
+from adapters.epics.events import (
+    TEXT,
+    TEXT_BYTES,
+    Alarm,
+    Behind,
+    Description,
+    Event,
+    Form,
+    Joined,
+    Lost,
+    Sample,
+    Samples,
+    Spoiled,
+    Table,
+    decoded,
+    encode_text,
+)
 from edge_agent.adapter import Inlet, Sink
 from edge_agent.model import Block, Cause, Gap, Stream, Valid, utc_now_ns
 
@@ -61,22 +77,29 @@ class RowStream:
     async def take(self, events: Sequence[Event]) -> None:
         """Deliver a batch: runs of samples of one form go out as one block."""
         run: list[Sample] = []
-        for event in events:
+        for event in decoded(events):
             if isinstance(event, Sample) and (not run or event.form is run[0].form or event.form == run[0].form):
                 run.append(event)
                 continue
-            await self._put(run)
+            if run:
+                await self._put(_together(run))
             run = []
             if isinstance(event, Sample):
                 run.append(event)
+            elif isinstance(event, Samples):
+                await self._put(event)
             elif isinstance(event, Alarm):
                 text, _ = encode_text(event.text)
                 await self._child("alarm").put_rows(np.array([text], TEXT), event.t_source, event.t_arrival, False, event.status)
+            elif isinstance(event, Behind):
+                why = f"values came {event.late_ns / 1e9:.2f} s late: the server may have sent the last of several only"
+                self._declare(Gap(Cause.OVERLOAD, t_from=event.t_from, t_to=event.t_to, detail=why))
             elif isinstance(event, Table):
                 await self._table(event)
             else:
                 self._note(event)
-        await self._put(run)
+        if run:
+            await self._put(_together(run))
 
     def missed(self, count: int, t_from: int, t_to: int) -> None:
         """Declare values that were refused before they got here."""
@@ -152,35 +175,16 @@ class RowStream:
             self._outage = None
         return inlet
 
-    async def _put(self, run: list[Sample]) -> None:
-        if not run:
-            return
-        form = run[0].form
-        inlet = self._begin(form, run[0].t_arrival)
-        if form.shape or form.dtype == TEXT:
-            # Filled item by item: numpy would make one array of rows that are arrays anyway, and cut no text unasked.
-            values = np.empty((len(run), *form.shape), form.dtype)
-            for i, one in enumerate(run):
-                values[i] = one.value
-        else:
-            values = np.array([one.value for one in run], form.dtype)
-        valid = np.array([Valid.BAD if one.bad else Valid.GOOD for one in run], np.uint8)
-        if self._first and not run[0].bad:
+    async def _put(self, samples: Samples) -> None:
+        inlet = self._begin(samples.form, int(samples.t_arrival[0]))
+        valid = np.where(samples.bad, np.uint8(Valid.BAD), np.uint8(Valid.GOOD))
+        if self._first and not samples.bad[0]:
             valid[0] = Valid.INITIAL
         self._first = False
-        self._last_arrival = run[-1].t_arrival
-        await inlet.put(
-            Block(
-                values,
-                np.array([one.t_source for one in run], np.int64),
-                np.array([one.t_arrival for one in run], np.int64),
-                valid=valid,
-                status=np.array([one.status for one in run], np.uint32),
-            )
-        )
-        for one in run if form.dtype == TEXT else ():
-            if one.cut:
-                inlet.gap(Gap(Cause.GARBAGE, t_from=one.t_arrival, t_to=one.t_arrival, detail=f"text longer than {TEXT_BYTES} bytes cut"))
+        self._last_arrival = int(samples.t_arrival[-1])
+        await inlet.put(Block(samples.values, samples.t_source, samples.t_arrival, valid=valid, status=samples.status))
+        for t in samples.cut:
+            inlet.gap(Gap(Cause.GARBAGE, t_from=t, t_to=t, detail=f"text longer than {TEXT_BYTES} bytes cut"))
 
     def _declare(self, gap: Gap) -> None:
         """Declare now, or as soon as there is a stream: its type is known with the first value."""
@@ -209,3 +213,24 @@ class RowStream:
                 self._inlet.gap(gap)
             self._undeclared.clear()
         return self._inlet
+
+
+def _together(run: Sequence[Sample]) -> Samples:
+    """Samples of one form as columns."""
+    form = run[0].form
+    if form.shape or form.dtype == TEXT:
+        # Filled item by item: numpy would make one array of rows that are arrays anyway, and cut no text unasked.
+        values = np.empty((len(run), *form.shape), form.dtype)
+        for i, one in enumerate(run):
+            values[i] = one.value
+    else:
+        values = np.array([one.value for one in run], form.dtype)
+    return Samples(
+        values,
+        form,
+        np.array([one.t_source for one in run], np.int64),
+        np.array([one.t_arrival for one in run], np.int64),
+        np.array([one.bad for one in run], np.bool_),
+        np.array([one.status for one in run], np.uint32),
+        [one.t_arrival for one in run if one.cut],
+    )

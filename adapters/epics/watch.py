@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from adapters.epics import auto, ca
 from adapters.epics.config import Scheme, parse_address, split_uri
-from adapters.epics.events import Event, Lost, Sample
+from adapters.epics.events import Event, Lost, Sample, samples_of
 from adapters.epics.pva import PvaClient, scalar_callback
 from edge_agent.model import NO_TIME
 
@@ -53,9 +53,10 @@ async def watch(uri: str, *, addresses: Sequence[str] = (), default: Scheme = "c
             event = await events.get()
             if following is not None and following.done():
                 following.result()
-            value = _plain(event) if isinstance(event, Sample) and not event.bad else None
-            if value is not None and isinstance(event, Sample):
-                yield value, event.t_source if event.t_source != NO_TIME else event.t_arrival
+            for one in samples_of(event):
+                value = None if one.bad else _plain(one)
+                if value is not None:
+                    yield value, one.t_source if one.t_source != NO_TIME else one.t_arrival
 
 
 def _plain(sample: Sample) -> float | str | None:

@@ -85,9 +85,7 @@ async def test_nan_with_severity_invalid_is_marked_unusable(ioc: StartIoc, recor
     assert max(statuses) >> 16 == 3
 
 
-async def test_an_outage_of_an_ioc_that_lasts_until_the_end_is_declared_all_the_same(
-    ioc: StartIoc, recording: Callable[..., Any]
-) -> None:
+async def test_an_outage_of_an_ioc_that_lasts_until_the_end_is_declared_all_the_same(ioc: StartIoc, recording: Callable[..., Any]) -> None:
     device = ioc("--rate", "20", hold=False)
     async with recording(pvs=pvs("TEMP", "COUNT")) as sink:
         await sink.until(lambda s: len(s.values("COUNT")) > 5)

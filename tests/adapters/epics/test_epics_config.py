@@ -128,7 +128,9 @@ def listed(tmp_path: Path, **table: object) -> list[Pv]:
 
 def test_a_request_file_is_read_with_its_macros_and_the_files_that_it_names(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
-    (tmp_path / "lists/beamline.req").write_text("# motors\nfile motor.req P=$(P),M=m1\nfile motor.req P=$(P), M=m2\n\n${P}TEMP # K\n$(Q=BL06:)X\n")
+    (tmp_path / "lists/beamline.req").write_text(
+        "# motors\nfile motor.req P=$(P),M=m1\nfile motor.req P=$(P), M=m2\n\n${P}TEMP # K\n$(Q=BL06:)X\n"
+    )
     (tmp_path / "lists/motor.req").write_text("$(P)$(M).VAL\n$(P)$(M).DIR\n")
     rows = listed(tmp_path, lists=[{"file": "lists/beamline.req", "macros": {"P": "BL05:"}}], default="auto")
     assert [pv.name for pv in rows] == ["BL05:m1.VAL", "BL05:m1.DIR", "BL05:m2.VAL", "BL05:m2.DIR", "BL05:TEMP", "BL06:X"]

@@ -198,7 +198,9 @@ async def test_after_an_outage_the_numbers_that_passed_are_declared(camera: Any)
     ],
     ids=["next number", "same exposure", "began again"],
 )
-async def test_an_outage_costs_an_unknown_number_of_frames_unless_the_last_one_is_still_there(camera: Any, after: int, told: list[Any]) -> None:
+async def test_an_outage_costs_an_unknown_number_of_frames_unless_the_last_one_is_still_there(
+    camera: Any, after: int, told: list[Any]
+) -> None:
     sink, pv = camera
     frame = picture(5, FRAME)
     pv.post(frame)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import aioca
 import numpy as np
 import pytest
 
@@ -99,7 +100,7 @@ async def test_what_is_changed_at_a_record_is_described_anew_and_its_alarm_recor
     ioc = soft_ioc()
     async with recording(pvs=[{"pv": "ca://P:COUNT", "name": "COUNT"}]) as sink:
         await sink.until(lambda s: len(s.values("COUNT")) > 3, timeout=40)
-        ioc.stdin.write(b'dbpf P:COUNT.EGU mA\ndbpf P:COUNT.HIHI 0\ndbpf P:COUNT.HHSV MAJOR\n')
+        ioc.stdin.write(b"dbpf P:COUNT.EGU mA\ndbpf P:COUNT.HIHI 0\ndbpf P:COUNT.HHSV MAJOR\n")
         ioc.stdin.flush()
         await sink.until(lambda s: any(e.stream.unit == "mA" for e in s.of(Opened)) and len(s.values("COUNT.alarm")), timeout=30)
         before = len(sink.values("COUNT"))
@@ -157,3 +158,47 @@ async def test_a_foreign_detector_killed_and_restarted_is_a_new_count(
     (restart,) = sink.of(Restarted)
     assert restart.reset.first < restart.reset.last
     assert [(gap.cause, gap.count) for gap in sink.gaps("image")] == [(Cause.DISCONNECT, None)]
+
+
+@pytest.mark.parametrize("element", ["STRING", "CHAR", "SHORT", "LONG", "FLOAT", "DOUBLE"])
+async def test_arrays_and_texts_of_every_type_come_as_they_are_over_channel_access(
+    element: str, program: Start, soft_ioc_program: Path, tmp_path: Path, recording: Callable[..., Any]
+) -> None:
+    values = '["a", "bc", "d"]' if element == "STRING" else "[7, 0, 9]"
+    (tmp_path / "types.db").write_text(
+        f'record(waveform, "P:WAVE") {{ field(FTVL, "{element}") field(NELM, "5") field(INP, {values}) }}\n'
+        'record(stringin, "P:NAME") { field(VAL, "lysozyme") field(PINI, "YES") }\n'
+        'record(longin, "P:ONE") { field(VAL, "5") field(PINI, "YES") field(HIGH, "4") field(HSV, "MINOR") }\n'
+    )
+    program(soft_ioc_program, "-d", "types.db")
+    pvs = [{"pv": f"ca://P:{name}", "name": name.partition(".")[0]} for name in ("WAVE", "NAME.VAL$", "ONE")]
+    async with recording(pvs=pvs) as sink:
+        await sink.until(lambda s: all(len(s.values(name)) for name in ("WAVE", "NAME", "ONE", "ONE.alarm")), timeout=40)
+    assert sink.values("WAVE")[0].tolist() == ([b"a", b"bc", b"d"] if element == "STRING" else [7, 0, 9])
+    assert sink.values("NAME").tolist() == [b"lysozyme"], "a long string is a text, not an array of characters"
+    assert (sink.values("ONE").tolist(), sink.values("ONE.alarm").tolist()) == ([5], [b"MINOR HIGH"])
+
+
+async def test_a_pv_whose_reading_is_forbidden_for_a_while_leaves_a_gap(
+    program: Start, soft_ioc_program: Path, tmp_path: Path, recording: Callable[..., Any]
+) -> None:
+    (tmp_path / "peer.db").write_text(
+        'record(calc, "P:COUNT") { field(SCAN, ".1 second") field(CALC, "VAL+1") field(ASG, "HIDE") }\n'
+        'record(ao, "P:OPEN") { field(VAL, "1") field(PINI, "YES") }\n'
+    )
+    rules = 'ASG(DEFAULT) { RULE(1, WRITE) }\nASG(HIDE) { INPA("P:OPEN") RULE(0, READ) { CALC("A=1") } }\n'
+    (tmp_path / "access.acf").write_text(rules)
+    program(soft_ioc_program, "-a", "access.acf", "-d", "peer.db")
+    async with recording(pvs=[{"pv": "ca://P:COUNT", "name": "COUNT"}]) as sink:
+        await sink.until(lambda s: len(s.values("COUNT")) > 3, timeout=40)
+        await aioca.caput("P:OPEN", 0.0, wait=True)
+        await sink.until(lambda s: s.of(Disconnected))
+        async with recording(pvs=["ca://P:COUNT", "ca://P:OPEN"]) as late:
+            await late.until(lambda s: s.of(Disconnected) and len(s.values("P_OPEN")))
+        assert not len(late.values("P_COUNT")), "who may not read from the start gets the others all the same"
+        before = len(sink.values("COUNT"))
+        await aioca.caput("P:OPEN", 1.0, wait=True)
+        await sink.until(lambda s: len(s.values("COUNT")) > before + 3)
+    for one in (sink, late):
+        assert "Read access denied" in one.of(Disconnected)[0].why
+    assert {gap.cause for gap in sink.gaps("COUNT")} == {Cause.DISCONNECT}

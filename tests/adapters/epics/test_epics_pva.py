@@ -144,7 +144,7 @@ async def test_a_structure_that_is_no_scalar_is_said_so_and_harms_nobody(
 async def test_updates_beyond_the_bound_are_counted_and_declared(
     pv_server: Any, recording: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adapters.epics.adapter.Pump.__init__.__defaults__", (3,))
+    monkeypatch.setattr("adapters.epics.pump.LIMIT", 3)
     pv = SharedPV(initial=reading(0.0, 1_700_000_000))
     pv_server.start(temp=pv)
     async with recording(**at(pv_server, pvs=[{"pv": "pva://T:temp", "name": "temp"}])) as sink:
