@@ -158,10 +158,16 @@ def serve_command(
     mqtt_share: Annotated[str, typer.Option(help="Group of servers that share the broker's messages, the same name for each.")] = "",
     keep_free: Annotated[float, typer.Option(help="GiB of the disk that stay free.")] = 1.0,
     quota: Annotated[float, typer.Option(help="GiB that one project may hold; 0 is no limit.")] = 0.0,
+    upload_age: Annotated[float, typer.Option(help="Days without a byte after which an unfinished upload is removed; 0 is never.")] = 30.0,
+    uploads: Annotated[int, typer.Option(help="Unfinished uploads that one agent may have; 0 is no limit.")] = 1000,
+    upload_space: Annotated[float, typer.Option(help="GiB that those may be announced to take together; 0 is no limit.")] = 0.0,
 ) -> None:
     """Take, check, store and countersign, until stopped; prints one JSON line when ready."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    limits = Limits(keep_free=int(keep_free * GIB), quota=int(quota * GIB) or None)
+    limits = Limits(
+        keep_free=int(keep_free * GIB), quota=int(quota * GIB) or None, uploads=uploads or None,
+        upload_bytes=int(upload_space * GIB) or None, upload_age=upload_age * 86_400 or None,
+    )  # fmt: skip
     asyncio.run(serve(Home(folder), Options(host, port, mqtt, mqtt_ca, mqtt_topic, mqtt_share, limits)))
 
 

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edge_agent.model import utc_now_ns
 from landing.database import Database, Session
+
+_RESTING = """
+SELECT uploads.agent_id, uploads.item_id FROM uploads
+JOIN touched ON touched.agent_id = uploads.agent_id AND touched.item_id = uploads.item_id WHERE touched.t_ns < ?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Ledger:
         with self._db.writing(_about(agent_id, item_id)) as db:
             _drop(db, agent_id, item_id)
             db.execute("INSERT INTO uploads VALUES (?, ?, ?, 0)", (agent_id, item_id, header))
+            _touch(db, agent_id, item_id)
 
     def note(self, agent_id: bytes, item_id: str, header: bytes) -> None:
         """Write down what is known of an upload now."""
@@ -62,6 +68,7 @@ class Ledger:
             made = db.execute(
                 "INSERT INTO pieces VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", (agent_id, item_id, piece.at, piece.size, piece.key)
             )
+            _touch(db, agent_id, item_id)
             if piece.at <= have:
                 have = _reach(_pieces(db, agent_id, item_id), have)
                 db.execute("UPDATE uploads SET have = ? WHERE agent_id = ? AND item_id = ?", (have, agent_id, item_id))
@@ -76,6 +83,30 @@ class Ledger:
         """The upload is over."""
         with self._db.writing(_about(agent_id, item_id)) as db:
             _drop(db, agent_id, item_id)
+
+    def headers(self, agent_id: bytes) -> list[bytes]:
+        """What was announced for the uploads of an agent that are not over."""
+        with self._db.reading() as db:
+            rows = db.execute("SELECT header FROM uploads WHERE agent_id = ? ORDER BY item_id", (agent_id,)).fetchall()
+        return [bytes(header) for (header,) in rows]
+
+    def resting(self, before_ns: int) -> list[tuple[bytes, str]]:
+        """Uploads that have taken nothing since ``before_ns``; for those that are older than this record, it begins now."""
+        with self._db.writing(b"resting") as db:
+            db.execute(
+                "INSERT INTO touched SELECT agent_id, item_id, ? FROM uploads WHERE true ON CONFLICT DO NOTHING", (utc_now_ns(),)
+            )
+            rows = db.execute(_RESTING, (before_ns,)).fetchall()
+        return [(bytes(agent_id), str(item_id)) for agent_id, item_id in rows]
+
+    def end_resting(self, agent_id: bytes, item_id: str, before_ns: int) -> bool:
+        """The upload is over, if it has taken nothing since ``before_ns``; whether it is."""
+        with self._db.writing(_about(agent_id, item_id)) as db:
+            sql = "SELECT 1 FROM touched WHERE agent_id = ? AND item_id = ? AND t_ns < ?"
+            if db.execute(sql, (agent_id, item_id, before_ns)).fetchone() is None:
+                return False
+            _drop(db, agent_id, item_id)
+            return True
 
     def over(self) -> list[tuple[bytes, str]]:
         """Uploads of items that are stored: what a server that died between the receipt and the tidying left."""
@@ -104,6 +135,14 @@ def _pieces(db: Session, agent_id: bytes, item_id: str) -> list[StoredPiece]:
 def _drop(db: Session, agent_id: bytes, item_id: str) -> None:
     db.execute("DELETE FROM pieces WHERE agent_id = ? AND item_id = ?", (agent_id, item_id))
     db.execute("DELETE FROM uploads WHERE agent_id = ? AND item_id = ?", (agent_id, item_id))
+    db.execute("DELETE FROM touched WHERE agent_id = ? AND item_id = ?", (agent_id, item_id))
+
+
+def _touch(db: Session, agent_id: bytes, item_id: str) -> None:
+    db.execute(
+        "INSERT INTO touched VALUES (?, ?, ?) ON CONFLICT (agent_id, item_id) DO UPDATE SET t_ns = excluded.t_ns",
+        (agent_id, item_id, utc_now_ns()),
+    )
 
 
 def _reach(pieces: list[StoredPiece], have: int) -> int:

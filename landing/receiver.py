@@ -238,6 +238,25 @@ class Receiver:
             raise Refused(Code.NOT_FOUND, f"There is nothing below {folder[:120]!r} for this agent", try_="GET /runs lists what there is")
         return found
 
+    async def abandon(self, before_ns: int) -> int:
+        """Remove the uploads that have taken nothing since ``before_ns``, and are not being written or checked; how many that were.
+
+        Raises:
+            Refused: TROUBLE.
+        """
+        gone = 0
+        for key in await asyncio.to_thread(self._store.resting, before_ns):
+            upload = self._uploads.setdefault(key, _Upload())
+            if upload.lock.locked() or key in self._jobs:
+                continue
+            async with upload.lock:
+                if await _settled(self._abandon, key, before_ns):
+                    upload.header = None
+                    self._uploads.pop(key, None)
+                    _LOG.info("removed upload %s of agent %s, which was abandoned", key[1], key[0].hex())
+                    gone += 1
+        return gone
+
     async def close(self) -> None:
         """Wait for what is being checked; nothing more is checked after that."""
         self._closing = True
@@ -324,7 +343,7 @@ class Receiver:
 
     async def _check(self, key: Key, header: ItemHeader) -> bytes | None:
         """The CUSTODY; None when another server is checking the upload."""
-        claim = self._catalogue.alone(b"check " + key[0] + key[1].encode(), wait=False)
+        claim = self._catalogue.alone(_check_of(key), wait=False)
         ours = await asyncio.to_thread(claim.__enter__)
         try:
             if not ours:
@@ -333,6 +352,10 @@ class Receiver:
             return await self._check_in.run(header) if stored is None else stored.custody
         finally:
             await asyncio.to_thread(claim.__exit__, None, None, None)
+
+    def _abandon(self, key: Key, before_ns: int) -> bool:
+        with self._catalogue.alone(_check_of(key), wait=False) as ours:
+            return ours and self._store.abandon(*key, before_ns)
 
     async def _unknown(self, key: Key) -> NoReturn:
         self._uploads.pop(key, None)
@@ -349,6 +372,10 @@ class Receiver:
             upload.header = None
         if not job.cancelled() and job.exception() is not None and not isinstance(job.exception(), Refused):
             _LOG.error("checking upload %s of agent %s failed", key[1], key[0].hex(), exc_info=job.exception())
+
+
+def _check_of(key: Key) -> bytes:
+    return b"check " + key[0] + key[1].encode()
 
 
 class _only:

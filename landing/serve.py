@@ -31,6 +31,7 @@ from landing.places import open_catalogue, open_store
 from landing.receiver import Receiver
 from landing.room import Limits, Room
 from landing.store import Store
+from landing.sweep import sweep
 from landing.witness import WitnessBook
 
 BROKER_WAIT = 10.0
@@ -112,7 +113,14 @@ async def serve(home: Home, options: Options) -> None:
                 tls = ssl.create_default_context(cafile=options.mqtt_ca) if options.mqtt_ca else None
                 where, share = Broker.parse(options.mqtt, tls), options.mqtt_share
                 broker = MqttDoor(where, service.receiver, service.book, service.root, options.mqtt_topic, share)
-            await _run(home, options, service.door, broker)
+            age = options.limits.upload_age
+            sweeping = asyncio.create_task(sweep(service.receiver, age)) if age is not None else None
+            try:
+                await _run(home, options, service.door, broker)
+            finally:
+                if sweeping is not None:
+                    sweeping.cancel()
+                    await asyncio.wait([sweeping])
         finally:
             await service.close()
             # A thread of a request that was cut may still write below the folder: the lock outlives it.

@@ -112,6 +112,8 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS revoked (agent_id {B} PRIMARY KEY, reason {T} NOT NULL, t_ns {I} NOT NULL, statement {B} NOT NULL){S}",
     "CREATE TABLE IF NOT EXISTS uploads "
     "(agent_id {B} NOT NULL, item_id {T} NOT NULL, header {B} NOT NULL, have {I} NOT NULL, PRIMARY KEY (agent_id, item_id)){S}",
+    "CREATE TABLE IF NOT EXISTS touched "
+    "(agent_id {B} NOT NULL, item_id {T} NOT NULL, t_ns {I} NOT NULL, PRIMARY KEY (agent_id, item_id)){S}",
     "CREATE TABLE IF NOT EXISTS pieces "
     "(agent_id {B} NOT NULL, item_id {T} NOT NULL, at {I} NOT NULL, size {I} NOT NULL, object {T} NOT NULL, "
     "PRIMARY KEY (agent_id, item_id, at)){S}",

@@ -111,6 +111,18 @@ class Store(Protocol):
         """Keep the bytes where refused ones are, with the reason, and forget the upload; says where."""
         ...
 
+    def unfinished(self, agent_id: bytes) -> list[ItemHeader]:
+        """The uploads of an agent that were begun and are not over."""
+        ...
+
+    def resting(self, before_ns: int) -> list[tuple[bytes, str]]:
+        """Agent and upload id of what has taken nothing since ``before_ns`` (UTC)."""
+        ...
+
+    def abandon(self, agent_id: bytes, item_id: str, before_ns: int) -> bool:
+        """Remove an upload, if it still rests since ``before_ns``; whether it did."""
+        ...
+
     def close(self) -> None:
         """Let go of connections."""
         ...

@@ -32,6 +32,9 @@ class DirectoryStore:
         self.offset = self._incoming.offset
         self.forget = self._incoming.forget
         self.read_ahead = self._incoming.read_ahead
+        self.unfinished = self._incoming.unfinished
+        self.resting = self._incoming.resting
+        self.abandon = self._incoming.abandon
 
     def write(self, header: ItemHeader, at: int, data: bytes) -> int:
         """See `Store.write`."""

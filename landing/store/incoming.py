@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from landing.home import Home, make_folders, sync_folder, write_durably
 from landing.store.ahead import Ahead
 
 _BLOCK = 1 << 20
+_AGENT = re.compile(r"[0-9a-f]{32}")
 
 
 @contextlib.contextmanager
@@ -132,6 +134,41 @@ class Incoming:
             sync_folder(folder)
         self.forget(header)
         return kept
+
+    def unfinished(self, agent_id: bytes) -> list[ItemHeader]:
+        """See `Store.unfinished`."""
+        with disk_errors():
+            found = [self.find(agent_id, note.stem) for note in self._folder(agent_id).glob("*.item")]
+        return [header for header in found if header is not None]
+
+    def resting(self, before_ns: int) -> list[tuple[bytes, str]]:
+        """See `Store.resting`; also what a crash left of uploads that were never answered."""
+        with disk_errors():
+            files = [file for file in self._home.incoming.glob("*/*.*") if _AGENT.fullmatch(file.parent.name)]
+            keys = {(bytes.fromhex(file.parent.name), file.name.partition(".")[0]) for file in files}
+            return sorted(key for key in keys if self._rests(*key, before_ns))
+
+    def abandon(self, agent_id: bytes, item_id: str, before_ns: int) -> bool:
+        """See `Store.abandon`."""
+        with disk_errors():
+            if not self._rests(agent_id, item_id, before_ns):
+                return False
+            # The note goes first: without the bytes it would mean that they are in their place.
+            for file in sorted(self._files(agent_id, item_id), key=lambda file: file.suffix != ".item"):
+                self._ahead.drop(file)
+                file.unlink(missing_ok=True)
+            sync_folder(self._folder(agent_id))
+        return True
+
+    def _files(self, agent_id: bytes, item_id: str) -> list[Path]:
+        return list(self._folder(agent_id).glob(f"{item_id}.*"))
+
+    def _rests(self, agent_id: bytes, item_id: str, before_ns: int) -> bool:
+        times = []
+        for file in self._files(agent_id, item_id):
+            with contextlib.suppress(FileNotFoundError):  # it was just put in its place
+                times.append(file.stat().st_mtime_ns)
+        return bool(times) and max(times) < before_ns
 
     def _folder(self, agent_id: bytes) -> Path:
         return self._home.incoming / agent_id.hex()

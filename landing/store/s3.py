@@ -139,6 +139,23 @@ class S3Store:
             _LOG.info("removing what is left of upload %s of agent %s, which is stored", item_id, agent_id.hex())
             self._forget(agent_id, item_id)
 
+    def unfinished(self, agent_id: bytes) -> list[ItemHeader]:
+        """See `Store.unfinished`."""
+        return [parse_header(header) for header in self._ledger.headers(agent_id)]
+
+    def resting(self, before_ns: int) -> list[tuple[bytes, str]]:
+        """See `Store.resting`."""
+        return self._ledger.resting(before_ns)
+
+    def abandon(self, agent_id: bytes, item_id: str, before_ns: int) -> bool:
+        """See `Store.abandon`."""
+        keys = self._bucket.below(_folder(agent_id, item_id))
+        # The ledger first: a piece that comes meanwhile makes it live on, or is told that there is no such upload.
+        gone = self._ledger.end_resting(agent_id, item_id, before_ns)
+        if gone:
+            self._bucket.remove(keys)
+        return gone
+
     def close(self) -> None:
         """See `Store.close`."""
         self._bucket.close()

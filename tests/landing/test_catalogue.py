@@ -16,6 +16,7 @@ from landing.catalogue import Agent, Catalogue, Revocation, SeenHead, StoredItem
 from landing.database import Database
 from landing.database.postgres import PostgresDatabase
 from landing.database.sqlite import SqliteDatabase
+from landing.ledger import Ledger, StoredPiece
 from tests.postgres import postgresql
 
 A, B = b"A" * 16, b"B" * 16
@@ -129,6 +130,31 @@ def test_the_first_word_about_a_revoked_agent_stands(catalogue: Catalogue) -> No
     assert catalogue.revocations() == [first]
     assert catalogue.agents() == [Agent(A, b"key", "name", frozenset({"p"}), revoked=True)]
     assert (catalogue.key_is_revoked(b"key"), catalogue.key_is_revoked(b"other")) == (True, False)
+
+
+def test_an_upload_rests_from_its_last_piece_on(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, now = Ledger(make()), 100
+    monkeypatch.setattr("landing.ledger.utc_now_ns", lambda: now)
+    for name in ("first", "second"):
+        ledger.begin(A, name, name.encode())
+    now = 200
+    ledger.add(A, "second", StoredPiece(0, 10, "key"))
+    assert ledger.headers(A) == [b"first", b"second"]
+    assert (ledger.resting(100), ledger.resting(101), ledger.resting(201)) == ([], [(A, "first")], [(A, "first"), (A, "second")])
+    assert [ledger.end_resting(A, name, 200) for name in ("first", "second", "unknown")] == [True, False, False]
+    assert (ledger.header(A, "first"), ledger.have(A, "second")) == (None, 10)
+    ledger.end(A, "second")
+    assert ledger.resting(1000) == []
+
+
+def test_an_upload_of_before_this_was_written_down_rests_from_the_first_look_on(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = make()
+    ledger = Ledger(database)
+    ledger.begin(A, "old", b"header")
+    with database.writing() as db:
+        db.execute("DELETE FROM touched")
+    monkeypatch.setattr("landing.ledger.utc_now_ns", lambda: 500)
+    assert (ledger.resting(500), ledger.resting(501)) == ([], [(A, "old")])
 
 
 def test_a_block_that_fails_leaves_nothing(make: Make) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from edge_agent.errors import ConfigError, EdgeAgentError, IntegrityError, TargetUnreachable
-from edge_agent.model import ItemKind, Proof
+from edge_agent.model import ItemKind, Proof, utc_now_ns
 from edge_agent.seal import cose
 from edge_agent.seal.receipt import parse_custody
 from edge_agent.wire.item import header_of
@@ -201,6 +201,25 @@ async def test_pieces_that_come_in_any_order_and_overlap_make_the_whole(site: An
     assert told == [None, None, None, 50, 100, 100]
     await service.receiver.finish(agent.agent_id, "item-1", hashlib.sha256(data).digest())
     assert await service.receiver.receipt(agent.agent_id, "item-1", None) is not None
+
+
+async def test_an_abandoned_upload_goes_with_its_pieces_and_the_others_stay(
+    site: Any, enrolled: Any, make_item: Any, client: Any, place: S3Place
+) -> None:
+    service = await site.open()
+    agent, data = await enrolled(), bytes(range(100))
+    items = [make_item(data, item_id=name) for name in ("old", "new")]
+    for item in items:
+        await service.receiver.create(agent.agent_id, header_of(item, agent.agent_id))
+        await service.receiver.pieces(agent.agent_id, item.item_id, 0, [data[:50]])
+    between = utc_now_ns()
+    assert await service.receiver.pieces(agent.agent_id, "new", 50, [data[50:60]]) == 60
+    assert await service.receiver.abandon(between) == 1
+    assert {key.split("/")[-2] for key in keys_in(client, place, "incoming/")} == {"new"}
+    target = agent.https()
+    for item in items:
+        assert (await target.send(item, lambda _: None)).size == 100
+    assert keys_in(client, place, "incoming/") == set()
 
 
 async def test_a_store_that_is_away_is_trouble_for_now(
