@@ -2,8 +2,9 @@
 
 A broker proves nothing about who publishes, so every announcement and every finish is signed by a session key of the
 agent that the topic names; the bytes between them are held to the signed SHA-256. Retained messages and foreign
-response topics are ignored. Pieces that came together are made durable together, while the link takes no more than its inbox holds, which
-is the back-pressure. Several servers behind one broker share a subscription, so that each message reaches one of them.
+response topics are ignored. Pieces that came together are made durable together; meanwhile the next ones are checked,
+and the link takes no more than its inbox holds, which is the back-pressure. Several servers behind one broker share a
+subscription, so that each message reaches one of them.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class MqttDoor:
         self._share = share
         self._filters = [f"$share/{share}/{name}" if share else name for name in door_topics(prefix)]
         self._link: Link | None = None
+        self._storing: asyncio.Task[None] | None = None
         self._checking: dict[tuple[bytes, str], asyncio.Task[None]] = {}
         self.connected = asyncio.Event()
 
@@ -81,6 +83,7 @@ class MqttDoor:
             self.connected.clear()
             if self._link is not None:
                 await self._link.close()
+            await self._stored()
 
     async def handle(self, link: Link, messages: Sequence[Message]) -> None:
         """What has arrived; whatever is in it, the door stays open."""
@@ -91,18 +94,28 @@ class MqttDoor:
                 _LOG.warning("ignored a message: %s", error)
                 continue
             if channel == "piece":
-                await self._pieces(link, agent_id, [message.payload for message in neighbours])
+                pieces, answers = await asyncio.to_thread(self._opened, agent_id, [message.payload for message in neighbours])
+                for answer in answers:
+                    self._say(link, agent_id, answer, None)
+                await self._stored()
+                self._storing = asyncio.create_task(self._pieces(link, agent_id, pieces))
                 continue
+            await self._stored()
             for message in neighbours:
                 answered = await self._asked(agent_id, message)
                 if answered is not None:
                     self._say(link, agent_id, answered, message.correlation)
 
-    async def _pieces(self, link: Link, agent_id: bytes, payloads: Sequence[bytes]) -> None:
+    async def _stored(self) -> None:
+        """What was begun to be stored is; its errors are logged here."""
+        if self._storing is not None:
+            await asyncio.wait([self._storing])
+            if not self._storing.cancelled() and (error := self._storing.exception()) is not None:
+                _LOG.error("pieces could not be stored", exc_info=error)
+            self._storing = None
+
+    async def _pieces(self, link: Link, agent_id: bytes, pieces: Sequence[Piece]) -> None:
         """Store pieces; those that follow each other are made durable together, and one answer tells how far it goes then."""
-        pieces, answers = await asyncio.to_thread(self._opened, agent_id, payloads)
-        for answer in answers:
-            self._say(link, agent_id, answer, None)
         while pieces:
             run = _run(pieces)
             first, taken = run[0], len(run)

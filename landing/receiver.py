@@ -144,7 +144,8 @@ class Receiver:
                 return offset
             async for block in data:
                 upload.offset = await _settled(self._write, header, upload.offset, (block,))
-            return await self._synced(upload, header)
+            upload.offset = await asyncio.to_thread(self._durable, header)
+            return upload.offset
 
     async def pieces(self, agent_id: bytes, item_id: str, offset: int, blocks: Sequence[bytes]) -> int | None:
         """Write neighbouring pieces that came over a broker, where other servers may have those before them; synced once for all.
@@ -164,10 +165,9 @@ class Receiver:
         async with self._at_end((agent_id, item_id), offset) as (upload, header):
             if header is None:
                 return offset
-            upload.offset = await _settled(self._write, header, offset, blocks)
-            have = await self._synced(upload, header)
+            upload.offset = await _settled(self._write_durably, header, offset, blocks)
         self._read_ahead((agent_id, item_id), header)
-        return have
+        return upload.offset
 
     async def finish(self, agent_id: bytes, item_id: str, sha256: bytes) -> None:
         """The sender has sent everything, and says the digest of the whole; idempotent.
@@ -304,23 +304,22 @@ class Receiver:
                 raise
 
     def _write(self, header: ItemHeader, offset: int, blocks: Sequence[bytes]) -> int:
-        have = offset
-        for block in filter(None, blocks):
-            if offset + len(block) > header.size:
-                raise Refused(Code.TOO_LARGE, "More bytes than were announced", why=f"{header.size} were announced")
-            have = self._store.write(header, offset, block)
-            offset += len(block)
-        return have
+        if offset + sum(map(len, blocks)) > header.size:
+            raise Refused(Code.TOO_LARGE, "More bytes than were announced", why=f"{header.size} were announced")
+        return self._store.write(header, offset, [block for block in blocks if block])
+
+    def _write_durably(self, header: ItemHeader, offset: int, blocks: Sequence[bytes]) -> int:
+        self._write(header, offset, blocks)
+        return self._durable(header)
+
+    def _durable(self, header: ItemHeader) -> int:
+        synced = self._store.offset(header)
+        return header.size if synced is None else synced
 
     def _read_ahead(self, key: Key, header: ItemHeader) -> None:
         if key not in self._reading and not self._closing:
             self._reading[key] = task = asyncio.create_task(asyncio.to_thread(self._store.read_ahead, header))
             task.add_done_callback(lambda _: self._reading.pop(key, None))
-
-    async def _synced(self, upload: _Upload, header: ItemHeader) -> int:
-        synced = await asyncio.to_thread(self._store.offset, header)
-        upload.offset = header.size if synced is None else synced
-        return upload.offset
 
     async def _complete(self, key: Key) -> ItemHeader:
         upload = self._uploads.setdefault(key, _Upload())

@@ -6,7 +6,7 @@ space holds its bytes whole or is not there, and is never given to other bytes b
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,13 +58,13 @@ class Store(Protocol):
         """Durable bytes from the beginning of the upload; None: they have their final name already."""
         ...
 
-    def write(self, header: ItemHeader, at: int, data: bytes) -> int:
+    def write(self, header: ItemHeader, at: int, blocks: Sequence[bytes]) -> int:
         """Take bytes of an upload.
 
         Args:
             header: the upload.
             at: where they belong; the end of what is here, unless the store is `shared`.
-            data: the bytes.
+            blocks: the bytes, one behind the other; none is empty.
 
         Returns:
             Bytes that are here from the beginning on; durable when the store is `shared`, else as soon as `offset` was asked.

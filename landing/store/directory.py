@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from edge_agent.model import Proof
 from edge_agent.wire.item import ItemHeader
@@ -36,10 +36,9 @@ class DirectoryStore:
         self.resting = self._incoming.resting
         self.abandon = self._incoming.abandon
 
-    def write(self, header: ItemHeader, at: int, data: bytes) -> int:
+    def write(self, header: ItemHeader, at: int, blocks: Sequence[bytes]) -> int:
         """See `Store.write`."""
-        self._incoming.write(header, data)
-        return at + len(data)
+        return at + self._incoming.write(header, blocks)
 
     def whole(self, header: ItemHeader) -> Whole:
         """See `Store.whole`."""

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import secrets
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from edge_agent.model import Proof
@@ -54,8 +54,15 @@ class S3Store:
         """See `Store.offset`."""
         return self._ledger.have(header.agent_id, header.item_id)
 
-    def write(self, header: ItemHeader, at: int, data: bytes) -> int:
-        """See `Store.write`."""
+    def write(self, header: ItemHeader, at: int, blocks: Sequence[bytes]) -> int:
+        """See `Store.write`; each block is an object."""
+        have = at
+        for block in blocks:
+            have = self._put(header, at, block)
+            at += len(block)
+        return have
+
+    def _put(self, header: ItemHeader, at: int, data: bytes) -> int:
         key = f"{_folder(header.agent_id, header.item_id)}{at:016d}-{secrets.token_hex(8)}"
         self._bucket.put(key, data)
         have, taken = self._ledger.add(header.agent_id, header.item_id, StoredPiece(at, len(data), key))

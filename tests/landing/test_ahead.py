@@ -26,10 +26,10 @@ def test_a_digest_read_in_parts_is_that_of_the_file_and_is_used_once(tmp_path: P
 def test_an_upload_that_was_begun_anew_is_read_anew(tmp_path: Path, make_item: Any, sha256: Any) -> None:
     incoming, header = Incoming(Home(tmp_path)), header_of(make_item(b"12345"), b"A" * 16)
     incoming.create(header)
-    incoming.write(header, b"EVIL!")
+    incoming.write(header, [b"EVIL!"])
     incoming.read_ahead(header)
     incoming.create(header)
-    incoming.write(header, b"12345")
+    incoming.write(header, [b"12", b"345"])
     assert incoming.digest(header) == (sha256(b"12345"), 5)
 
 

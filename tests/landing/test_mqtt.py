@@ -609,13 +609,13 @@ async def test_two_doors_that_share_a_broker_get_each_message_once(
     broker = await new_mosquitto()
     service = await site.open()
     doors = [await site.join(service, broker.url, share="landing") for _ in range(2)]
-    met: list[list[bytes]] = [[], []]
+    met: list[list[int]] = [[], []]
     for door, seen in zip(doors, met, strict=True):
         real = door._pieces
 
-        async def count(link: Link, agent_id: bytes, payloads: Sequence[bytes], real: Any = real, seen: list[bytes] = seen) -> None:
-            seen.extend(payloads)
-            await real(link, agent_id, payloads)
+        async def count(link: Link, agent_id: bytes, pieces: Sequence[Piece], real: Any = real, seen: list[int] = seen) -> None:
+            seen.extend(piece.offset for piece in pieces)
+            await real(link, agent_id, pieces)
 
         door._pieces = count  # type: ignore[method-assign]
     agent = await enrolled()
