@@ -397,7 +397,7 @@ class _only:
 
 async def _settled(function: Callable[..., T], *arguments: object) -> T:
     """Call in a thread; who is cancelled waits for its end first, since whoever comes next must not write beside it."""
-    running = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    running = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

@@ -26,9 +26,10 @@ class _Known:
     def go_on(self, path: Path) -> None:
         with self.lock, path.open("rb", buffering=0) as file:
             file.seek(self.size)
-            while block := file.read(_BLOCK):
-                self.digest.update(block)
-                self.size += len(block)
+            block = memoryview(bytearray(_BLOCK))
+            while size := file.readinto(block):
+                self.digest.update(block[:size])
+                self.size += size
 
 
 class Ahead:
