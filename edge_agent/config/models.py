@@ -134,7 +134,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Measured = Length | Annotated[str, Field(pattern=r"^\S+$")]
 """A number, or the name of a fact that the instrument tells, whose value is the number."""
-Direction = tuple[Finite, Finite, Finite]
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+Direction = tuple[Cosine, Cosine, Cosine]
 
 
 class Nxmx(Table):

@@ -334,3 +334,13 @@ def test_a_key_that_nothing_is_encrypted_to_is_a_warning(complaints: Complaints,
     (said,) = complaints(HEAD + INSTRUMENT + targets + project(f'"{KEY}"'))
     assert said.endswith("projects.steel.encrypt_to: warning: no target encrypts: what a landing service gets, it can read")
     assert complaints(HEAD + INSTRUMENT + targets + TARGET.replace("nas", "disk") + project(f'"{KEY}"')) == []
+
+
+def test_a_detector_whose_geometry_cannot_be_is_told_so(complaints: Complaints) -> None:
+    table = "[instrument.furnace.nxmx]\nwavelength = -1\npixel_size = [0.075]\nfast_direction = [1, 1, 0]\nslow_direction = [0, nan, 0]\n"
+    assert complaints(HEAD + INSTRUMENT + table + TARGET) == [
+        "lab.toml:7:14: instrument.furnace.nxmx.wavelength: must be > 0.0",
+        "lab.toml:8:14: instrument.furnace.nxmx.pixel_size.1: is missing",
+        "lab.toml:9:18: instrument.furnace.nxmx.fast_direction: is no unit vector: the squares of its three numbers must sum up to 1",
+        "lab.toml:10:22: instrument.furnace.nxmx.slow_direction[1]: must be <= 1.0",
+    ]

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from edge_agent.errors import ConfigError, EdgeAgentError, IntegrityError, TargetUnreachable
-from edge_agent.model import ItemKind, Proof, utc_now_ns
+from edge_agent.model import Access, ItemKind, Label, Proof, utc_now_ns
 from edge_agent.seal import cose
 from edge_agent.seal.receipt import parse_custody
 from edge_agent.wire.item import header_of
 from edge_agent.wire.refusal import Refused
+from edge_agent.wire.tls import client_context, client_session
 from landing.home import Home, S3Place, Settings
 from landing.room import Limits
 from landing.serve import Service, assemble
@@ -27,6 +28,7 @@ from tests.relay import Relay
 from tests.weed import KEYS, Weed, seaweedfs
 
 pytestmark = [pytest.mark.slow(4), pytest.mark.needs("pg_ctlcluster")]
+FOLDER = "demo-project/beamline/2026-11-24"
 MIB = 1 << 20
 
 
@@ -268,3 +270,20 @@ async def test_a_history_that_one_server_witnessed_is_not_forked_at_another(site
     with pytest.raises(IntegrityError) as fork:
         await other.witness(forked, chain, proof_from(hashes, 5), 5)
     assert fork.value.code == "LANDING_FORK"
+
+
+async def test_a_page_of_an_open_run_is_read_from_the_store(site: Any, enrolled: Any, make_item: Any) -> None:
+    settings = site.home.load().model_copy(update={"public": "https://data.example.ac.jp"})
+    site.home.settings.write_text(settings.model_dump_json())
+    await site.open()
+    agent, run, data = await enrolled(), f"{FOLDER}/000001", os.urandom(3 * MIB)
+    label = Label(Access.OPEN)
+    crate = b'{"@graph": [{"@id": "./", "name": "Lysozyme"}]}'
+    files = {"000001.nxs": (ItemKind.MASTER, data), "ro-crate-metadata.json": (ItemKind.CRATE, crate)}
+    for name, (kind, content) in files.items():
+        await agent.https().send(make_item(content, f"item-{kind}", kind, remote=f"{run}/{name}", label=label), lambda _: None)
+    async with client_session(client_context(site.home.root.read_text()), site.url) as session:
+        async with session.get(f"/open/{run}/") as reply:
+            assert "Lysozyme" in await reply.text()
+        async with session.get(f"/open/{run}/000001.nxs") as reply:
+            assert await reply.read() == data
