@@ -26,6 +26,8 @@ class Intake:
     def __init__(self) -> None:
         self._total = 0
         self._noted: deque[tuple[int, int]] = deque([(0, 0)], KEPT)
+        self.stopped: dict[str, tuple[int, int, int]] = {}
+        """Of each server: from when to when a value last came behind too much, and how late. It is stopped for all its PVs."""
 
     def took(self, size: int, t: int) -> None:
         """Count an update. Two threads at once may lose a count, which does no harm here."""

@@ -55,6 +55,8 @@ _TIME_TYPES = (
 DBR_CHAR = 4
 MESSAGE_HEADER = 16
 DECLARE_NS = 2_000_000_000
+AFTER_NS = 500_000_000
+"""Values of one delivery and the next come so far apart at most."""
 DBR_TIME_STRING = 14
 _HEADER = [("status", "=u2"), ("severity", "=u2"), ("seconds", "=u4"), ("nanoseconds", "=u4")]
 
@@ -88,6 +90,7 @@ class Updates:
         self._least: int | None = None
         self._begun = False
         self._behind: Behind | None = None
+        self._server = str(cadef.ca_host_name(channel))
         event_id, mask = ctypes.c_void_p(), cadef.DBE_VALUE | cadef.DBE_ALARM
         _open.add(self)
         cadef.ca_create_subscription(DBR_TIME_STRING + native, 0, channel, mask, _on_event, ctypes.py_object(self), ctypes.byref(event_id))
@@ -164,6 +167,10 @@ class Updates:
         worst = int(late.argmax())
         t, late_ns, until = int(t_arrival[timed[worst]]), int(late[worst]) - self._least, int(t_arrival[-1])
         now = Behind(t - late_ns, until, late_ns) if late_ns > STEP_NS and intake.before(t - late_ns, t) >= STOPS_AT else None
+        if now is not None:
+            intake.stopped[self._server] = now.t_from, now.t_to, now.late_ns
+        elif (known := intake.stopped.get(self._server)) and known[0] <= until and known[1] >= int(t_arrival[0]) - AFTER_NS:
+            now = Behind(known[0], until, known[2])
         before, self._behind = self._behind, now
         if before is not None:
             # What was left out stands between the last that came late and the next.
