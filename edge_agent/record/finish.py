@@ -43,7 +43,6 @@ def finish_file(file: SegmentFile, tree: Tree, part: Path, final: Path, storage:
     """Write the tables, close, make durable, rename; returns the size in bytes."""
     descriptors = tuple(dsd.encode() for dsd in introduced(file, tree.payloads))
     file.finish(Tables(tuple(tree.payloads), descriptors, tuple(h.cose for h in tree.anchors), tree.chain(), tree.epochs()))
-    storage.trim(part)
     storage.sync_file(part)
     storage.rename(part, final)
     storage.sync_folder(final.parent)

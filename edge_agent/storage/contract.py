@@ -96,10 +96,6 @@ class Storage(Protocol):
         """``fsync`` of a folder: makes names durable."""
         ...
 
-    def trim(self, path: Path) -> None:
-        """Give preallocated blocks beyond the end of the file back."""
-        ...
-
     def rename(self, source: Path, target: Path) -> None:
         """Atomic rename within one file system; what was at ``target`` is replaced."""
         ...

@@ -159,11 +159,6 @@ class Disk:
         finally:
             os.close(fd)
 
-    def trim(self, path: Path) -> None:
-        """See `Storage`."""
-        with _told(f"trimming {path.name}"):
-            os.truncate(path, path.stat().st_size)
-
     def rename(self, source: Path, target: Path) -> None:
         """See `Storage`."""
         with _told(f"renaming {source.name}"):

@@ -20,7 +20,7 @@ from edge_agent.storage.file_object import FileObject
 T = TypeVar("T")
 
 CHANGING = (
-    "open_append", "open_random", "write", "write_at", "sync_data", "preallocate", "cut", "sync_file", "sync_folder", "trim", "rename",
+    "open_append", "open_random", "write", "write_at", "sync_data", "preallocate", "cut", "sync_file", "sync_folder", "rename",
     "unlink", "make_folder", "remove_folder",
 )  # fmt: skip
 
@@ -147,10 +147,6 @@ class Faults:
     def sync_folder(self, path: Path) -> None:
         """See `Storage`."""
         self._do("sync_folder", path, lambda: self._inner.sync_folder(path))
-
-    def trim(self, path: Path) -> None:
-        """See `Storage`."""
-        self._do("trim", path, lambda: self._inner.trim(path))
 
     def rename(self, source: Path, target: Path) -> None:
         """See `Storage`."""

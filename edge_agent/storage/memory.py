@@ -215,11 +215,6 @@ class Memory:
                 _rename(self._medium, change.changes)
                 self._changes.remove(change)
 
-    def trim(self, path: Path) -> None:
-        """See `Storage`."""
-        with self._lock:
-            self._file(path, "trimming")
-
     def rename(self, source: Path, target: Path) -> None:
         """See `Storage`."""
         with self._lock:

@@ -236,10 +236,6 @@ class Faulty(Disk):
         self._call("sync_folder")
         super().sync_folder(path)
 
-    def trim(self, path: Path) -> None:
-        self._call("trim")
-        super().trim(path)
-
     def rename(self, source: Path, target: Path) -> None:
         self._call("rename")
         super().rename(source, target)

@@ -81,7 +81,7 @@ def check(run: Any, kit: Any, durable: list[str]) -> None:
     assert run.recorder._encoders._buffers._held == sum(len(idle) * size for size, idle in run.recorder._encoders._buffers._idle.items())
 
 
-KINDS = ["open_append", "reopen", "write", "sync_data", "sync_file", "sync_folder", "trim", "rename", "unlink"]
+KINDS = ["open_append", "reopen", "write", "sync_data", "sync_file", "sync_folder", "rename", "unlink"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
