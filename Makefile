@@ -16,7 +16,7 @@ test: install tools
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder --durations 15
+	$(BIN)/pytest -m "not slow" -n 4 --dist loadfile --no-loadscope-reorder --durations 15
 
 test-slow: install tools
 	@sh tests/system-packages.sh postgresql

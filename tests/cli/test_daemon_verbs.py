@@ -372,7 +372,7 @@ def test_every_command_that_a_message_names_exists() -> None:
     verbs = typer.main.get_command(build()).commands  # type: ignore[attr-defined]
     missing = {}
     for where, text in _strings():
-        for verb, word in re.findall(r"edge-agent ([a-z]+)(?: ([a-z]+))?", text):
+        for verb, word in re.findall(r"edge-agent ([a-z]+(?:-[a-z]+)*)(?: ([a-z]+))?", text):
             below = getattr(verbs.get(verb), "commands", None)
             if (verb not in verbs and verb not in PROSE) or (below is not None and word and word not in below):
                 missing[where] = f"edge-agent {verb} {word}".rstrip()

@@ -60,6 +60,7 @@ def test_everything_that_was_sent_lands_signed_and_witnessed_over_https(tmp_path
     assert [stream["lost"] for stream in result["streams"]] == [0] * len(NAMES)
 
 
+@pytest.mark.slow(30)
 @pytest.mark.needs("mosquitto")
 def test_everything_that_was_sent_lands_signed_and_witnessed_over_mqtt(tmp_path: Path) -> None:
     result = demo(tmp_path / "demo", "--seconds", "6", "--via", "mqtt", "--seed", "2")
