@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
 import subprocess
 import time
-import venv
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -28,8 +26,8 @@ from edge_agent.export.sword import deposit
 from edge_agent.export.weko import export_weko
 from edge_agent.model import Access, Frame, Kind, Label, Stream
 from tests.agent.sword import TOKEN, Sword
+from tests.environments import environment
 
-TOOLS = Path(__file__).parents[2] / ".test-tools"
 IMAGE = Stream("camera", "image", Kind.FRAMES, "<u2", (8, 8), counted=True)
 CAMERA = '[instrument.camera]\nadapter = "driven"\ngroup = "bl"\n'
 INVOICE = {"datasetId": "1s1199df4-0d1v-41b0-1dea-23bf4dh09g12", "basic": {"dataOwnerId": "0" * 56, "instrumentId": None}}
@@ -197,7 +195,8 @@ async def test_the_verbs(landed: Path, tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_rdetoolkit_takes_it_and_refuses_what_lacks_the_run(landed: Path, tmp_path: Path) -> None:
-    python = _rdetoolkit()
+    # It brings pandas, polars and pyarrow, which nobody else here wants.
+    python = environment("rdetoolkit", "rdetoolkit==1.7.1") / "python"
     run = open_run(landed)
     archive, paper = export_rde(run, tmp_path / "out", INVOICE)
     for name, good in (("good", True), ("bad", False)):
@@ -221,18 +220,3 @@ async def test_rdetoolkit_takes_it_and_refuses_what_lacks_the_run(landed: Path, 
         assert (data / "structured" / f"{run.name}.hsc").read_bytes() == (landed / f"{run.name}.hsc").read_bytes()
         assert json.loads((data / "meta" / "metadata.json").read_text())["constant"]["received"] == {"value": "10"}
         assert list((data / "main_image").iterdir())
-
-
-def _rdetoolkit() -> str:
-    """A Python with the real toolkit, made once: it brings pandas, polars and pyarrow, which nobody else here wants."""
-    folder = TOOLS / "rdetoolkit"
-    TOOLS.mkdir(exist_ok=True)
-    with (TOOLS / "rdetoolkit.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        python = folder / "bin" / "python"
-        if not (folder / "done").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", "rdetoolkit==1.7.1"], check=True, timeout=600)
-            (folder / "done").touch()
-    return str(python)

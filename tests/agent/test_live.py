@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import time
-import venv
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -25,12 +23,13 @@ from edge_agent.wire.broker import Broker
 from edge_agent.wire.link import Message, open_link
 from edge_agent.wire.sinetstream import HEADER, topic
 from firmware_sim.loopback import hold_port
+from tests.environments import environment
 
 Configure = Callable[..., Path]
-TOOLS = Path(__file__).parents[2] / ".test-tools"
 CANARY = "canary-4711"
 STREAM = "weight.raw"
 READER = Path(__file__).with_name("read_sinetstream.py")
+SINETSTREAM = ("sinetstream==1.10.0", "sinetstream-mqtt==1.10.0")
 
 
 class Mosquitto:
@@ -160,7 +159,8 @@ async def test_the_real_reader_reads_both_with_the_configuration_that_we_write(
     await secure.start()
     file = configure(instrument("balance") + live(secure.port, f'ca = "{root}"\n', "mqtts"), head='access = "open"')
     command(["export", "sinetstream", "--config", str(file), "--ca", str(root), "--out", str(tmp_path / "reader")])
-    python = await asyncio.to_thread(_sinetstream)
+    # The real library wants an older paho.
+    python = (await asyncio.to_thread(environment, "sinetstream", *SINETSTREAM)) / "python"
     readers = [await _reader(python, tmp_path / "reader", service) for service in ("net-values", "net-landed")]
     try:
         agent = await start(file)
@@ -182,7 +182,7 @@ async def test_the_real_reader_reads_both_with_the_configuration_that_we_write(
         await secure.kill()
 
 
-async def _reader(python: str, folder: Path, service: str) -> asyncio.subprocess.Process:
+async def _reader(python: Path, folder: Path, service: str) -> asyncio.subprocess.Process:
     process = await asyncio.create_subprocess_exec(python, str(READER), service, cwd=folder, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     async with asyncio.timeout(60):
@@ -194,19 +194,3 @@ async def _line(reader: asyncio.subprocess.Process) -> Any:
     assert reader.stdout is not None
     async with asyncio.timeout(60):
         return json.loads(await reader.stdout.readline())
-
-
-def _sinetstream() -> str:
-    """A Python with the real library, made once: it wants an older paho."""
-    folder = TOOLS / "sinetstream"
-    TOOLS.mkdir(exist_ok=True)
-    with (TOOLS / "sinetstream.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        python = folder / "bin" / "python"
-        if not (folder / "done").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, with_pip=True)
-            packages = ["sinetstream==1.10.0", "sinetstream-mqtt==1.10.0"]
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True, timeout=600)
-            (folder / "done").touch()
-    return str(python)

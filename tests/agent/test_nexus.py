@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 import subprocess
-import sys
 import time
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +16,9 @@ import pytest
 
 from edge_agent.export.run_folder import open_run
 from edge_agent.model import Block, Frame, Kind, Stream
+from tests.environments import environment
 
 HERE = Path(__file__).parent
-TOOLS = HERE.parents[1] / ".test-tools"
 PACKAGES = ("pynxtools==0.16.0", "hdf5plugin==7.1.0")
 INSTRUMENTS = """
 [instrument.camera]
@@ -139,18 +135,7 @@ async def test_what_nobody_knows_of_a_detector_is_not_a_number_with_a_reason(mea
 @pytest.fixture(scope="session")
 def judge() -> Callable[[list[Path]], dict[str, Any]]:
     """What pynxtools says of files, by name; its environment is made once under ``.test-tools/``."""
-    folder, wanted = TOOLS / "pynxtools", "\n".join((sys.version.split()[0], *PACKAGES)) + "\n"
-    ready, python = folder / "requirements.txt", folder / "bin" / "python"
-    TOOLS.mkdir(exist_ok=True)
-    with (TOOLS / "pynxtools.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.exists() or ready.read_text() != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, with_pip=False)
-            pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "--no-input", "install", "--quiet"]
-            done = subprocess.run([*pip, *PACKAGES], capture_output=True, text=True, timeout=600, check=False)
-            assert done.returncode == 0, f"the validator could not be installed: {done.stderr}"
-            ready.write_text(wanted)
+    python = environment("pynxtools", *PACKAGES) / "python"
 
     def run(files: list[Path]) -> dict[str, Any]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("HDF5", "PYTHON"))}

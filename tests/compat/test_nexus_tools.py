@@ -6,20 +6,18 @@ each of its sources is one item, so it checks the segments and not the master.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
 
+from tests.environments import environment
+
 ROOT = Path(__file__).parents[2]
-TOOLS = ROOT / ".test-tools"
 PACKAGES = ("nexusformat==2.1.0", "chexus==26.9.0", "scipp==26.8.0", "silx==3.1.3", "hdf5plugin==7.1.0")
 NXCHECK = "import hdf5plugin, sys; from nexusformat.scripts.nxcheck import main; sys.argv = ['nxcheck', sys.argv[1]]; main()"
 SILX = """
@@ -46,19 +44,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def tools() -> Path:
     """The bin folder of an environment with the tools; made once under ``.test-tools/``."""
-    folder, wanted = TOOLS / "nexus-tools", "\n".join((sys.version.split()[0], *PACKAGES)) + "\n"
-    ready = folder / "requirements.txt"
-    TOOLS.mkdir(exist_ok=True)
-    with (TOOLS / "nexus-tools.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.exists() or ready.read_text() != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, with_pip=False)
-            pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--disable-pip-version-check", "--no-input"]
-            done = subprocess.run([*pip, "install", "--quiet", *PACKAGES], capture_output=True, text=True, timeout=600, check=False)
-            assert done.returncode == 0, f"the tools could not be installed: {done.stderr}"
-            ready.write_text(wanted)
-    return folder / "bin"
+    return environment("nexus-tools", *PACKAGES)
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import fcntl
 import hashlib
 import json
 import re
 import shutil
 import subprocess
-import sys
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,10 +24,10 @@ from edge_agent.export.rdm_form import size_text
 from edge_agent.export.run_folder import RunFolder
 from edge_agent.model import Access, Label
 from edge_agent.provenance.facts import Absent, Organisation, Person, Policy, RunRecord
+from tests.environments import environment
 
 Make = Callable[[RunRecord], RunFolder]
 HERE = Path(__file__).parent
-TOOLS = HERE.parents[1] / ".test-tools"
 PACKAGES = ("mlcroissant==1.1.1", "datacite==1.4.1", "prov==3.2.3")
 PEOPLE = {"nobody": Absent("unattended"), "name": Person("山田 花子"), "orcid": Person("Hanako Yamada", "0000-0002-1825-0097")}
 PLACES = {"nowhere": Organisation(), "named": Organisation("理化学研究所"), "ror": Organisation("RIKEN", "https://ror.org/01sjwvz98")}
@@ -222,25 +219,8 @@ def test_the_validators_of_croissant_datacite_and_prov_have_nothing_to_say(
 
 def _judged(folders: list[Path]) -> list[dict[str, list[str]]]:
     done = subprocess.run(
-        [_validators(), "-I", str(HERE / "validate_forms.py"), *map(str, folders)], capture_output=True, text=True, timeout=300, check=False
+        [environment("forms", *PACKAGES) / "python", "-I", str(HERE / "validate_forms.py"), *map(str, folders)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found: list[dict[str, list[str]]] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-def _validators() -> str:
-    """A Python with the validators, made once."""
-    folder = TOOLS / "forms"
-    TOOLS.mkdir(exist_ok=True)
-    wanted = "\n".join((sys.version.split()[0], *PACKAGES)) + "\n"
-    with (TOOLS / "forms.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        ready = folder / "requirements.txt"
-        if not ready.exists() or ready.read_text() != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, with_pip=True)
-            pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES]
-            subprocess.run(pip, check=True, timeout=600)
-            ready.write_text(wanted)
-    return str(folder / "bin" / "python")

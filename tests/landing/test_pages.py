@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
-import venv
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +16,10 @@ from aiohttp import ClientSession
 from edge_agent.model import Access, ItemKind, Label
 from edge_agent.wire.tls import client_context, client_session
 from landing.home import Settings
+from tests.environments import environment
 
 ON_BOTH_CATALOGUES = True
 HERE = Path(__file__).parent
-TOOLS = HERE.parents[1] / ".test-tools"
 PACKAGES = ("signposting==0.9.9",)
 PUBLIC = "https://data.example.ac.jp"
 FOLDER = "demo-project/beamline/2026-11-24/000001"
@@ -206,27 +201,10 @@ async def test_without_a_public_address_there_are_no_pages(site: Any, enrolled: 
     assert Settings(name="x").public == ""
 
 
-def signposting() -> Path:
-    """The Python of an environment with the `signposting` package; made once under ``.test-tools/``."""
-    folder, wanted = TOOLS / "signposting", "\n".join((sys.version.split()[0], *PACKAGES)) + "\n"
-    ready, python = folder / "requirements.txt", folder / "bin" / "python"
-    TOOLS.mkdir(exist_ok=True)
-    with (TOOLS / "signposting.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.exists() or ready.read_text() != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, with_pip=False)
-            pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "--no-input", "install", "--quiet"]
-            done = subprocess.run([*pip, *PACKAGES], capture_output=True, text=True, timeout=500, check=False)
-            assert done.returncode == 0, f"the reader of signposts could not be installed: {done.stderr}"
-            ready.write_text(wanted)
-    return python
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_the_signposting_package_finds_the_same_in_headers_and_link_set(landed: None, site: Any) -> None:
-    python = await asyncio.to_thread(signposting)
+    python = (await asyncio.to_thread(environment, "signposting", *PACKAGES)) / "python"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     trusting = clean | {"SSL_CERT_FILE": str(site.home.root), "REQUESTS_CA_BUNDLE": str(site.home.root)}
 

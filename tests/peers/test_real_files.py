@@ -7,11 +7,8 @@ spectrometer of the SNS, 2010) in the nexusformat package, photoemission on WSe2
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -20,8 +17,8 @@ import pytest
 from edge_agent.agent.agent import Agent
 from edge_agent.config import load
 from edge_agent.segment.run import verify_run
+from tests.environments import made_once, pip
 
-TOOLS = Path(__file__).parents[2] / ".test-tools"
 PACKAGES = ("nexusformat==2.1.0", "pynxtools==0.16.0")
 NEXUS = {"nexusformat/examples/chopper.nxs": "NXdirecttof", "pynxtools/data/201805_WSe2_arpes.nxs": "NXarpes"}
 """File in a package, and the application definition that it names."""
@@ -48,17 +45,8 @@ def shipped() -> list[Path]:
 @pytest.fixture(scope="module")
 def measured() -> dict[Path, str]:
     """The NeXus files and their definitions; unpacked once under ``.test-tools/``, without what the packages need to run."""
-    folder, wanted = TOOLS / "nexus-files", "\n".join(PACKAGES) + "\n"
-    ready = folder / "requirements.txt"
-    TOOLS.mkdir(exist_ok=True)
-    with (TOOLS / "nexus-files.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.exists() or ready.read_text() != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet", "--no-deps", "--no-compile"]
-            done = subprocess.run([*pip, "--target", str(folder), *PACKAGES], capture_output=True, text=True, timeout=110, check=False)
-            assert done.returncode == 0, f"the packages with NeXus files could not be installed: {done.stderr}"
-            ready.write_text(wanted)
+    install = ["install", "--quiet", "--no-deps", "--no-compile", "--target"]
+    folder = made_once("nexus-files", "\n".join(PACKAGES), lambda folder: pip(*install, str(folder), *PACKAGES))
     return {folder / name: definition for name, definition in NEXUS.items()}
 
 

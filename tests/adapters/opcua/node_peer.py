@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.node import TOOLS, node_with
+from tests.environments import TOOLS
+from tests.node import node_with
 
 HERE = Path(__file__).parent
 NODE_OPCUA_VERSION = "2.186.4"

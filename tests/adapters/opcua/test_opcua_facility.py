@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import shutil
 import subprocess
-import sys
-import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,7 @@ import pytest
 from adapters.opcua import OpcUaConfig
 from adapters.testing import Connected, Described, Disconnected, RecordingSink
 from edge_agent.model import Cause, Valid
-from tests.node import TOOLS, install
+from tests.environments import environment
 
 pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
@@ -108,18 +104,7 @@ async def test_an_alarm_is_recorded_with_its_states(node_server: Any, config: Ma
 @pytest.fixture(scope="module")
 def o6() -> Path:
     """The Python of an environment that has o6, made once under `.test-tools/`."""
-    folder = TOOLS / "o6"
-    TOOLS.mkdir(exist_ok=True)
-    with open(TOOLS / "o6.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        ready = folder / "ready.txt"
-        if not ready.exists() or ready.read_text() != O6_VERSION:
-            shutil.rmtree(folder, ignore_errors=True)
-            venv.create(folder, with_pip=False)
-            pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python"), "--disable-pip-version-check", "--no-input"]
-            install([*pip, "install", "--quiet", f"o6=={O6_VERSION}"], folder)
-            ready.write_text(O6_VERSION)
-    return folder / "bin/python"
+    return environment("o6", f"o6=={O6_VERSION}") / "python"
 
 
 @pytest.fixture

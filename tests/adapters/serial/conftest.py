@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import shutil
 import subprocess
-import sys
 import threading
 import tty
-import venv
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,32 +110,6 @@ async def run() -> AsyncIterator[Callable[..., Awaitable[SimpleNamespace]]]:
     yield start
     for one in running:
         await one.stop()
-
-
-TOOLS = Path(__file__).parents[3] / ".test-tools"
-
-
-@pytest.fixture(scope="session")
-def environment() -> Callable[..., Path]:
-    """``environment(name, "package==1.0", ...)``: the programs of packages in an environment of their own, made once."""
-
-    def make(name: str, *packages: str) -> Path:
-        folder = TOOLS / name
-        ready = folder / "requirements.txt"
-        wanted = "\n".join((sys.version.split()[0], *packages)) + "\n"
-        TOOLS.mkdir(exist_ok=True)
-        with (TOOLS / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not ready.exists() or ready.read_text() != wanted:
-                shutil.rmtree(folder, ignore_errors=True)
-                venv.create(folder, symlinks=True)
-                pip = [sys.executable, "-m", "pip", "--python", folder / "bin/python", "--disable-pip-version-check", "install", "--quiet"]
-                done = subprocess.run([*pip, *packages], capture_output=True, text=True, timeout=110)
-                assert done.returncode == 0, f"{name} could not be installed: {done.stderr}"
-                ready.write_text(wanted)
-        return folder / "bin"
-
-    return make
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from adapters.testing import Connected, Described, Disconnected, Opened
 from edge_agent.model import Cause
 from firmware_sim.launch import Device
 from firmware_sim.loopback import hold_port
+from tests.environments import environment
 
 # pyserial's RFC 2217 client makes its thread a daemon in the way of Python 2.
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")]
 
-Environment = Callable[..., Path]
 Run = Callable[..., Any]
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -36,7 +36,7 @@ def balance(tmp_path: Path) -> Iterator[Device]:
 
 
 @pytest.fixture(scope="session")
-def lewis(environment: Environment) -> Path:
+def lewis() -> Path:
     """It is GPL and only ever run, never imported."""
     return environment("lewis", "lewis==1.4.0") / "lewis"
 

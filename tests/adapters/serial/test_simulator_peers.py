@@ -15,6 +15,7 @@ import pytest
 from adapters.testing import Described, Opened
 from edge_agent.model import Cause
 from firmware_sim.loopback import hold_port
+from tests.environments import environment
 
 pytestmark = pytest.mark.peers
 
@@ -25,7 +26,7 @@ FRAME = {"start": "STX", "stop": "ETX", "check": {"kind": "xor8", "after_stop": 
 
 
 @pytest.fixture(params=["pty", pytest.param("tcp", marks=pytest.mark.slow)])
-def simulate(request: pytest.FixtureRequest, start: Start, environment: Callable[..., Path], tmp_path: Path) -> Callable[[str], str]:
+def simulate(request: pytest.FixtureRequest, start: Start, tmp_path: Path) -> Callable[[str], str]:
     """``simulate("Pump")`` starts a device of `DEVICE`; gives the port to open. It is GPL and only ever run, never imported."""
 
     def make(kind: str) -> str:
