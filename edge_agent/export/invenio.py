@@ -21,9 +21,10 @@ import aiohttp
 from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.export.about import About, about, family_and_given
 from edge_agent.export.datacite import NOBODY
+from edge_agent.export.repository import check, talking
 from edge_agent.export.run_folder import CRATE, RunFolder, blocks
-from edge_agent.export.sword import check
 from edge_agent.export.zips import write_zip
+from edge_agent.provenance.policy import ObjectKind
 
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=600)
 VENDOR = "files/"
@@ -77,23 +78,17 @@ async def send(run: RunFolder, api: str, token: str) -> Draft:
         IntegrityError: it got other bytes than were sent.
         TargetUnreachable: no answer, or a passing fault; try again.
     """
-    check(run, api)
-    try:
+    check(run, api, ObjectKind.DATA)
+    async with talking(api, token, TIMEOUT, "INVENIO_TROUBLE") as session:
         with tempfile.TemporaryDirectory() as scratch:
             files = await asyncio.to_thread(_files, run, Path(scratch))
-            async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, trust_env=False) as session:
-                repository = _Repository(session, api.rstrip("/"))
-                there = await repository.find(str(run.record["@id"]))
-                record = there or await repository.ask("POST", "/records", body=draft(run))
-                present = await repository.present(record["id"])
-                for name, path in files:
-                    await repository.upload(record["id"], name, path, present.get(name))
-                return Draft(record["id"], str(record.get("links", {}).get("self_html", "")), there is None, _problems(record))
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
-        raise TargetUnreachable(
-            f"{api} does not answer as it should", why=str(error) or type(error).__name__, try_="check the address, then try again",
-            code="INVENIO_TROUBLE",
-        ) from error  # fmt: skip
+            repository = _Repository(session, api.rstrip("/"))
+            there = await repository.find(str(run.record["@id"]))
+            record = there or await repository.ask("POST", "/records", body=draft(run))
+            present = await repository.present(record["id"])
+            for name, path in files:
+                await repository.upload(record["id"], name, path, present.get(name))
+            return Draft(record["id"], str(record.get("links", {}).get("self_html", "")), there is None, _problems(record))
 
 
 class _Repository:

@@ -18,12 +18,15 @@ from typing import Any
 
 import aiohttp
 
-from edge_agent.errors import EdgeAgentError, PermissionRefused, PolicyRefused, TargetUnreachable
+from edge_agent.errors import EdgeAgentError, PermissionRefused, TargetUnreachable
+from edge_agent.export.repository import check, talking
 from edge_agent.export.run_folder import CRATE, RunFolder, open_run, text
-from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, may_send
+from edge_agent.provenance.policy import ObjectKind
 
 TIMEOUT = aiohttp.ClientTimeout(total=120, sock_connect=30)
 RUN_ID = "run_id"
+CARRIED = (ObjectKind.METADATA, ObjectKind.NAME)
+"""What the catalogue gets of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ async def register(run: RunFolder, place: Place, token: str) -> Registered:
         PermissionRefused: the catalogue refuses it.
         TargetUnreachable: no answer, or a passing fault; try again.
     """
-    check(run, place.api)
+    check(run, place.api, *CARRIED)
     async with _catalogue(place, token) as catalogue:
         pid, whole = await catalogue.have(run, place)
         made = pid is None
@@ -134,7 +137,7 @@ async def register_below(folder: Path, place: Place, token: str) -> AsyncIterato
     for crate in await asyncio.to_thread(lambda: sorted(folder.rglob(CRATE))):
         try:
             glimpse = await asyncio.to_thread(open_run, crate.parent, compare=False)
-            check(glimpse, place.api)
+            check(glimpse, place.api, *CARRIED)
             async with _catalogue(place, token) as catalogue:
                 pid, whole = await catalogue.have(glimpse, place)
             if pid is not None and whole:
@@ -149,30 +152,8 @@ async def register_below(folder: Path, place: Place, token: str) -> AsyncIterato
 
 @asynccontextmanager
 async def _catalogue(place: Place, token: str) -> AsyncIterator[_Catalogue]:
-    try:
-        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, trust_env=False) as session:
-            yield _Catalogue(session, place.api.rstrip("/"))
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
-        raise TargetUnreachable(
-            f"{place.api} does not answer as it should", why=str(error) or type(error).__name__, try_="check the address, then try again",
-            code="SCICAT_TROUBLE",
-        ) from error  # fmt: skip
-
-
-def check(run: RunFolder, where: str) -> None:
-    """A catalogue is nobody's project space: it gets metadata and names of open runs, or of those whose label names it.
-
-    Raises:
-        PolicyRefused: of others.
-    """
-    destination = Destination(where, DestinationKind.STORE)
-    for kind in (ObjectKind.METADATA, ObjectKind.NAME):
-        decision = may_send(run.label, destination, kind)
-        if not decision.allowed:
-            raise PolicyRefused(
-                f"Run {run.name} may not go to {where}", why=decision.reason,
-                try_="have the project's owner open the data, then try again", code="POLICY",
-            )  # fmt: skip
+    async with talking(place.api, token, TIMEOUT, "SCICAT_TROUBLE") as session:
+        yield _Catalogue(session, place.api.rstrip("/"))
 
 
 class _Catalogue:

@@ -18,9 +18,10 @@ from urllib.parse import urljoin
 
 import aiohttp
 
-from edge_agent.errors import EdgeAgentError, PermissionRefused, PolicyRefused, TargetUnreachable
+from edge_agent.errors import EdgeAgentError, PermissionRefused, TargetUnreachable
+from edge_agent.export.repository import check, talking
 from edge_agent.export.run_folder import RunFolder, sha256_of
-from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, may_send
+from edge_agent.provenance.policy import ObjectKind
 
 PACKAGING = "http://purl.org/net/sword/3.0/package/SimpleZip"
 PAYLOAD = "payload.zip"
@@ -65,46 +66,26 @@ async def deposit(
         PermissionRefused: the repository refuses it, or may have it already (WEKO_THERE, WEKO_UNANSWERED).
         TargetUnreachable: no answer, or a passing fault; try again.
     """
-    check(run, service)
+    check(run, service, ObjectKind.DATA)
     digest = (await asyncio.to_thread(sha256_of, archive)).hex()
     noted = archive.with_suffix(".deposit.json")
     note = _read(noted, service)
     if note is not None and note.status and note.sha256 == digest and replace is None and not again:
         return Deposited(note.status, note.place)
-    try:
-        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT, trust_env=False) as session:
-            await _check_size(session, service, archive)
-            if replace is None and not again:
-                await _check_absent(session, service, str(run.entity("./")["name"]), note)
-            await asyncio.to_thread(_write, noted, _Note(service, digest))
-            try:
-                made = await _send(session, service, archive, digest, replace)
-            except EdgeAgentError as error:
-                if error.code != "WEKO_TROUBLE":
-                    # It said no: nothing is on its way any more.
-                    await asyncio.to_thread(noted.unlink, missing_ok=True)
-                raise
-            await asyncio.to_thread(_write, noted, _Note(service, digest, made.status, made.place))
-            return made
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        raise TargetUnreachable(
-            f"{service} does not answer as it should", why=str(error) or type(error).__name__, try_="check the address, then try again",
-            code="WEKO_TROUBLE",
-        ) from error  # fmt: skip
-
-
-def check(run: RunFolder, where: str) -> None:
-    """A repository is nobody's project space: only open data, or what its label names.
-
-    Raises:
-        PolicyRefused: of others.
-    """
-    decision = may_send(run.label, Destination(where, DestinationKind.STORE), ObjectKind.DATA)
-    if not decision.allowed:
-        raise PolicyRefused(
-            f"Run {run.name} may not go to {where}", why=decision.reason,
-            try_="have the project's owner open the data, then try again", code="POLICY",
-        )  # fmt: skip
+    async with talking(service, token, TIMEOUT, "WEKO_TROUBLE") as session:
+        await _check_size(session, service, archive)
+        if replace is None and not again:
+            await _check_absent(session, service, str(run.entity("./")["name"]), note)
+        await asyncio.to_thread(_write, noted, _Note(service, digest))
+        try:
+            made = await _send(session, service, archive, digest, replace)
+        except EdgeAgentError as error:
+            if error.code != "WEKO_TROUBLE":
+                # It said no: nothing is on its way any more.
+                await asyncio.to_thread(noted.unlink, missing_ok=True)
+            raise
+        await asyncio.to_thread(_write, noted, _Note(service, digest, made.status, made.place))
+        return made
 
 
 async def _check_size(session: aiohttp.ClientSession, service: str, archive: Path) -> None:

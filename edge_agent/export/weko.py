@@ -15,9 +15,10 @@ from typing import Any
 from urllib.parse import quote
 
 from edge_agent.errors import UsageError
+from edge_agent.export.repository import check
 from edge_agent.export.run_folder import CRATE, MANIFEST, RunFolder
-from edge_agent.export.sword import check
 from edge_agent.export.zips import write_zip
+from edge_agent.provenance.policy import ObjectKind
 
 BAGIT = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 VISIBLE = ("private", "public")
@@ -39,7 +40,7 @@ def export_weko(run: RunFolder, out: Path, indexes: Sequence[str], visible: str 
     if not indexes or not all(index.isascii() and index.isdigit() for index in indexes):
         raise UsageError("An item needs at least one index", why=f"got {list(indexes)}", try_="--index 1623632832836", code="EXPORT_INDEX")
     if visible == "public":
-        check(run, "the public")
+        check(run, "the public", ObjectKind.DATA)
     out.mkdir(parents=True, exist_ok=True)
     archive = out / f"{run.record['project']['name']}-{run.name}-weko.zip"
     write_zip(archive, _bag(run, _crate(run, indexes, visible)))

@@ -38,6 +38,20 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="export")
 
 
+def _secret(file: Path) -> str:
+    """The token in a file.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    from edge_agent.errors import UsageError
+
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(t("{file} cannot be read.", file=file), why=str(error)) from error
+
+
 def _form(name: str) -> Callable[..., int]:
     def write(run: Run, out: Out = Path(), as_json: JsonFlag = False) -> int:
         """Write the form."""
@@ -119,10 +133,7 @@ def weko(
     if deposit:
         if token is None:
             raise UsageError(t("A deposit needs a token."), try_="--token FILE")
-        try:
-            secret = token.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise UsageError(t("{file} cannot be read.", file=token), why=str(error)) from error
+        secret = _secret(token)
         made = asyncio.run(sword.deposit(opened, archive, deposit, secret, replace=replace or None, again=again))
         answer |= {"status": made.status, "place": made.place}
     if as_json:
@@ -179,14 +190,10 @@ def scicat(
     import asyncio
 
     from edge_agent.cli import output
-    from edge_agent.errors import UsageError
     from edge_agent.export.run_folder import open_run
     from edge_agent.export.scicat import Place, register
 
-    try:
-        secret = token.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise UsageError(t("{file} cannot be read.", file=token), why=str(error)) from error
+    secret = _secret(token)
     place = Place(api, owner_group, contact, source, location, tuple(access_group or ()))
     if below:
         return asyncio.run(_scicat_below(run, place, secret, as_json))
@@ -233,14 +240,10 @@ def invenio(
     import asyncio
 
     from edge_agent.cli import output
-    from edge_agent.errors import UsageError
     from edge_agent.export.invenio import send
     from edge_agent.export.run_folder import open_run
 
-    try:
-        secret = token.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise UsageError(t("{file} cannot be read.", file=token), why=str(error)) from error
+    secret = _secret(token)
     draft = asyncio.run(send(open_run(run), api, secret))
     if as_json:
         output.emit({"ok": True, "id": draft.id, "page": draft.page, "made": draft.made, "problems": list(draft.problems)})
