@@ -95,7 +95,7 @@ async def lossy(endpoint: str, items: int, seconds: float, folder: Path) -> dict
 
 
 def measured(folder: Path) -> dict[str, float]:
-    """Rows a second that the segments of a run hold, values that its counters skip, and how many of those are in its gaps."""
+    """Rows a second that the segments of a run hold, values that its counters skip in it and before it, and how many are in its gaps."""
     import h5py
     import hdf5plugin  # noqa: F401 - its filters
 
@@ -114,9 +114,9 @@ def measured(folder: Path) -> dict[str, float]:
         arrivals.append(thing["time_arrival"][:][event])
         usable = thing["valid"][:] != 0
         tags = thing["tag"][:][usable] if "tag" in thing else np.zeros(int(usable.sum()), np.uint32)
-        values = thing["value"][:][usable].astype(np.int64)
+        values = np.stack([thing["value"][:][usable].astype(np.int64), event[usable]])
         for tag in np.unique(tags):
-            rows.setdefault(f"{name}/{tag}" if "tag" in thing else name, []).append(values[tags == tag])
+            rows.setdefault(f"{name}/{tag}" if "tag" in thing else name, []).append(values[:, tags == tag])
 
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".nxs", ".h5"):
@@ -124,8 +124,14 @@ def measured(folder: Path) -> dict[str, float]:
                 if file["entry"].attrs.get("series") != "master":
                     file.visititems(visit)
     times = np.concatenate(arrivals)
-    holes = sum(int(np.sum(np.diff(np.concatenate(values)) - 1)) for values in rows.values())
-    return {"per_s": (len(times) - 1) / (int(times.max() - times.min()) / 1e9), "holes": holes, "declared": declared}
+    holes = early = 0
+    for parts in rows.values():
+        values, inside = np.concatenate(parts, axis=1)
+        skipped = np.diff(values) - 1
+        # The first row is the value known as the run began: what was sampled after it and before the run belongs to no run.
+        holes += int(skipped[inside[:-1] == 1].sum())
+        early += int(skipped[inside[:-1] == 0].sum())
+    return {"per_s": (len(times) - 1) / (int(times.max() - times.min()) / 1e9), "holes": holes, "early": early, "declared": declared}
 
 
 def names(items: int) -> list[str]:
