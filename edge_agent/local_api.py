@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,32 @@ async def _claim(request: web.Request) -> web.Response:
     return web.json_response({"run": made.entry.run.name, "number": made.number, "folder": made.folder, "sent": made.sent})
 
 
+async def _publish(request: web.Request) -> web.Response:
+    body = await _body(request, {"project", "key", "author", "reason"})
+    said = await asyncio.to_thread(
+        request.app[AGENT].publishing.publish, body.get("project", ""), body.get("key", ""), body.get("author", ""), body.get("reason", "")
+    )
+    return web.json_response(asdict(said))
+
+
+async def _encrypted(request: web.Request) -> web.Response:
+    """What targets hold encrypted of the run of the query, and which of its keys are published."""
+    sent, published = await asyncio.to_thread(request.app[AGENT].publishing.sent, request.query.get("run", ""))
+    items = [
+        {
+            "file": each.item.remote,
+            "target": each.target,
+            "object": each.held.name,
+            "size": each.held.size,
+            "sha256": each.held.sha256.hex(),
+            "keys": each.keys,
+        }
+        for each in sent
+    ]
+    keys = {key: published[key].as_json() if key in published else None for each in sent for key in each.keys}
+    return web.json_response({"items": items, "keys": keys})
+
+
 async def _kick(request: web.Request) -> web.Response:
     return web.json_response({"parked": await request.app[AGENT].engine.kick()})
 
@@ -223,6 +250,8 @@ def application(agent: Agent) -> web.Application:
     app.router.add_post("/session/stop", _stop)
     app.router.add_post("/amend", _amend)
     app.router.add_post("/claim", _claim)
+    app.router.add_post("/project-key/publish", _publish)
+    app.router.add_get("/project-key", _encrypted)
     app.router.add_post("/kick", _kick)
     app.router.add_post("/keys/change", _change_keys)
     app.router.add_get("/quarantine", _quarantine)

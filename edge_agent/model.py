@@ -332,11 +332,15 @@ class Proof(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a target holds instead of an item: the item encrypted, as an object of this name, size and SHA-256."""
+    """What a target holds instead of an item: the item encrypted, as an object of this name, size and SHA-256.
+
+    ``keys`` are the public keys that open it; an agent that did not keep them yet wrote none.
+    """
 
     name: str
     size: int
     sha256: bytes
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ from edge_agent.runs.desk import SESSION_GRACE, Desk, GroupPlan
 from edge_agent.runs.group import Group, Idle, Rule
 from edge_agent.runs.keeper import Keeper, Routes
 from edge_agent.runs.papers import Papers
+from edge_agent.runs.publish import Publishing
 from edge_agent.runs.routing import UNCLAIMED
 from edge_agent.runs.salvage import Salvage
 from edge_agent.runs.witness import Witnessing
@@ -139,7 +140,7 @@ class Agent:
             own_streams=config.own_streams, known_rows=self._known_rows, clock=self.timekeeper,
         )  # fmt: skip
         self.sessions = Sessions(self.credentials, self.keeper)
-        targets = build_targets(config, self.credentials, lambda: self.keeper.session, self.spool.state)
+        targets = build_targets(config, self.credentials, lambda: self.keeper.session, self.spool.state, self.keeper.book.published)
         gate, labels = PolicyGate(destinations(config)), Labels(config)
         plans = self._plans(labels)
         self.engine = Engine(
@@ -149,6 +150,7 @@ class Agent:
         self.stamping = self._stamping(papers)
         self.broadcast = Broadcast(config)
         self.amending = Amending(papers)
+        self.publishing = Publishing(self.amending, {name: project.encrypt_to for name, project in config.projects.items()})
         asked = witnesses(targets, plans, self._routes, gate)
         self.witnessing = Witnessing(self.keeper, papers, asked, lambda: self.credentials.receipt_certificates)
         self.desk = Desk(self.keeper, papers, self.witnessing, plans)

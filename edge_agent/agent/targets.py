@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,25 +22,28 @@ from edge_agent.runs.keeper import Routes
 from edge_agent.wire.broker import Broker
 
 
-def build_targets(config: Config, credentials: Credentials, session: Callable[[], Session], memo: Memo) -> dict[str, Target]:
+def build_targets(
+    config: Config, credentials: Credentials, session: Callable[[], Session], memo: Memo, published: Callable[[str], Collection[str]]
+) -> dict[str, Target]:
     """One target a table, by name. ``session`` gives the session of now; in ``memo`` targets keep what they need after a restart.
 
-    A landing target of an agent that was never enrolled refuses everything: capture does not wait for anybody's token.
+    ``published`` tells of a project's public key which runs say that it was published. A landing target of an agent that was never
+    enrolled refuses everything: capture does not wait for anybody's token.
 
     Raises:
         ConfigError: what a target needs is not installed.
     """
     built = {name: _build(name, table, config, credentials, session, memo) for name, table in config.targets.items()}
-    return {name: _encrypting(target, config.targets[name], config) for name, target in built.items()}
+    return {name: _encrypting(target, config.targets[name], config, published) for name, target in built.items()}
 
 
-def _encrypting(target: Target, table: tables.Target, config: Config) -> Target:
+def _encrypting(target: Target, table: tables.Target, config: Config, published: Callable[[str], Collection[str]]) -> Target:
     """In front of a shared store, where it or a project asks for it: what encrypts."""
     if not isinstance(table, tables.SharedStore) or table.encrypt == "never":
         return target
     if table.encrypt is None and not any(project.encrypt_to for project in config.projects.values()):
         return target
-    from edge_agent.deliver.encrypted import EncryptingTarget, no_key
+    from edge_agent.deliver.encrypted import EncryptingTarget, no_key, published_key
 
     least, asked = Access(table.encrypt or Access.CLOSED), table.encrypt is not None
 
@@ -51,6 +54,9 @@ def _encrypting(target: Target, table: tables.Target, config: Config) -> Target:
         known = () if project is None else project.encrypt_to
         if asked and not known:
             raise no_key(target.name, item)
+        for key in known:
+            if (opened := published(key)) and f"{item.run_no:06d}" not in opened:
+                raise published_key(target.name, item, key)
         return known
 
     return EncryptingTarget(target, keys, config.spool.dir / "encrypted" / target.name)

@@ -93,7 +93,7 @@ def _public_key(value: str) -> str:
         if error.secret:
             message = t("is a secret key, which never belongs here: it is spoilt, make another one and write its public key, age1...")
         else:
-            message = t('is no public key such as "age1..."; edge-agent project-key makes one')
+            message = t('is no public key such as "age1..."; edge-agent project-key new makes one')
         raise PydanticCustomError("cfg_value", "{message}", {"message": message}) from error
     return value
 

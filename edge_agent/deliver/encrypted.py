@@ -110,7 +110,7 @@ class EncryptingTarget:
             await asyncio.to_thread(closed.path.unlink, missing_ok=True)
             raise
         await asyncio.to_thread(closed.path.unlink, missing_ok=True)
-        held = Envelope(outer.remote, closed.size, closed.sha256)
+        held = Envelope(outer.remote, closed.size, closed.sha256, keys)
         return replace(receipt, item_id=item.item_id, sha256=closed.plain, size=item.size, envelope=held)
 
     # ---- envelopes on this disk
@@ -186,6 +186,16 @@ def no_key(target: str, item: OutboxItem) -> EdgeAgentError:
     return PolicyRefused(
         f"{item.remote} may go to {target} only encrypted, and project {item.project} has no key.",
         why=f"[target.{target}] asks for it, and nobody wrote encrypt_to in [projects.{item.project}]",
-        try_="make a key on a computer of the project with edge-agent project-key, write the public one into the configuration, restart",
+        try_="make a key with edge-agent project-key new on a computer of the project, configure the public one, restart",
         code="ENVELOPE_NO_KEY",
+    )
+
+
+def published_key(target: str, item: OutboxItem, key: str) -> EdgeAgentError:
+    """It would be encrypted to a key that everybody may have."""
+    return PolicyRefused(
+        f"{item.remote} may go to {target} only encrypted, and the key of project {item.project} is published.",
+        why=f"whoever looks can have the secret key of {key}, and the run does not say that it was opened",
+        try_=f"make another key on a computer of the project, write the public one into [projects.{item.project}], restart",
+        code="ENVELOPE_KEY_PUBLISHED",
     )

@@ -67,18 +67,31 @@ class Amending:
             self.papers.keep_late(entry, f"{AMENDMENT}{amendment.number:06d}", signed)
         return entry, amendment
 
-    def closed(self, name: str) -> RunEntry:
-        """A closed run by its number, with or without leading zeros.
+    def run(self, name: str) -> RunEntry:
+        """A run by its number, with or without leading zeros.
 
         Raises:
-            UsageError: there is none of that number, or it is not closed yet.
+            UsageError: there is none of that number.
         """
         book = self.papers.keeper.book
         entry = book.find(f"{int(name):06d}") if name.isascii() and name.isdigit() and len(name) < 19 else None
         if entry is None:
             why = "this agent recorded none of that number"
             raise UsageError(f"There is no run {name}.", why=why, try_="edge-agent status", code="RUN_UNKNOWN")
-        if entry.stage not in (Stage.CLOSED, Stage.DONE) or SIDECAR not in book.late(entry.run):
+        return entry
+
+    def is_closed(self, entry: RunEntry) -> bool:
+        """Whether a run is signed, so that it can be amended."""
+        return entry.stage in (Stage.CLOSED, Stage.DONE) and SIDECAR in self.papers.keeper.book.late(entry.run)
+
+    def closed(self, name: str) -> RunEntry:
+        """A closed run by its number, with or without leading zeros.
+
+        Raises:
+            UsageError: there is none of that number, or it is not closed yet.
+        """
+        entry = self.run(name)
+        if not self.is_closed(entry):
             raise UsageError(
                 f"Run {entry.run.name} is not closed yet.", why="only what is signed can be amended",
                 try_=f"edge-agent session stop --group {entry.run.group}", code="RUN_NOT_CLOSED",

@@ -31,6 +31,8 @@ NAMED = "receipt-"
 """Among what came late: a receipt that a close head of the run names, by its SHA-256."""
 LATER = ("role", "rule", "rule_source", "refused")
 """Texts of a run context that agents did not write from the beginning, in the order in which they came to be."""
+PUBLISHED = "published"
+"""Of a public key: the runs that say, signed, that it was published; by key and run."""
 CLAIMED = "claimed"
 """Among what came late: the project that a person claimed the run for."""
 
@@ -156,6 +158,17 @@ class Book:
         prefix = f"late/{run.name}/"
         return {key.removeprefix(prefix): data for key, data in self._state.under(prefix).items()}
 
+    def put_published(self, run: RunContext, key: str) -> None:
+        """Note that a run says that this public key was published."""
+        name = f"{PUBLISHED}/{key}/{run.name}"
+        self._mirror.put(name, b"")
+        self._state.put(name, b"")
+
+    def published(self, key: str) -> frozenset[str]:
+        """The names of the runs that say that this public key was published; none: it was not."""
+        prefix = f"{PUBLISHED}/{key}/"
+        return frozenset(name.removeprefix(prefix) for name in self._state.under(prefix))
+
     def project(self, run: RunContext) -> str:
         """The project whose space gets the files of a run: the one that it was claimed for, else the one that it began with."""
         claimed = self._state.get(f"late/{run.name}/{CLAIMED}")
@@ -210,7 +223,7 @@ class Book:
                     signed += [entry] if entry.stage in (Stage.CLOSED, Stage.DONE) else []
                 elif kind == "segment":
                     _closed(Path(), data)
-                elif kind not in ("chain", "late"):
+                elif kind not in ("chain", "late", PUBLISHED):
                     continue
             except (SealError, ValueError, TypeError, LookupError) as error:
                 log.error("the copy of %s cannot be used: %s", rest, error, extra={"code": "BOOK_COPY"})

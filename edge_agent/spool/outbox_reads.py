@@ -88,6 +88,25 @@ class OutboxReads:
             for row in rows
         )
 
+    def encrypted(self, run_id: bytes) -> tuple[tuple[OutboxItem, Receipt], ...]:
+        """The items of a run that went somewhere encrypted, in order of sending, with the proof of each such target."""
+        found = ((item, d.receipt) for item in self.items_of_run(run_id) for d in self.deliveries(item.item_id))
+        return tuple((item, receipt) for item, receipt in found if receipt is not None and receipt.envelope is not None)
+
+    def encrypted_to(self, key: str, folder: str) -> tuple[int, ...]:
+        """The numbers of the runs of which something went somewhere encrypted to a public key.
+
+        Args:
+            key: the public key.
+            folder: where its envelopes are; what was sent before the keys were kept is known by it.
+        """
+        rows = self._db.rows(
+            "SELECT DISTINCT run_no FROM deliveries WHERE proof_envelope IS NOT NULL"
+            " AND (instr(proof_envelope, ?) OR instr(proof_envelope, ?)) ORDER BY run_no",
+            (f'"{key}"', f'["{folder}/'),
+        )
+        return tuple(row[0] for row in rows)
+
     def is_landed(self, item_id: str) -> bool:
         """Whether every required target proved it."""
         return self._db.row("SELECT 1 FROM items WHERE item_id = ? AND place = 'landed'", (item_id,)) is not None

@@ -46,7 +46,7 @@ def _label(access: str, allowed: Any) -> Label:
 def receipt_values(receipt: Receipt) -> tuple[Any, ...]:
     """The values of `RECEIPT_COLUMNS` without the target."""
     held = receipt.envelope
-    envelope = None if held is None else json.dumps([held.name, held.size, held.sha256.hex()])
+    envelope = None if held is None else json.dumps([held.name, held.size, held.sha256.hex(), *held.keys])
     return (receipt.proof.value, receipt.sha256, receipt.size, receipt.t_ns, receipt.cose, envelope)
 
 
@@ -56,8 +56,8 @@ def receipt_of(item_id: str, row: tuple[Any, ...]) -> Receipt:
     return Receipt(target, item_id, sha256, size, Proof(proof), t_ns, cose, None if held is None else _envelope(*json.loads(held)))
 
 
-def _envelope(name: str, size: int, sha256: str) -> Envelope:
-    return Envelope(name, size, bytes.fromhex(sha256))
+def _envelope(name: str, size: int, sha256: str, *keys: str) -> Envelope:
+    return Envelope(name, size, bytes.fromhex(sha256), keys)
 
 
 def stored_path(path: Path, base: Path) -> str:

@@ -181,7 +181,7 @@ def new_key() -> tuple[str, str]:
 
 
 def read_key(path: Path) -> list[x25519.Identity]:
-    """The secret keys in a file as ``edge-agent project-key`` and ``age-keygen`` write it: one a line, ``#`` begins a remark.
+    """The secret keys in a file as ``edge-agent project-key new`` and ``age-keygen`` write it: one a line, ``#`` begins a remark.
 
     Raises:
         UsageError: it cannot be read, or has none.
@@ -353,4 +353,4 @@ def _digest(what: bytes, *parts: Any) -> str:
     return made.hexdigest()
 
 
-_KEY_FILE = "give the file that edge-agent project-key or age-keygen wrote"
+_KEY_FILE = "give the file that edge-agent project-key new or age-keygen wrote"

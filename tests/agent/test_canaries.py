@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from edge_agent.metrics import exposition
-from edge_agent.model import Frame, Kind, Stream
+from edge_agent.model import Frame, ItemKind, Kind, Stream
 from edge_agent.segment.levels import verify_path
 from edge_agent.wire import envelope
 
@@ -194,6 +194,50 @@ async def test_a_store_that_others_read_gets_only_what_the_projects_key_opens(
         assert report.level == 1, "intact, and signed by an agent that nobody enrolled"
     assert (tmp_path / "shared" / runs[1].folder / "ro-crate-metadata.json").exists(), "no key, and nobody asked for one: as before"
     assert not any(runs[1].folder in path.as_posix() for path in (tmp_path / "strict").rglob("*"))
+
+
+async def test_whoever_opens_published_data_sees_who_published_the_key_and_nothing_else_is_encrypted_to_it(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path
+) -> None:
+    secret, key = envelope.new_key()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "key").write_text(secret)
+    head = f'access = "closed"\n[projects.steel]\nencrypt_to = ["{key}"]\n[instrument.cam]\nadapter = "driven"\ncodec = "none"\n'
+    agent = await start(configure(head, f'[target.store]\nfolder = "{tmp_path / "store"}"\n'))
+    sink = await until(lambda: adapters.SINKS.get("cam"))
+    inlet = sink.open(Stream("cam", "image", Kind.FRAMES, "|u1", (4, 4), counted=True))
+
+    async def record(number: int) -> Any:
+        agent.desk.start("cam", project="steel")
+        assert inlet.offer(Frame(np.zeros((4, 4), "|u1"), number, time.time_ns(), time.time_ns()))
+        return await agent.desk.stop("cam")
+
+    def crate_is_there(run: Any) -> bool:
+        return any(item.kind is ItemKind.CRATE for item, _ in agent.spool.outbox.encrypted(run.run_id))
+
+    run = await record(1)
+    await until(lambda: crate_is_there(run))
+    said = await asyncio.to_thread(agent.publishing.publish, "steel", "", "Ada", "the paper is out")
+    assert said.runs == (run.name,)
+    later = await record(2)
+
+    async def waits() -> bool:
+        (target,) = (await agent.status()).targets
+        return target.parked > 3
+
+    await until(waits)
+    assert agent.spool.outbox.encrypted(later.run_id) == ()
+    first, *_ = agent.spool.outbox.items_of_run(later.run_id)
+    (delivery,) = agent.spool.outbox.deliveries(first.item_id)
+    assert "the key of project steel is published" in delivery.reason
+    await agent.stop()
+    keys = envelope.read_key(tmp_path / "key")
+    for path in (tmp_path / "store").rglob("*.age"):
+        envelope.open_envelope(path, keys, tmp_path / "opened")
+    (report,) = verify_path(tmp_path / "opened", None)
+    (amendment,) = report.amendments
+    assert (report.level, amendment.author, amendment.reason) == (1, "Ada", "the paper is out")
+    assert [(change.field, change.new) for change in amendment.changes] == [(f"project_key.{key}", "published")]
 
 
 def test_the_canaries_would_be_found() -> None:

@@ -24,6 +24,7 @@ from edge_agent import local_api
 from edge_agent.cli.app import build
 from edge_agent.errors import UsageError
 from edge_agent.seal.receipt import parse_receipts
+from edge_agent.wire import envelope
 
 Run = Callable[..., Any]
 
@@ -77,6 +78,7 @@ def configured(home: Path) -> Path:
         f'site = "BL05"\nspool = {{ dir = "{home / "spool"}", keep_free = "1 MB" }}\n[target.disk]\nfolder = "{home / "space"}"\n'
         f'[instrument.scans]\nadapter = "files"\nfolder = "{home / "inbox"}"\n'
         'settle = "100 ms"\nsettle_closed = "50 ms"\nrescan = "500 ms"\n'
+        f'[projects.sealed]\nencrypt_to = ["{envelope.new_key()[1]}"]\n'
     )
     return file
 
@@ -211,6 +213,35 @@ def test_a_closed_run_is_amended_and_what_changed_is_shown(small: Small, run: Ru
     until(lambda: receipts.exists() and len(parse_receipts(receipts.read_bytes()).amendments) == 2)
 
 
+def test_a_key_is_published_and_the_encrypted_files_of_a_run_tell_it(
+    small: Small, run: Run, ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = ask("session", "start", "--project", "sealed")["run"]
+    folder = ask("session", "stop")["folder"]
+    until(lambda: any(item["file"].endswith(".json") for item in ask("project-key", "list", number)["items"]))
+    listed = run("project-key", "list", number, "--config", small.config)
+    assert (listed.code, listed.out.splitlines()[0].split()) == (0, ["file", "target", "object", "bytes", "key"])
+    (key,) = ask("project-key", "list", number)["keys"]
+    assert f"1: {key}: not published" in listed.out
+    assert re.search(rf"{folder}/manifest-sha256.txt +disk +{envelope.folder_of(key)}/", listed.out)
+    words = ("project-key", "publish", "sealed", "--reason", "the paper is out", "--author", "Ada", "--config", small.config)
+    done = run(*words)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == (
+        f"{key} is published.\nRuns that say so from now on: {number}. Runs that did before: 0.\n"
+        "Nothing else is encrypted to it: other closed data of sealed waits until it has another key.\n"
+    )
+    assert "Runs that say so from now on: none. Runs that did before: 1." in run(*words).out
+    told = run("project-key", "list", number, "--config", small.config).out.splitlines()[-1]
+    assert re.fullmatch(rf"1: {key}: published \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC by Ada \(the paper is out\)", told)
+    assert run("project-key", "publish", "steel", "--reason", "r", "--config", small.config).code == 2
+    plain = ask("session", "start", "--project", "steel")["run"]
+    ask("session", "stop")
+    assert run("project-key", "list", plain, "--config", small.config).out.startswith("No target has proved that it holds a file of run")
+    monkeypatch.setenv("EDGE_AGENT_LANG", "ja")
+    assert "に Ada が公開" in run("project-key", "list", number, "--config", small.config).out
+
+
 def test_a_kick_says_how_much_was_parked(small: Small, run: Run, ask: Callable[..., dict[str, Any]]) -> None:
     done = run("kick", "--config", small.config)
     assert (done.code, done.out) == (0, "Everything that waits is tried again now, also what had been parked: 0.\n"), done.err
@@ -338,6 +369,8 @@ def test_an_entry_that_is_not_there_is_a_usage_error(verb: tuple[str, ...], smal
         ("session", "start", "--project", "steel"),
         ("session", "stop"),
         ("amend", "1", "--set", "title=t", "--reason", "r"),
+        ("project-key", "publish", "p", "--reason", "r"),
+        ("project-key", "list", "1"),
         ("kick",),
         ("keys", "change"),
         ("quarantine", "list"),

@@ -34,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def key(home: Path, run: Run) -> str:
     """The public key; the secret one is in ``key``."""
-    said: str = json.loads(run("project-key", "key", "--json").out)["public_key"]
+    said: str = json.loads(run("project-key", "new", "key", "--json").out)["public_key"]
     return said
 
 
@@ -46,7 +46,7 @@ def put(path: Path, name: str, data: bytes, key: str) -> Path:
 
 
 def test_a_key_is_written_for_its_owner_only_and_the_lines_to_copy_are_shown(home: Path, run: Run) -> None:
-    done = run("project-key", "steel.key", "--project", "steel-2026")
+    done = run("project-key", "new", "steel.key", "--project", "steel-2026")
     assert done.code == 0
     written = home / "steel.key"
     assert stat.S_IMODE(written.stat().st_mode) == 0o600
@@ -61,7 +61,7 @@ def test_a_key_is_written_for_its_owner_only_and_the_lines_to_copy_are_shown(hom
 
 def test_a_key_that_is_there_is_never_replaced(home: Path, key: str, run: Run) -> None:
     before = (home / "key").read_text()
-    done = run("project-key", "key")
+    done = run("project-key", "new", "key")
     assert done.code == 2
     assert (home / "key").read_text() == before
 
@@ -69,14 +69,14 @@ def test_a_key_that_is_there_is_never_replaced(home: Path, key: str, run: Run) -
 def test_no_key_is_made_where_an_agent_runs(home: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "lab.toml").write_text("")
     monkeypatch.setenv("EDGE_AGENT_CONFIG", str(home / "lab.toml"))
-    done = run("project-key", "key")
+    done = run("project-key", "new", "key")
     assert (done.code, (home / "key").exists()) == (2, False)
     assert "An agent runs on this computer" in done.err
     monkeypatch.delenv("EDGE_AGENT_CONFIG")
     (home / "no-agent").mkdir()
-    assert run("project-key", "key").code == 2
+    assert run("project-key", "new", "key").code == 2
     monkeypatch.setenv("EDGE_AGENT_LANG", "ja")
-    assert "この計算機ではエージェントが動いています" in run("project-key", "key").err
+    assert "この計算機ではエージェントが動いています" in run("project-key", "new", "key").err
 
 
 def test_everything_below_a_folder_is_opened(home: Path, key: str, run: Run) -> None:

@@ -309,7 +309,7 @@ def project(keys: str) -> str:
 @pytest.mark.parametrize("key", [KEY[:-1] + "x", "age1", "", "ssh-ed25519 AAAA", "age1pq1qqqq", KEY.replace("age", "edge"), "鍵"])
 def test_a_key_that_is_none_is_told_and_how_to_make_one(complaints: Complaints, key: str) -> None:
     (said,) = complaints(HEAD + INSTRUMENT + TARGET + project(f'"{KEY}", "{key}"'))
-    assert said.endswith('encrypt_to[1]: is no public key such as "age1..."; edge-agent project-key makes one')
+    assert said.endswith('encrypt_to[1]: is no public key such as "age1..."; edge-agent project-key new makes one')
 
 
 def test_a_secret_key_in_a_configuration_is_refused_and_never_repeated(complaints: Complaints) -> None:

@@ -263,7 +263,7 @@ def test_a_database_of_before_envelopes_is_taken_over_with_its_proofs(
         assert not spool.fresh
         assert spool.outbox.deliveries("a")[0].receipt == first
         spool.outbox.begin("b", "cloud")
-        second = dataclasses.replace(make_receipt(items[1]), envelope=Envelope("encrypted/x/y.age", 700, b"\7" * 32))
+        second = dataclasses.replace(make_receipt(items[1]), envelope=Envelope("encrypted/x/y.age", 700, b"\7" * 32, ("age1x",)))
         assert spool.outbox.proved(second)
         assert spool.outbox.deliveries("b")[0].receipt == second
         spool.close()
