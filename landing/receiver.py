@@ -257,6 +257,14 @@ class Receiver:
                     gone += 1
         return gone
 
+    async def sweep(self, before_ns: int) -> int:
+        """Remove what killed servers left of uploads before ``before_ns``; how many pieces that were.
+
+        Raises:
+            Refused: TROUBLE.
+        """
+        return await asyncio.to_thread(self._store.sweep, before_ns)
+
     async def close(self) -> None:
         """Wait for what is being checked; nothing more is checked after that."""
         self._closing = True

@@ -123,6 +123,13 @@ class Store(Protocol):
         """Remove an upload, if it still rests since ``before_ns``; whether it did."""
         ...
 
+    def sweep(self, before_ns: int) -> int:
+        """Remove bytes on their way in that no upload has and that came before ``before_ns`` (UTC); how many pieces that were.
+
+        A server that was killed leaves them. Nothing of a project space is touched, nor what was refused.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of connections."""
         ...

@@ -11,6 +11,7 @@ import base64
 import hashlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,17 @@ class Bucket:
     def below(self, folder: str) -> list[str]:
         """The keys of the objects in a folder (which ends with a slash)."""
         with self._errors():
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._place.bucket, Prefix=self._place.prefix + folder)
-            return [entry["Key"].removeprefix(self._place.prefix) for page in pages for entry in page.get("Contents", ())]
+            return [key for key, _ in self._listed(folder)]
+
+    def older(self, folder: str, before_ns: int) -> list[str]:
+        """Those of them that were written before ``before_ns`` (UTC), by the store's clock."""
+        with self._errors():
+            return [key for key, written in self._listed(folder) if written.timestamp() * 1e9 < before_ns]
+
+    def _listed(self, folder: str) -> Iterator[tuple[str, datetime]]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._place.bucket, Prefix=self._place.prefix + folder)
+        for entry in (entry for page in pages for entry in page.get("Contents", ())):
+            yield entry["Key"].removeprefix(self._place.prefix), entry["LastModified"]
 
     def remove(self, keys: Sequence[str]) -> None:
         """Delete objects; one that is not there is no error."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import re
 import secrets
 import tempfile
 from collections.abc import Generator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from edge_agent.model import Proof
@@ -23,6 +25,8 @@ from landing.store import Whole, clash
 from landing.store.bucket import Bucket, TakenError
 from landing.store.incoming import disk_errors
 
+INCOMING = "incoming/"
+_UPLOAD = re.compile(rf"{INCOMING}(?P<agent>[0-9a-f]{{32}})/(?P<item>[A-Za-z0-9_-]{{1,64}})")
 _LOG = logging.getLogger(__name__)
 
 
@@ -163,6 +167,20 @@ class S3Store:
             self._bucket.remove(keys)
         return gone
 
+    def sweep(self, before_ns: int) -> int:
+        """See `Store.sweep`.
+
+        First the objects, then the rows: a piece is in the ledger only after its object is durable, so of an object that was there long ago
+        either the row is there, or whoever would have written it is dead. Two servers may look at once; each name is given once.
+        """
+        orphans = []
+        for folder, keys in groupby(self._bucket.older(INCOMING, before_ns), lambda key: key.rpartition("/")[0]):
+            if (found := _UPLOAD.fullmatch(folder)) is not None:
+                named = {piece.key for piece in self._ledger.pieces(bytes.fromhex(found["agent"]), found["item"])}
+                orphans += [key for key in keys if key not in named]
+        self._bucket.remove(orphans)
+        return len(orphans)
+
     def close(self) -> None:
         """See `Store.close`."""
         self._bucket.close()
@@ -187,4 +205,4 @@ class S3Store:
 
 
 def _folder(agent_id: bytes, item_id: str) -> str:
-    return f"incoming/{agent_id.hex()}/{item_id}/"
+    return f"{INCOMING}{agent_id.hex()}/{item_id}/"

@@ -224,6 +224,47 @@ async def test_an_abandoned_upload_goes_with_its_pieces_and_the_others_stay(
     assert keys_in(client, place, "incoming/") == set()
 
 
+async def test_what_killed_servers_left_of_uploads_goes_when_it_is_old_and_nothing_that_a_row_names(
+    site: Any, enrolled: Any, make_item: Any, client: Any, place: S3Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.home.settings.write_text(site.home.load().model_copy(update={"postgres": ""}).model_dump_json())  # SQLite
+    services: list[Service] = [await site.open() for _ in range(2)]
+    agent, data = await enrolled(), os.urandom(100)
+    receiver = services[0].receiver
+    item, gone = make_item(data), make_item(data, item_id="gone", remote=f"{FOLDER}/000001/gone.dat")
+    for each in (item, gone):
+        await receiver.create(agent.agent_id, header_of(each, agent.agent_id))
+        await receiver.pieces(agent.agent_id, each.item_id, 0, [data[:50]])
+    named = {key for key in keys_in(client, place, "incoming/") if "/gone/" not in key}
+
+    def killed(*_: Any) -> Any:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):  # between the PUT and the INSERT of a piece
+        patch.setattr("landing.ledger.Ledger.add", killed)
+        await receiver.pieces(agent.agent_id, item.item_id, 50, [data[50:]])
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):  # between the rows of an abandoned upload and its objects
+        patch.setattr("landing.store.bucket.Bucket.remove", killed)
+        services[0].store.abandon(agent.agent_id, "gone", utc_now_ns())
+    others = {"space/demo-project/moved/by-hand.dat", "refused/x/y", "incoming/of-the-operator.txt", "incoming/notes/item/1"}
+    for key in others:
+        client.put_object(Bucket=place.bucket, Key=place.prefix + key, Body=b"x")
+    orphans = keys_in(client, place, "incoming/") - named - others
+    assert len(orphans) == 2
+    hour = 3600 * 10**9
+    assert [await service.receiver.sweep(utc_now_ns() - hour) for service in services] == [0] * len(services), "they are young"
+    assert keys_in(client, place, "") == named | orphans | others
+    swept = await asyncio.gather(*(service.receiver.sweep(utc_now_ns() + hour) for service in services))
+    assert sum(swept) >= 2, "who looks at the same moment counts them too"
+    assert keys_in(client, place, "") == named | others
+    sent: list[int] = []
+    await agent.https().send(item, sent.append)
+    assert sent[0] == 50, "it goes on where it was"
+    assert content(client, place, f"space/{item.remote}") == data
+    assert sum([await service.receiver.sweep(utc_now_ns() + hour) for service in services]) == 0
+    assert keys_in(client, place, "") == others | {f"space/{item.remote}"}
+
+
 async def test_a_store_that_is_away_is_trouble_for_now(
     site: Any, enrolled: Any, make_item: Any, weed: Weed, place: S3Place, progress: Any
 ) -> None:
