@@ -29,10 +29,17 @@ WHERE nth = 1"""
 
 
 _COLUMNS = ("agent_id", "item_id", "kind", "project", "path", "size", "sha256", "run_id", "run_no", "level", "custody", "t_ns")
+_WITH_LABELS = "FROM items LEFT JOIN labels ON labels.agent_id = items.agent_id AND labels.item_id = items.item_id"
 _LABELLED = f"""
-SELECT {", ".join(f"items.{name}" for name in _COLUMNS)}, labels.access, labels.allowed
-FROM items LEFT JOIN labels ON labels.agent_id = items.agent_id AND labels.item_id = items.item_id
-WHERE items.path >= ? AND items.path < ? ORDER BY items.path, items.t_ns, items.rowid"""  # noqa: S608 - names of columns
+SELECT {", ".join(f"items.{name}" for name in _COLUMNS)}, labels.access, labels.allowed {_WITH_LABELS}
+WHERE items.path >= ? AND items.path <= ? ORDER BY items.path, items.t_ns, items.rowid"""
+_NAMES = "SELECT DISTINCT path FROM items WHERE path > ? AND path < ? ORDER BY path LIMIT ?"
+_SORTS = f"""
+SELECT kind, access, allowed, COUNT(*), MIN(path) FROM (
+    SELECT items.kind, items.path, labels.access, labels.allowed,
+    ROW_NUMBER() OVER (PARTITION BY items.path ORDER BY items.t_ns DESC, items.rowid DESC) AS nth {_WITH_LABELS}
+    WHERE items.path >= ? AND items.path < ?) AS known
+WHERE nth = 1 GROUP BY kind, access, allowed"""  # noqa: S608 - a constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,16 @@ class StoredItem:
     level: int | None
     custody: bytes
     t_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """The files of a folder that are of one kind and label (None: stored before there were any): how many, and the first by path."""
+
+    kind: ItemKind
+    label: Label | None
+    files: int
+    first: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +253,24 @@ class Catalogue:
         newest = {row[4]: _stored(row) for row in rows}
         return list(newest.values())
 
-    def labelled(self, folder: str) -> list[tuple[StoredItem, Label | None]]:
-        """As `files`, each with its label; None: it was stored before labels were remembered."""
+    def sorts(self, folder: str) -> list[Sort]:
+        """What is below a folder, counted by kind and label; of each path the newest item."""
         with self._db.reading() as db:
-            rows = db.execute(_LABELLED, (folder + "/", folder + "0")).fetchall()
+            rows = db.execute(_SORTS, (folder + "/", folder + "0")).fetchall()
+        return [Sort(ItemKind(kind), _label(access, allowed), files, first) for kind, access, allowed, files, first in rows]
+
+    def labelled(self, folder: str, after: str, most: int) -> list[tuple[StoredItem, Label | None]]:
+        """As `files`, each with its label: the first ``most`` whose names come after ``after`` ("": from the beginning)."""
+        with self._db.reading() as db:
+            names = db.execute(_NAMES, (f"{folder}/{after}", folder + "0", most)).fetchall()
+            rows = db.execute(_LABELLED, (names[0][0], names[-1][0])).fetchall() if names else []
         return list({row[4]: (_stored(row), _label(row[12], row[13])) for row in rows}.values())
+
+    def at(self, path: str) -> tuple[StoredItem, Label | None] | None:
+        """The newest item of one path, with its label."""
+        with self._db.reading() as db:
+            rows = db.execute(_LABELLED, (path, path)).fetchall()
+        return (_stored(rows[-1]), _label(rows[-1][12], rows[-1][13])) if rows else None
 
     def folder_of(self, run_id: bytes) -> str | None:
         """Where the crate of a run came last."""

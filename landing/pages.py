@@ -1,5 +1,8 @@
 """Pages of open runs, for everybody: a run's page with its signposts (`landing.signposts`), its files, its link set.
 
+A page lists `MOST_FILES` files and leads to the next ones; the catalogue gives no more rows than a request shows (all of them for the link
+set). Whether all of a run is open is asked at each request, since a closed file may come at any time.
+
 Invariants: a run is shown when it is complete and every one of its files is of a label that lets it go to everybody; of any other run there
 is nothing, not even that it exists: the answer is the one for a run that never was. Without a public address there are no pages.
 Files are sent as bytes that no browser runs, since an agent may be hostile.
@@ -10,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
 
 from aiohttp import web
@@ -27,6 +32,10 @@ EVERYBODY = Destination("everybody who asks", DestinationKind.STORE)
 """No label can name it: the name has spaces."""
 CRATE = "ro-crate-metadata.json"
 LINKSET = "linkset.json"
+MOST_FILES = 1000
+"""Files on one page."""
+KNOWN_CRATES = 256
+"""Crates of which it is remembered what they say: one of many files takes long to read."""
 MOST_OF_A_CRATE = 16 << 20
 """Bytes of a crate that is looked into; of a larger one the page says no more than its files."""
 SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; img-src 'self'; sandbox"}
@@ -34,24 +43,26 @@ PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <h1>{title}</h1><p>{description}</p>{picture}
 <p><a href="{cite_as}">{cite_as}</a></p>
-<h2>Files / ファイル</h2><ul>{files}</ul>
+<h2>Files / ファイル ({count})</h2><ul>{files}</ul>{more}
 </html>
 """
 
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """An open run: its addresses, what its crate says, its files."""
+    """An open run: its addresses, what its crate says, how many files it has, the address of its picture ("": none)."""
 
     page: str
     linkset: str
     cite_as: str
     said: About
-    parts: tuple[Part, ...]
+    crate: Part
+    count: int
+    picture: str
 
     def links(self) -> list[Link]:
         """Of the page, but for the items."""
-        return signposts.of_page(self.page, self.cite_as, self.linkset, self.said, self.parts)
+        return signposts.of_page(self.page, self.cite_as, self.linkset, self.said, (self.crate,))
 
 
 class Pages:
@@ -61,6 +72,7 @@ class Pages:
         self._catalogue = catalogue
         self._store = store
         self._public = public
+        self._about = lru_cache(KNOWN_CRATES)(self._read_about)
 
     def routes(self) -> list[web.RouteDef]:
         """``GET`` and ``HEAD``."""
@@ -75,6 +87,9 @@ class Pages:
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """``GET /open/<project>/<group>/<date>/<run>/`` and what is below it."""
+        after = request.query.get("after", "")
+        if "\0" in request.match_info["path"] + after:  # no name has it, and PostgreSQL takes no such text
+            raise _nothing()
         parts = request.match_info["path"].split("/")
         folder, name = "/".join(parts[:4]), "/".join(parts[4:])
         shown = await asyncio.to_thread(self._shown, folder) if len(parts) > 3 else None
@@ -83,14 +98,17 @@ class Pages:
         if len(parts) == 4:
             return web.Response(status=308, headers={"Location": shown.page})
         if not name:
-            links = [*shown.links(), *signposts.items(shown.parts)[: signposts.MOST_ITEMS]]
-            return _answer(_page(shown).encode(), "text/html", links)
+            listed = await asyncio.to_thread(self._parts, folder, after, MOST_FILES + 1)
+            links = [*shown.links(), *signposts.items(listed)[: signposts.MOST_ITEMS]]
+            return _answer(_page(shown, listed).encode(), "text/html", links)
         if name == LINKSET:
-            return _answer(_set(shown), signposts.LINKSET, [Link("describes", shown.page, "text/html")])
-        part = next((each for each in shown.parts if each.name == name), None)
-        if part is None:
+            every = await asyncio.to_thread(self._parts, folder, "", shown.count + 1)
+            body = await asyncio.to_thread(_set, shown, every)
+            return _answer(body, signposts.LINKSET, [Link("describes", shown.page, "text/html")])
+        found = await asyncio.to_thread(self._catalogue.at, f"{folder}/{name}")
+        if found is None or not _is_open(*found):
             raise _nothing()
-        return await self._file(request, shown, f"{folder}/{name}", part)
+        return await self._file(request, shown, f"{folder}/{name}", self._part(folder, found[0]))
 
     async def _file(self, request: web.Request, shown: _Shown, path: str, part: Part) -> web.StreamResponse:
         headers = _headers(signposts.of_part(shown.page, shown.linkset, shown.said, part)) | {
@@ -117,34 +135,55 @@ class Pages:
 
     def _shown(self, folder: str) -> _Shown | None:
         """The run in a folder; None where there is none for everybody. Blocks."""
-        files = self._catalogue.labelled(folder)
-        crate = next((item for item, _ in files if item.path == f"{folder}/{CRATE}"), None)
-        if crate is None or not all(label is not None and _is_open(item, label) for item, label in files):
+        crate = self._catalogue.at(f"{folder}/{CRATE}")
+        if crate is None:
             return None
-        address = self._address(folder)
-        parts = tuple(
-            Part(name, f"{address}/{quote(name)}", item.kind, item.size, item.sha256)
-            for item, _ in files
-            if (name := item.path.removeprefix(f"{folder}/")) != LINKSET
-        )
-        said = signposts.about(self._bytes(crate.path)) if crate.size <= MOST_OF_A_CRATE else About()
-        run = crate.run_id.hex()
+        sorts = self._catalogue.sorts(folder)
+        if not all(_may_see(sort.kind, sort.label) for sort in sorts):
+            return None
+        item, address = crate[0], self._address(folder)
+        run = item.run_id.hex()
         uuid = "-".join((run[:8], run[8:12], run[12:16], run[16:20], run[20:]))
-        return _Shown(f"{address}/", f"{address}/{LINKSET}", f"{self._public}/run/{uuid}", said, parts)
-
-    def _bytes(self, path: str) -> bytes:
         try:
-            return b"".join(self._store.read(path))
+            said = self._about(item.path, item.sha256) if item.size <= MOST_OF_A_CRATE else About()
         except FileNotFoundError:
-            return b""
+            said = About()
+        picture = next((self._href(folder, sort.first) for sort in sorts if sort.kind is ItemKind.PREVIEW), "")
+        count = sum(sort.files for sort in sorts)
+        return _Shown(
+            f"{address}/", f"{address}/{LINKSET}", f"{self._public}/run/{uuid}", said, self._part(folder, item), count, picture
+        )
+
+    def _parts(self, folder: str, after: str, most: int) -> list[Part]:
+        """Files of a run, by name; those that became closed this moment are left out. Blocks."""
+        found = [item for item, label in self._catalogue.labelled(folder, after, most) if _is_open(item, label)]
+        return [part for item in found if (part := self._part(folder, item)).name != LINKSET]
+
+    def _part(self, folder: str, item: StoredItem) -> Part:
+        return Part(item.path.removeprefix(f"{folder}/"), self._href(folder, item.path), item.kind, item.size, item.sha256)
+
+    def _href(self, folder: str, path: str) -> str:
+        return f"{self._address(folder)}/{quote(path.removeprefix(f'{folder}/'))}"
+
+    def _read_about(self, path: str, sha256: bytes) -> About:
+        """What the crate of these bytes says; by their digest it is remembered.
+
+        Raises:
+            FileNotFoundError: the store has it not.
+        """
+        return signposts.about(b"".join(self._store.read(path)))
 
     def _address(self, folder: str) -> str:
         return f"{self._public}/open/{quote(folder)}"
 
 
-def _is_open(item: StoredItem, label: Label) -> bool:
-    kind = ObjectKind.PREVIEW if item.kind is ItemKind.PREVIEW else ObjectKind.DATA
-    return may_send(label, EVERYBODY, kind).allowed
+def _is_open(item: StoredItem, label: Label | None) -> bool:
+    return _may_see(item.kind, label)
+
+
+def _may_see(kind: ItemKind, label: Label | None) -> bool:
+    what = ObjectKind.PREVIEW if kind is ItemKind.PREVIEW else ObjectKind.DATA
+    return label is not None and may_send(label, EVERYBODY, what).allowed
 
 
 def _nothing() -> Refused:
@@ -159,17 +198,20 @@ def _answer(body: bytes, media: str, links: list[Link]) -> web.Response:
     return web.Response(body=body, content_type=media, charset="utf-8" if media == "text/html" else None, headers=_headers(links))
 
 
-def _set(shown: _Shown) -> bytes:
+def _set(shown: _Shown, parts: Sequence[Part]) -> bytes:
     """The link set of a run: the page's links to all items, and each file's links back."""
-    back = {part.href: signposts.of_part(shown.page, shown.linkset, shown.said, part) for part in shown.parts}
-    return signposts.link_set({shown.page: [*shown.links(), *signposts.items(shown.parts)], **back})
+    back = {part.href: signposts.of_part(shown.page, shown.linkset, shown.said, part) for part in parts}
+    return signposts.link_set({shown.page: [*shown.links(), *signposts.items(parts)], **back})
 
 
-def _page(shown: _Shown) -> str:
-    """The page for people."""
-    files = "".join(f'<li><a href="{html.escape(part.href)}">{html.escape(part.name)}</a> {part.size}</li>' for part in shown.parts)
-    preview = next((part.href for part in shown.parts if part.kind is ItemKind.PREVIEW), "")
+def _page(shown: _Shown, listed: Sequence[Part]) -> str:
+    """The page for people; where more files are listed than it has room for, it leads to the next ones."""
+    parts, more = listed[:MOST_FILES], ""
+    if len(listed) > MOST_FILES:
+        more = f'<p><a rel="next" href="{html.escape(shown.page)}?after={quote(parts[-1].name, safe="")}">Next / 次へ</a></p>'
+    files = "".join(f'<li><a href="{html.escape(part.href)}">{html.escape(part.name)}</a> {part.size}</li>' for part in parts)
     return PAGE.format(
-        title=html.escape(shown.said.title or shown.page), description=html.escape(shown.said.description), files=files,
-        picture=f'<img src="{html.escape(preview)}" alt="preview">' if preview else "", cite_as=html.escape(shown.cite_as),
+        title=html.escape(shown.said.title or shown.page), description=html.escape(shown.said.description), files=files, more=more,
+        picture=f'<img src="{html.escape(shown.picture)}" alt="preview">' if shown.picture else "", cite_as=html.escape(shown.cite_as),
+        count=shown.count,
     )  # fmt: skip

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import html
 import json
 import os
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiohttp import ClientSession
+from yarl import URL
 
+import landing.catalogue
 from edge_agent.model import Access, ItemKind, Label
 from edge_agent.wire.tls import client_context, client_session
 from landing.home import Settings
+from landing.pages import MOST_FILES
+from landing.places import open_catalogue
 from tests.environments import environment
 
 ON_BOTH_CATALOGUES = True
@@ -160,6 +167,70 @@ async def test_a_run_that_gets_a_closed_file_is_shown_no_longer(landed: None, pu
     await put(b"later", "000001.receipts", ItemKind.RECEIPTS, CLOSED)
     async with visitor.get(f"/open/{FOLDER}/000001.nxs") as reply:
         assert reply.status == 404
+
+
+MANY = 10_000
+
+
+def fill(site: Any, agent_id: bytes) -> list[str]:
+    """Rows of a run with `MANY` files; what the first one was before is closed, as is a run beside it. The names."""
+    names = [f"files/x/frame {number:05d}.cbf" for number in range(MANY - 1)]
+    rows = [(f"many-{number}", "file", f"{FOLDER}/{name}", "open", 2) for number, name in enumerate(names)]
+    rows += [("was", "file", f"{FOLDER}/{names[0]}", "closed", 1), ("beside", "file", f"{FOLDER}0/other", "closed", 2)]
+    with contextlib.closing(open_catalogue(site.home)) as catalogue, catalogue.database.writing(b"many") as db:
+        for some in (rows[n : n + 500] for n in range(0, len(rows), 500)):
+            items = [
+                value
+                for item_id, kind, path, _, t_ns in some
+                for value in (agent_id, item_id, kind, "demo-project", path, 7, b"\1" * 32, b"R" * 16, 1, None, b"custody", t_ns)
+            ]
+            labels = [value for item_id, _, _, access, _ in some for value in (agent_id, item_id, access, "")]
+            columns = "agent_id, item_id, kind, project, path, size, sha256, run_id, run_no, level, custody, t_ns"
+            db.execute(f"INSERT INTO items ({columns}) VALUES " + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(some)), items)
+            db.execute("INSERT INTO labels VALUES " + ", ".join(["(?, ?, ?, ?)"] * len(some)), labels)
+    return names
+
+
+async def test_a_run_of_ten_thousand_files_is_shown_in_pages_and_no_request_reads_more_than_it_shows(
+    put: Put, visitor: ClientSession, site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(crate(), "ro-crate-metadata.json", ItemKind.CRATE)
+    await put(b"picture", "zz.png", ItemKind.PREVIEW)
+    with contextlib.closing(open_catalogue(site.home)) as catalogue:
+        (agent,) = catalogue.agents()
+    names = sorted([*await asyncio.to_thread(fill, site, agent.agent_id), "ro-crate-metadata.json", "zz.png"])
+    rows: list[Any] = []
+    stored = landing.catalogue._stored
+    monkeypatch.setattr("landing.catalogue._stored", lambda row: (rows.append(row), stored(row))[1])
+    listed, where = list[str](), f"/open/{FOLDER}/"
+    while where:
+        rows.clear()
+        async with visitor.get(URL(where, encoded=True)) as reply:
+            text = await reply.text()
+            assert reply.status == 200
+            assert len(reply.headers["Link"]) < 8000
+        assert len(rows) <= MOST_FILES + 3, "those of the page, the next one, the crate, and what the first file was before"
+        assert f"({len(names)})" in text
+        assert f'<img src="{PAGE}zz.png"' in text
+        listed += [html.unescape(name) for name in re.findall(r"<li><a [^>]*>([^<]*)</a>", text)]
+        following = re.search(r'<a rel="next" href="([^"]*)"', text)
+        where = html.unescape(following[1]).removeprefix(PUBLIC) if following else ""
+    assert listed == names
+    rows.clear()
+    async with visitor.head(f"/open/{FOLDER}/{names[4321]}") as reply:
+        assert (reply.status, reply.headers["Content-Length"]) == (200, "7")
+    assert len(rows) == 2
+    async with visitor.get(f"/open/{FOLDER}/linkset.json") as reply:
+        contexts = json.loads(await reply.text())["linkset"]
+    assert len(contexts) == len(names) + 1
+    assert len(contexts[0]["item"]) == len(names) - 1
+    for bad in ("?after=%00", "no%00such"):
+        async with visitor.get(URL(f"/open/{FOLDER}/{bad}", encoded=True)) as reply:
+            assert reply.status == 404
+    await put(b"1", "files/x/late", ItemKind.FILE, CLOSED)
+    for name in ("", "?after=files", "linkset.json", quote(names[4321])):
+        async with visitor.get(URL(f"/open/{FOLDER}/{name}", encoded=True)) as reply:
+            assert reply.status == 404
 
 
 NO_CRATES = {
