@@ -1,4 +1,4 @@
-"""``python -m landing``: ``init``, ``token``, ``agents``, ``grant``, ``approve-restart``, ``revoke``, ``serve``, ``fake-rdm``."""
+"""``python -m landing``: init, token, agents, grant, approve-restart, revoke, label, serve, fake-rdm."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from typing import Annotated
 import typer
 
 from edge_agent.errors import EdgeAgentError, UsageError
-from edge_agent.model import utc_now_ns
+from edge_agent.model import Access, utc_now_ns
 from edge_agent.wire.names import BadName, check_project
 from edge_agent.wire.talk import PREFIX
 from edge_agent.wire.words import six_words
 from edge_agent.words import t
 from landing import authority
-from landing.catalogue import Agent, Catalogue
+from landing.catalogue import Agent, Catalogue, LaterLabel
 from landing.enrol import issue_token
 from landing.fake_rdm import Rehearsal
 from landing.fake_rdm import serve as serve_rdm
 from landing.home import PUBLIC, Home, S3Place, Settings, write_durably
+from landing.pages import CRATE
 from landing.places import open_catalogue
 from landing.revoke import revoke as revoke_agent
 from landing.room import Limits
@@ -135,6 +136,34 @@ def revoke(
     print(t("{name} is shut out: nothing is taken from it any more, and its log is not countersigned.", name=known.name))
     print(t("What was stored and countersigned before stays. The signed statement: {path}", path=path))
     print(t("To go on with that instrument, enrol it as a new agent with a new token."))
+
+
+@app.command()
+def label(
+    folder: Folder,
+    run: Annotated[str, typer.Argument(help="Folder of the run in its project space: project/group/date/run.")],
+    access: Annotated[str, typer.Argument(help="open: everybody sees the run on the public pages; closed: nobody does.")],
+    author: Annotated[str, typer.Option(help="Who decided it: an ORCID or a name.")],
+    reason: Annotated[str, typer.Option(help="Why; both are shown on the page of the run.")],
+) -> None:
+    """Open a run that landed, or close one: what an agent signed stays, and the newest word counts on the public pages."""
+    home = Home(folder)
+    settings = home.load()
+    if access not in ("open", "closed"):
+        raise UsageError(f"{access} is no label of a page", why="a run is shown to everybody or to nobody", try_="say open or closed")
+    for what, text in (("author", author), ("reason", reason)):
+        if not text.strip() or len(text) > 1000 or not text.isprintable():
+            raise UsageError(f"The {what} cannot be kept", why="it is empty, longer than 1000 characters or has control characters")
+    with closing(open_catalogue(home)) as catalogue:
+        crate = catalogue.at(f"{run.strip('/')}/{CRATE}")
+        if crate is None:
+            raise UsageError(f"There is no complete run in {run}", why="its crate comes last", try_="name it as project/group/date/run")
+        word = LaterLabel(crate[0].run_id, Access(access), author, reason, utc_now_ns())
+        catalogue.say_later(word)
+    said = t("Run {run} is open: everybody sees it.", run=run) if access == "open" else t("Run {run} is closed: nobody sees it.", run=run)
+    print(said)
+    if not settings.public:
+        print(t("This service has no public pages yet: they need the address \"public\" in landing.json."))
 
 
 def _known(catalogue: Catalogue, agent: str, folder: Path) -> Agent:

@@ -35,11 +35,11 @@ SELECT {", ".join(f"items.{name}" for name in _COLUMNS)}, labels.access, labels.
 WHERE items.path >= ? AND items.path <= ? ORDER BY items.path, items.t_ns, items.rowid"""
 _NAMES = "SELECT DISTINCT path FROM items WHERE path > ? AND path < ? ORDER BY path LIMIT ?"
 _SORTS = f"""
-SELECT kind, access, allowed, COUNT(*), MIN(path) FROM (
-    SELECT items.kind, items.path, labels.access, labels.allowed,
+SELECT kind, run_id, access, allowed, COUNT(*), MIN(path) FROM (
+    SELECT items.kind, items.run_id, items.path, labels.access, labels.allowed,
     ROW_NUMBER() OVER (PARTITION BY items.path ORDER BY items.t_ns DESC, items.rowid DESC) AS nth {_WITH_LABELS}
     WHERE items.path >= ? AND items.path < ?) AS known
-WHERE nth = 1 GROUP BY kind, access, allowed"""  # noqa: S608 - a constant
+WHERE nth = 1 GROUP BY kind, run_id, access, allowed"""  # noqa: S608 - a constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,24 @@ class StoredItem:
 
 @dataclass(frozen=True, slots=True)
 class Sort:
-    """The files of a folder that are of one kind and label (None: stored before there were any): how many, and the first by path."""
+    """The files of a folder that are of one kind, run and label (None: stored before there were any): how many, the first by path."""
 
     kind: ItemKind
+    run_id: bytes
     label: Label | None
     files: int
     first: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaterLabel:
+    """What somebody who may decide it said of a run's label after it landed: who, why, when."""
+
+    run_id: bytes
+    access: Access
+    author: str
+    reason: str
+    t_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,10 +266,10 @@ class Catalogue:
         return list(newest.values())
 
     def sorts(self, folder: str) -> list[Sort]:
-        """What is below a folder, counted by kind and label; of each path the newest item."""
+        """What is below a folder, counted by kind, run and label; of each path the newest item."""
         with self._db.reading() as db:
             rows = db.execute(_SORTS, (folder + "/", folder + "0")).fetchall()
-        return [Sort(ItemKind(kind), _label(access, allowed), files, first) for kind, access, allowed, files, first in rows]
+        return [Sort(ItemKind(kind), bytes(run), _label(*label), files, first) for kind, run, *label, files, first in rows]
 
     def labelled(self, folder: str, after: str, most: int) -> list[tuple[StoredItem, Label | None]]:
         """As `files`, each with its label: the first ``most`` whose names come after ``after`` ("": from the beginning)."""
@@ -279,6 +291,19 @@ class Catalogue:
                 "SELECT path FROM items WHERE run_id = ? AND kind = ? ORDER BY t_ns DESC, rowid DESC LIMIT 1", (run_id, str(ItemKind.CRATE))
             ).fetchone()
         return None if row is None else str(row[0]).rpartition("/")[0]
+
+    def say_later(self, word: LaterLabel) -> None:
+        """Remember what somebody said of a run's label after it landed; what was said before stays on record."""
+        with self._db.writing(word.run_id) as db:
+            values = (word.run_id, str(word.access), word.author, word.reason, word.t_ns)
+            db.execute("INSERT INTO said_later (run_id, access, author, reason, t_ns) VALUES (?, ?, ?, ?, ?)", values)
+
+    def said_later(self, run_id: bytes) -> LaterLabel | None:
+        """The newest word on the label of a run that landed; None: the labels that it came with count."""
+        with self._db.reading() as db:
+            sql = "SELECT run_id, access, author, reason, t_ns FROM said_later WHERE run_id = ? ORDER BY t_ns DESC, rowid DESC LIMIT 1"
+            row = db.execute(sql, (run_id,)).fetchone()
+        return None if row is None else LaterLabel(bytes(row[0]), Access(row[1]), *row[2:])
 
     def refuse(self, agent_id: bytes, item_id: str, refusal_json: str, t_ns: int) -> None:
         """Remember why an item was refused."""

@@ -3,8 +3,9 @@
 A page lists `MOST_FILES` files and leads to the next ones; the catalogue gives no more rows than a request shows (all of them for the link
 set). Whether all of a run is open is asked at each request, since a closed file may come at any time.
 
-Invariants: a run is shown when it is complete and every one of its files is of a label that lets it go to everybody; of any other run there
-is nothing, not even that it exists: the answer is the one for a run that never was. Without a public address there are no pages.
+Invariants: a run is shown when it is complete and every one of its files is of a label that lets it go to everybody, or was opened here
+with its run (`Catalogue.said_later`, which closes a run just the same); of any other run there is nothing, not even that it exists: the
+answer is the one for a run that never was. Without a public address there are no pages.
 Files are sent as bytes that no browser runs, since an agent may be hostile.
 """
 
@@ -15,6 +16,7 @@ import base64
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -24,7 +26,7 @@ from edge_agent.model import ItemKind, Label
 from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, may_send
 from edge_agent.wire.refusal import Code, Refused
 from landing import signposts
-from landing.catalogue import Catalogue, StoredItem
+from landing.catalogue import Catalogue, LaterLabel, StoredItem
 from landing.signposts import About, Link, Part
 from landing.store import Store
 
@@ -42,7 +44,7 @@ SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <h1>{title}</h1><p>{description}</p>{picture}
-<p><a href="{cite_as}">{cite_as}</a></p>
+<p><a href="{cite_as}">{cite_as}</a></p>{opened}
 <h2>Files / ファイル ({count})</h2><ul>{files}</ul>{more}
 </html>
 """
@@ -50,7 +52,10 @@ PAGE = """<!doctype html>
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """An open run: its addresses, what its crate says, how many files it has, the address of its picture ("": none)."""
+    """An open run: its addresses, what its crate says, how many files it has, the address of its picture ("": none).
+
+    ``later``: what was said of its label after it landed.
+    """
 
     page: str
     linkset: str
@@ -59,6 +64,7 @@ class _Shown:
     crate: Part
     count: int
     picture: str
+    later: LaterLabel | None
 
     def links(self) -> list[Link]:
         """Of the page, but for the items."""
@@ -98,15 +104,15 @@ class Pages:
         if len(parts) == 4:
             return web.Response(status=308, headers={"Location": shown.page})
         if not name:
-            listed = await asyncio.to_thread(self._parts, folder, after, MOST_FILES + 1)
+            listed = await asyncio.to_thread(self._parts, folder, after, MOST_FILES + 1, shown.later)
             links = [*shown.links(), *signposts.items(listed)[: signposts.MOST_ITEMS]]
             return _answer(_page(shown, listed).encode(), "text/html", links)
         if name == LINKSET:
-            every = await asyncio.to_thread(self._parts, folder, "", shown.count + 1)
+            every = await asyncio.to_thread(self._parts, folder, "", shown.count + 1, shown.later)
             body = await asyncio.to_thread(_set, shown, every)
             return _answer(body, signposts.LINKSET, [Link("describes", shown.page, "text/html")])
         found = await asyncio.to_thread(self._catalogue.at, f"{folder}/{name}")
-        if found is None or not _is_open(*found):
+        if found is None or not _is_open(*found, shown.later):
             raise _nothing()
         return await self._file(request, shown, f"{folder}/{name}", self._part(folder, found[0]))
 
@@ -139,9 +145,10 @@ class Pages:
         if crate is None:
             return None
         sorts = self._catalogue.sorts(folder)
-        if not all(_may_see(sort.kind, sort.label) for sort in sorts):
-            return None
         item, address = crate[0], self._address(folder)
+        later = self._catalogue.said_later(item.run_id)
+        if not all(_may_see(sort.kind, _now(sort.run_id, sort.label, later)) for sort in sorts):
+            return None
         run = item.run_id.hex()
         uuid = "-".join((run[:8], run[8:12], run[12:16], run[16:20], run[20:]))
         try:
@@ -151,12 +158,12 @@ class Pages:
         picture = next((self._href(folder, sort.first) for sort in sorts if sort.kind is ItemKind.PREVIEW), "")
         count = sum(sort.files for sort in sorts)
         return _Shown(
-            f"{address}/", f"{address}/{LINKSET}", f"{self._public}/run/{uuid}", said, self._part(folder, item), count, picture
-        )
+            f"{address}/", f"{address}/{LINKSET}", f"{self._public}/run/{uuid}", said, self._part(folder, item), count, picture, later
+        )  # fmt: skip
 
-    def _parts(self, folder: str, after: str, most: int) -> list[Part]:
+    def _parts(self, folder: str, after: str, most: int, later: LaterLabel | None) -> list[Part]:
         """Files of a run, by name; those that became closed this moment are left out. Blocks."""
-        found = [item for item, label in self._catalogue.labelled(folder, after, most) if _is_open(item, label)]
+        found = [item for item, label in self._catalogue.labelled(folder, after, most) if _is_open(item, label, later)]
         return [part for item in found if (part := self._part(folder, item)).name != LINKSET]
 
     def _part(self, folder: str, item: StoredItem) -> Part:
@@ -177,8 +184,13 @@ class Pages:
         return f"{self._public}/open/{quote(folder)}"
 
 
-def _is_open(item: StoredItem, label: Label | None) -> bool:
-    return _may_see(item.kind, label)
+def _is_open(item: StoredItem, label: Label | None, later: LaterLabel | None) -> bool:
+    return _may_see(item.kind, _now(item.run_id, label, later))
+
+
+def _now(run_id: bytes, label: Label | None, later: LaterLabel | None) -> Label | None:
+    """The label that counts now; a word on one run says nothing of another one's files in the same folder."""
+    return label if later is None or later.run_id != run_id else Label(later.access)
 
 
 def _may_see(kind: ItemKind, label: Label | None) -> bool:
@@ -213,5 +225,10 @@ def _page(shown: _Shown, listed: Sequence[Part]) -> str:
     return PAGE.format(
         title=html.escape(shown.said.title or shown.page), description=html.escape(shown.said.description), files=files, more=more,
         picture=f'<img src="{html.escape(shown.picture)}" alt="preview">' if shown.picture else "", cite_as=html.escape(shown.cite_as),
-        count=shown.count,
+        count=shown.count, opened="" if shown.later is None else f"<p>{html.escape(_opened(shown.later))}</p>",
     )  # fmt: skip
+
+
+def _opened(later: LaterLabel) -> str:
+    day = datetime.fromtimestamp(later.t_ns // 10**9, UTC).date().isoformat()
+    return f"Opened {day} by {later.author}: {later.reason} / {day} 公開"

@@ -6,6 +6,7 @@ false: the number is used again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from edge_agent.seal.amendment import FIELD, Amendment, Change, amendment_hash, 
 from edge_agent.seal.leaf import Amended
 
 MOST_FIELDS = 50
+LABEL = re.compile(r"(policy\.)?(label|access|allowed|jurisdictions?)(\..*)?")
+"""Fields that would say another label, which nothing obeys."""
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class Amending:
             reason: why.
 
         Raises:
-            UsageError: no such closed run, no such field, a text that cannot be kept, or nothing that changes.
+            UsageError: no such closed run, no such field, a label, a text that cannot be kept, or nothing that changes.
         """
         keeper, session = self.papers.keeper, self.papers.keeper.session
         for what, text in (("author", author), ("reason", reason), *fields.items()):
@@ -48,6 +51,11 @@ class Amending:
             raise UsageError(
                 "An amendment sets 1 to 50 fields.", why=f"given: {', '.join(fields) or 'none'}; a field is named as sample.name",
                 try_="edge-agent amend RUN --set sample.name=SiC --reason 'it was mixed up'", code="AMEND_FIELD",
+            )  # fmt: skip
+        if any(LABEL.fullmatch(name) for name in fields):
+            raise UsageError(
+                "The label of a run is not amended.", why="who may have data is signed with it, and nothing is loosened at the instrument",
+                try_="have it opened where it landed: python -m landing label DIR RUN open", code="AMEND_LABEL",
             )  # fmt: skip
         with keeper.spool.transaction():
             entry = self.closed(run_name)

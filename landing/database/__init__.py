@@ -103,6 +103,9 @@ _TABLES = (
     "CREATE INDEX IF NOT EXISTS items_by_run ON items (run_id)",
     "CREATE TABLE IF NOT EXISTS labels "
     "(agent_id {B} NOT NULL, item_id {T} NOT NULL, access {T} NOT NULL, allowed {T} NOT NULL, PRIMARY KEY (agent_id, item_id)){S}",
+    "CREATE TABLE IF NOT EXISTS said_later "
+    "(run_id {B} NOT NULL, access {T} NOT NULL, author {T} NOT NULL, reason {T} NOT NULL, t_ns {I} NOT NULL, {R}"
+    "UNIQUE (run_id, t_ns)){S}",
     "CREATE TABLE IF NOT EXISTS refused "
     "(agent_id {B} NOT NULL, item_id {T} NOT NULL, refusal {T} NOT NULL, t_ns {I} NOT NULL, PRIMARY KEY (agent_id, item_id)){S}",
     "CREATE TABLE IF NOT EXISTS heads "

@@ -209,6 +209,9 @@ def test_a_closed_run_is_amended_and_what_changed_is_shown(small: Small, run: Ru
     for wrong in ("title", "=x"):
         assert run("amend", number, "--set", wrong, "--reason", "r", "--config", small.config).code == 2
     assert run("amend", number, "--set", "a=1", "--set", "a=2", "--reason", "r", "--config", small.config).code == 2
+    for label in ("access", "policy.label.access", "policy.access"):
+        refused = run("amend", number, "--set", f"{label}=open", "--reason", "r", "--config", small.config)
+        assert (refused.code, refused.err.splitlines()[0]) == (2, "Error: The label of a run is not amended.")
     receipts = small.space / folder / f"{number}.receipts"
     until(lambda: receipts.exists() and len(parse_receipts(receipts.read_bytes()).amendments) == 2)
 

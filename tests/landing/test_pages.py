@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import html
 import json
 import os
@@ -15,11 +16,14 @@ from urllib.parse import quote
 
 import pytest
 from aiohttp import ClientSession
+from typer.testing import CliRunner
 from yarl import URL
 
 import landing.catalogue
+from edge_agent.errors import UsageError
 from edge_agent.model import Access, ItemKind, Label
 from edge_agent.wire.tls import client_context, client_session
+from landing.__main__ import app
 from landing.home import Settings
 from landing.pages import MOST_FILES
 from landing.places import open_catalogue
@@ -161,6 +165,46 @@ async def test_of_a_run_that_is_not_open_there_is_nothing(put: Put, visitor: Cli
     for path in PATHS:
         async with visitor.get(path, allow_redirects=False) as reply:
             assert (reply.status, {k: v for k, v in reply.headers.items() if k != "Date"}, await reply.read()) == never, path
+
+
+def say(site: Any, access: str, *more: str) -> Any:
+    words = more or ("--author", "Ada <0000-0002-1825-0097>", "--reason", "the paper is out")
+    return CliRunner().invoke(app, ["label", str(site.home.path), FOLDER, access, *words])
+
+
+async def test_a_run_that_was_opened_where_it_landed_is_shown_until_it_is_closed(
+    put: Put, visitor: ClientSession, site: Any, enrolled: Any, make_item: Any
+) -> None:
+    async def seen(name: str = "") -> int:
+        async with visitor.get(f"/open/{FOLDER}/{name}") as reply:
+            return reply.status
+
+    await put(b"1", "000001.nxs", ItemKind.MASTER, CLOSED)
+    assert "There is no complete run" in str((await asyncio.to_thread(say, site, "open")).exception)
+    await put(crate(), "ro-crate-metadata.json", ItemKind.CRATE, CLOSED)
+    assert await seen() == 404
+    done = await asyncio.to_thread(say, site, "open")
+    assert (done.exit_code, done.output) == (0, f"Run {FOLDER} is open: everybody sees it.\n")
+    async with visitor.get(f"/open/{FOLDER}/") as reply:
+        assert reply.status == 200
+        text = await reply.text()
+    assert re.search(r"<p>Opened \d{4}-\d\d-\d\d by Ada &lt;0000-0002-1825-0097&gt;: the paper is out / \d{4}-\d\d-\d\d 公開</p>", text)
+    for name in ("000001.nxs", "linkset.json", "ro-crate-metadata.json"):
+        assert await seen(name) == 200
+    await put(b"later", "000001.receipts", ItemKind.RECEIPTS, CLOSED)
+    assert await seen("000001.receipts") == 200, "of the same run"
+    item = make_item(b"x", "of-another-run", remote=f"{FOLDER}/files/x", label=CLOSED)
+    await (await enrolled("other")).https().send(dataclasses.replace(item, run_id=b"O" * 16), lambda _: None)
+    assert (await seen(), await seen("000001.nxs")) == (404, 404), "of which nobody spoke"
+
+
+async def test_a_run_that_its_labels_open_can_be_closed_and_the_newest_word_counts(landed: None, visitor: ClientSession, site: Any) -> None:
+    for access, status in (("closed", 404), ("open", 200), ("closed", 404)):
+        assert (await asyncio.to_thread(say, site, access)).exit_code == 0
+        async with visitor.get(f"/open/{FOLDER}/000001.nxs") as reply:
+            assert reply.status == status
+    for wrong in (("shared",), ("open", "--author", " ", "--reason", "r"), ("open", "--author", "a", "--reason", "r\n")):
+        assert isinstance((await asyncio.to_thread(say, site, *wrong)).exception, UsageError)
 
 
 async def test_a_run_that_gets_a_closed_file_is_shown_no_longer(landed: None, put: Put, visitor: ClientSession) -> None:
