@@ -1,8 +1,9 @@
 """A folder as a target: a mounted share, an external disk.
 
-Copy to a temporary name in the same directory while hashing, fsync, drop the page cache, read back and compare,
-rename, fsync the directory. What that proves is the weakest kind, ``read-back``. The folder itself is never created:
-a share that is not mounted must not fill the disk below it.
+Copy to a temporary name in the same directory, sync, let the page cache go, read back and compare (see `folder_copy`), rename, fsync the
+directory. What that proves is the weakest kind, ``read-back``. The folder itself is never created: a share that is not mounted must not
+fill the disk below it. Where the spool knows the digest of the item, that is what is compared with, and the source is hashed only to tell
+which of the two is wrong.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import os
 import threading
 from pathlib import Path, PurePosixPath
 
+from edge_agent.deliver.folder_copy import Copied, Reins, copy, read_back
 from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.target import Capabilities, Progress
 from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import ItemKind, OutboxItem, Proof, Receipt, utc_now_ns
 
 PIECE = 1 << 18
-"""Bytes a call; with larger ones Linux takes memory in large pieces, which can take ten times as long."""
+SMALL_AT_ONCE = 8
+"""File systems make durable together what is synced at once."""
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FORBIDDEN = {chr(c) for c in range(32)} | set("\\" if os.name != "nt" else '\\:*?"<>|')
 
@@ -62,7 +65,7 @@ class FolderTarget:
             raise self._fault(error) from error
         if not writable:
             raise self._fault(PermissionError(errno.EACCES, "not writable", str(root)))
-        return Capabilities(None, False, Proof.READ_BACK, f"folder {root}, proved by reading back")
+        return Capabilities(None, False, Proof.READ_BACK, f"folder {root}, proved by reading back", SMALL_AT_ONCE)
 
     def _send(self, item: OutboxItem, progress: Progress, stop: threading.Event) -> Receipt:
         try:
@@ -74,9 +77,10 @@ class FolderTarget:
         return Receipt(self.name, item.item_id, digest, item.size, Proof.READ_BACK, utc_now_ns())
 
     def _copy(self, item: OutboxItem, place: Path, progress: Progress, stop: threading.Event) -> bytes:
+        reins = Reins(lambda size: self._wait(size, stop), lambda: _check(stop), progress)
         if place.exists() and item.kind is not ItemKind.RECEIPTS:
-            digest = self._hash_source(item, stop)
-            if _read_back(place, stop) != digest:
+            held = read_back(place, reins)
+            if held != item.sha256 and held != (digest := self._hash_source(item, stop)):
                 raise IntegrityError(
                     f"{place} exists with other content.",
                     why=f"its digest differs from that of {item.path.name} (SHA-256 {digest.hex()})",
@@ -84,18 +88,13 @@ class FolderTarget:
                     code="TARGET_CONFLICT",
                 )
             progress(item.size)
-            return digest
+            return held
         part = place.with_name(f".{place.name}.part")
         part.unlink(missing_ok=True)
         try:
-            digest = self._write(item, part, progress, stop)
-            if _read_back(part, stop) != digest:
-                raise IntegrityError(
-                    f"{self._root} gave back other bytes than were written.",
-                    why=f"{item.remote}: SHA-256 after writing is not {digest.hex()}",
-                    try_="check that disk or share before anything else is put there; the spool keeps the item",
-                    code="READ_BACK_DIFFERS",
-                )
+            copied = copy(item.path, part, item.size, reins, hash_source=item.sha256 is None)
+            if (copied.size, copied.held) != (item.size, item.sha256):
+                self._compare(item, copied, stop)
             os.replace(part, place)
             _fsync_dir(place.parent)
         except BaseException:
@@ -103,23 +102,23 @@ class FolderTarget:
             raise
         if place.is_symlink() or place.stat().st_size != item.size:
             raise TargetUnreachable(f"{place} is not what was just put there.", why="somebody changed it", try_="it is tried again")
-        return digest
+        return copied.held
 
-    def _write(self, item: OutboxItem, part: Path, progress: Progress, stop: threading.Event) -> bytes:
-        digest, done = hashlib.sha256(), 0
-        with item.path.open("rb") as source, part.open("xb", buffering=0) as target:
-            while piece := source.read(PIECE):
-                stop.wait(self._pace.delay(len(piece)))
-                _check(stop)
-                view = memoryview(piece)
-                while view:
-                    view = view[target.write(view) :]
-                digest.update(piece)
-                done += len(piece)
-                progress(done)
-            os.fsync(target.fileno())
-        self._check_source(item, digest.digest(), done)
-        return digest.digest()
+    def _wait(self, size: int, stop: threading.Event) -> None:
+        stop.wait(self._pace.delay(size))
+        _check(stop)
+
+    def _compare(self, item: OutboxItem, copied: Copied, stop: threading.Event) -> None:
+        """What was read back is not what the spool says that it is: either the source is not, or the target is wrong."""
+        digest = self._hash_source(item, stop) if copied.sent is None else copied.sent
+        self._check_source(item, digest, copied.size)
+        if copied.held != digest:
+            raise IntegrityError(
+                f"{self._root} gave back other bytes than were written.",
+                why=f"{item.remote}: SHA-256 after writing is not {digest.hex()}",
+                try_="check that disk or share before anything else is put there; the spool keeps the item",
+                code="READ_BACK_DIFFERS",
+            )
 
     def _hash_source(self, item: OutboxItem, stop: threading.Event) -> bytes:
         digest, done = hashlib.sha256(), 0
@@ -181,18 +180,6 @@ class FolderTarget:
             why=str(error),
             try_=f"check that {self._root} is mounted and has room; it is tried again by itself",
         )
-
-
-def _read_back(path: Path, stop: threading.Event) -> bytes:
-    """SHA-256 of what the disk holds: the page cache is dropped first where the system can."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        while piece := file.read(PIECE):
-            _check(stop)
-            digest.update(piece)
-    return digest.digest()
 
 
 def _check(stop: threading.Event) -> None:

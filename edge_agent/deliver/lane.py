@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from edge_agent.deliver.backoff import Backoff
 from edge_agent.deliver.pace import Hours
+from edge_agent.deliver.proofs import Proofs
 from edge_agent.deliver.queue import Gate, Queue
 from edge_agent.deliver.target import Capabilities, Target
 from edge_agent.deliver.transfer import LaneStatus, Transfer, TransferStatus, check_local
@@ -27,6 +28,8 @@ POLL = 10.0
 PATIENT = 3
 """Failures in a row before another item is tried."""
 AFTER = 0.001
+SMALL = 1 << 20
+"""Bytes up to which an item is small."""
 
 Proved = Callable[[OutboxItem, Receipt], None]
 Refused = Callable[[OutboxItem, str, str], None]
@@ -52,6 +55,7 @@ class Lane:
         self._wake = asyncio.Event()
         self._busy: dict[str, Transfer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._proofs = Proofs(queue.take_proofs)
         self._later: dict[str, float] = {}
         self._tries: dict[str, int] = {}
         self._failures = 0
@@ -106,11 +110,12 @@ class Lane:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._proofs.close()
             self._state = "stopped"
 
     async def _step(self) -> bool:
         """Start one item if that is possible now."""
-        if self._clock() < self._until or len(self._busy) >= self._limit:
+        if self._clock() < self._until or self._is_full():
             return False
         if self._hours is not None and (wait := self._hours.wait(datetime.now(UTC))):
             # What is on its way goes on.
@@ -132,6 +137,12 @@ class Lane:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return True
+
+    def _is_full(self) -> bool:
+        """Small items wait for syncs more than for bytes, so more of them may be on their way where the target says so."""
+        more = self._capabilities.small_at_once if self._capabilities else 0
+        few = len(self._busy) < more and all(transfer.item.size <= SMALL for transfer in self._busy.values())
+        return len(self._busy) >= self._limit and not few
 
     async def _rest(self, since: float) -> None:
         """Wait for what the last step, which began at ``since``, did not wait for: that may have become due while the outbox was asked."""
@@ -236,7 +247,7 @@ class Lane:
                 try_="report this: the target's code is wrong; nothing was freed",
                 code="PROOF_MISMATCH",
             )
-        useful = await asyncio.to_thread(self._queue.proved, receipt)
+        useful = await self._proofs.put(receipt)
         if self._failures:
             log.info("target %s is back", name)
         self._failures, self._until, self._error = 0, 0.0, ""

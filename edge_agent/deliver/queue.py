@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from edge_agent.errors import IntegrityError
 from edge_agent.model import ItemKind, Label, OutboxItem, Receipt
 from edge_agent.provenance.policy import Decision
 
@@ -20,8 +21,8 @@ class Queue(Protocol):
         """Mark as sending; False when it does not wait any more, or not in that revision."""
         ...
 
-    def proved(self, receipt: Receipt) -> bool:
-        """Take a proof; False when it is of no use any more; `IntegrityError` when it is for other bytes."""
+    def take_proofs(self, receipts: Sequence[Receipt]) -> Sequence[bool | IntegrityError]:
+        """Take proofs; for each, False when it is of no use any more, or what is wrong when it is for other bytes."""
         ...
 
     def failed(self, item_id: str, target: str, error: str, retry_ns: int | None) -> None:

@@ -19,12 +19,16 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a target can take. ``max_size`` is bytes per item (None: no known limit); ``detail`` is one line for people."""
+    """What a target can take. ``max_size`` is bytes per item (None: no known limit); ``detail`` is one line for people.
+
+    ``small_at_once``: how many small items it takes at once with gain; 0: as many as of any other.
+    """
 
     max_size: int | None
     resumable: bool
     proof: Proof
     detail: str
+    small_at_once: int = 0
 
 
 class Memo(Protocol):

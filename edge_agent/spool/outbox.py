@@ -33,7 +33,7 @@ class Entry:
 
 
 class Outbox(OutboxReads):
-    """The tables ``items`` and ``deliveries``. Every method is durable when it returns and may be called from any thread."""
+    """The tables ``items`` and ``deliveries``. What a method did is durable when it returns, but for `begin`; from any thread."""
 
     def __init__(self, db: Database, ledger: Ledger, state: State, base: Path) -> None:
         super().__init__(db, base)
@@ -104,9 +104,12 @@ class Outbox(OutboxReads):
             return new
 
     def begin(self, item_id: str, target: str, revision: OutboxItem | None = None) -> bool:
-        """Mark as sending; False when it does not wait any more (freed, parked or proved meanwhile), or not in that revision."""
+        """Mark as sending; False when it does not wait any more (freed, parked or proved meanwhile), or not in that revision.
+
+        The one change that is not durable when this returns: after a restart what was on its way waits again, marked or not.
+        """
         digest, size = (None, 0) if revision is None else (revision.sha256, revision.size)
-        changed = self._db.run(
+        changed = self._db.mark(
             "UPDATE deliveries SET state = 'sending', changed_ns = ? WHERE target = ? AND state IN ('sealed', 'sending')"
             " AND item_no = (SELECT item_no FROM items WHERE item_id = ? AND state = 'held' AND (? OR (sha256 IS ? AND size = ?)))",
             (utc_now_ns(), target, item_id, revision is None, digest, size),
@@ -149,6 +152,11 @@ class Outbox(OutboxReads):
             )
             self.settle(item_no)
             return True
+
+    def take_proofs(self, receipts: Sequence[Receipt]) -> list[bool | IntegrityError]:
+        """`proved` for each of them, with one sync; what it would have raised stands in the place of its answer."""
+        with self._db.transaction():
+            return [self._verdict(receipt) for receipt in receipts]
 
     def failed(self, item_id: str, target: str, error: str, retry_ns: int | None) -> None:
         """A passing fault: back to sealed, one more attempt, tried again about ``retry_ns`` (UTC, shown to people)."""
@@ -228,6 +236,13 @@ class Outbox(OutboxReads):
         if new != old:
             self._ledger.place(item_no, new, Place(old))
             self._db.run("UPDATE items SET place = ? WHERE item_no = ?", (new.value, item_no))
+
+    def _verdict(self, receipt: Receipt) -> bool | IntegrityError:
+        try:
+            return self.proved(receipt)
+        except IntegrityError as error:
+            # Raised before anything was changed: the others are not concerned.
+            return error
 
     def _insert(self, item: OutboxItem) -> int:
         now = utc_now_ns()

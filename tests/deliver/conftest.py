@@ -27,13 +27,14 @@ class FaultyFolder(FolderTarget):
         self.at_once = self.most_at_once = 0
         self.gate: asyncio.Event | None = None
         self.largest: int | None = None
+        self.small_at_once = 0
 
     async def probe(self) -> Capabilities:
         self.probes += 1
         if self.down is not None:
             raise self.down
         found = await super().probe()
-        return Capabilities(self.largest, found.resumable, found.proof, found.detail)
+        return Capabilities(self.largest, found.resumable, found.proof, found.detail, self.small_at_once)
 
     async def send(self, item: OutboxItem, progress: Progress) -> Receipt:
         self.sent.append(item.item_id)

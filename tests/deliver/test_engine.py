@@ -13,6 +13,7 @@ import pytest
 
 from edge_agent.deliver.backoff import Backoff
 from edge_agent.deliver.engine import Engine
+from edge_agent.deliver.lane import SMALL
 from edge_agent.errors import IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import Access, ItemKind, Label, OutboxItem, Proof, Receipt
 from edge_agent.provenance.policy import PolicyGate
@@ -98,6 +99,32 @@ async def test_no_more_than_the_limit_are_in_flight_and_their_progress_is_seen(
         target.gate.set()
         await until(lambda: spool.outbox.is_landed("i4"))
     assert target.most_at_once == 2
+
+
+async def test_more_small_items_are_in_flight_where_the_target_gains_from_it(
+    spool: Spool, make_item: MakeItem, faulty_folder: Faulty, open_gate: PolicyGate
+) -> None:
+    target = faulty_folder("cloud")
+    target.gate, target.small_at_once = asyncio.Event(), 4
+    for n in range(8):
+        spool.outbox.add(make_item(f"i{n}", data=bytes(SMALL + (n == 3))), ["cloud"])
+    async with running(Engine(spool.outbox, [target], open_gate, in_flight=2)) as engine:
+        await until(lambda: target.at_once == 4)
+        target.gate.set()
+        await until(lambda: engine.status()[0].proved_items == 8)
+    assert target.most_at_once == 4
+
+
+async def test_a_target_that_takes_small_items_in_numbers_gets_large_ones_as_any_other(
+    spool: Spool, make_item: MakeItem, faulty_folder: Faulty, open_gate: PolicyGate
+) -> None:
+    target = faulty_folder("cloud")
+    target.small_at_once = 4
+    for n in range(5):
+        spool.outbox.add(make_item(f"i{n}", data=bytes(SMALL + 1)), ["cloud"])
+    async with running(Engine(spool.outbox, [target], open_gate, in_flight=2)):
+        await until(lambda: spool.outbox.is_landed("i4"))
+    assert target.most_at_once <= 2
 
 
 @pytest.mark.parametrize("kind", list(ItemKind))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_agent.deliver import folder as folder_module
+from edge_agent.deliver import folder_copy
 from edge_agent.deliver.folder import FolderTarget
 from edge_agent.deliver.target import Target
 from edge_agent.errors import IntegrityError, PermissionRefused, TargetUnreachable
@@ -155,23 +157,117 @@ async def test_a_source_that_changed_after_it_was_sealed_is_not_sent(share: Path
     assert leftovers(share) == []
 
 
-async def test_bytes_that_come_back_different_are_an_integrity_error_and_never_get_the_final_name(
-    share: Path, make_item: MakeItem, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def rotten(*_: object) -> bytes:
-        return b"\0" * 32
+@pytest.fixture
+def small_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a megabyte goes the way of one of gigabytes."""
+    for name, size in (("SPAN", 256 << 10), ("PIECE", 32 << 10), ("AT_ONCE", 8 << 10)):
+        monkeypatch.setattr(folder_copy, name, size)
 
-    monkeypatch.setattr(folder_module, "_read_back", rotten)
-    item = make_item("a")
-    with pytest.raises(IntegrityError, match="gave back other bytes") as caught:
+
+def digest_of(data: bytes, known: bool) -> bytes | None:
+    return hashlib.sha256(data).digest() if known else None
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["digest known", "digest unknown"])
+@pytest.mark.parametrize("beyond", [-(256 << 10) + 1, -1, 0, 1, 17, (256 << 10) - 1])
+@pytest.mark.usefixtures("small_spans")
+async def test_a_large_item_lands_byte_for_byte_in_spans(share: Path, make_item: MakeItem, beyond: int, known: bool) -> None:
+    data = os.urandom((1 << 20) + beyond)
+    item = make_item("a", data=data, sha256=digest_of(data, known))
+    seen: list[int] = []
+    receipt = await FolderTarget("disk", share).send(item, seen.append)
+    assert (share / item.remote).read_bytes() == data
+    assert (receipt.sha256, receipt.size) == (hashlib.sha256(data).digest(), len(data))
+    assert seen == sorted(set(seen))
+    assert seen[-1] == len(data)
+    assert leftovers(share) == []
+
+
+@pytest.mark.parametrize("change", ["longer", "shorter", "other"])
+@pytest.mark.usefixtures("small_spans")
+async def test_a_large_source_that_changed_is_not_sent(share: Path, make_item: MakeItem, change: str) -> None:
+    data = os.urandom(1 << 20)
+    item = make_item("a", data=data, sha256=hashlib.sha256(data).digest())
+    item.path.write_bytes({"longer": data + b"+" * 100_000, "shorter": data[:700_000], "other": b"\0" + data[1:]}[change])
+    with pytest.raises(IntegrityError, match="changed after it was sealed"):
         await FolderTarget("disk", share).send(item, ignore)
+    assert not (share / item.remote).exists()
+    assert leftovers(share) == []
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["digest known", "digest unknown"])
+@pytest.mark.parametrize("size", [3000, 1 << 20], ids=["small", "large"])
+@pytest.mark.usefixtures("small_spans")
+async def test_bytes_that_come_back_different_are_an_integrity_error_and_never_get_the_final_name(
+    share: Path, make_item: MakeItem, size: int, known: bool
+) -> None:
+    data = os.urandom(size)
+    item = make_item("a", data=data, sha256=digest_of(data, known))
+    part = (share / item.remote).with_name(".a.h5.part")
+
+    def rot(_: int) -> None:
+        with part.open("r+b") as file:
+            file.seek(min(2000, part.stat().st_size - 1))
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 1]))
+            once.clear()
+
+    once = [rot]
+    with pytest.raises(IntegrityError, match="gave back other bytes") as caught:
+        await FolderTarget("disk", share).send(item, lambda done: once[0](done) if once else None)
     assert "the spool keeps the item" in caught.value.try_
     assert not (share / item.remote).exists()
     assert leftovers(share) == []
 
 
-async def test_cancelling_stops_the_copy_and_leaves_no_part(share: Path, make_item: MakeItem) -> None:
-    item = make_item("a", data=bytes(64 << 20))
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="nothing tells this system to let go of its page cache")
+@pytest.mark.parametrize("size", [3000, (1 << 20) + 17], ids=["small", "large"])
+@pytest.mark.usefixtures("small_spans")
+async def test_every_byte_is_read_back_after_it_was_synced_and_had_left_the_memory(
+    share: Path, make_item: MakeItem, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    item = make_item("a", data=os.urandom(size))
+    part = str((share / item.remote).with_name(".a.h5.part"))
+    synced = let_go = 0
+    sync, advise, read = os.fdatasync, os.posix_fadvise, FileIO.readinto
+
+    def fdatasync(fd: int) -> None:
+        nonlocal synced
+        before = os.fstat(fd).st_size
+        sync(fd)
+        synced = before
+
+    def fadvise(fd: int, offset: int, length: int, advice: int) -> None:
+        nonlocal let_go
+        advise(fd, offset, length, advice)
+        if os.readlink(f"/proc/self/fd/{fd}") == part:
+            assert advice == os.POSIX_FADV_DONTNEED
+            assert offset + length <= synced
+            assert offset == let_go
+            let_go = offset + length or synced
+
+    class Watched(FileIO):
+        def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+            if os.readlink(f"/proc/self/fd/{self.fileno()}") == part:
+                assert self.tell() < let_go or self.tell() == size
+                assert self.tell() + len(buffer) <= let_go or let_go == size
+            return read(self, buffer)
+
+    def opened(path: Path, mode: str, buffering: int) -> FileIO:
+        return Watched(path, mode)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    monkeypatch.setattr(os, "posix_fadvise", fadvise)
+    monkeypatch.setattr(Path, "open", opened)
+    await FolderTarget("disk", share).send(item, ignore)
+    assert (synced, let_go) == (size, size)
+
+
+@pytest.mark.parametrize("size", [200 << 10, 1 << 20], ids=["small", "large"])
+@pytest.mark.usefixtures("small_spans")
+async def test_cancelling_stops_the_copy_and_leaves_no_part(share: Path, make_item: MakeItem, size: int) -> None:
+    item = make_item("a", data=bytes(size))
     loop = asyncio.get_running_loop()
     begun, cancelled = asyncio.Event(), threading.Event()
 
