@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import math
 import os
@@ -100,17 +99,21 @@ class WatchedFolder:
 
     async def _hand_over(self, next_look: float) -> None:
         """Several at once: each waits for its own sync of the disk, and the recorder makes many durable with one."""
-        items = self._items(self._settling.due(asyncio.get_running_loop().time()))
+        items = iter(self._items(self._settling.due(asyncio.get_running_loop().time())))
         failures = 0
-        for first in range(0, len(items), self._at_once):
-            if failures >= MOST_FAILURES:
-                for candidate in itertools.chain(*items[first:]):
-                    self._settling.later(candidate.seen.name, next_look)
-                return
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._try(item, next_look)) for item in items[first : first + self._at_once]]
-            done = [task.result() for task in tasks]
-            failures = 0 if any(done) else failures + len(done)
+
+        async def take() -> None:
+            nonlocal failures
+            for item in items:
+                if failures >= MOST_FAILURES:
+                    for candidate in item:
+                        self._settling.later(candidate.seen.name, next_look)
+                else:
+                    failures = 0 if await self._try(item, next_look) else failures + 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._at_once):
+                group.create_task(take())
 
     async def _tail(self) -> None:
         """Read on in the tables that grow."""

@@ -37,7 +37,9 @@ class ChangedWhileReading(OSError):
     """The vendor still writes the file; it is tried again later."""
 
 
-def adopt(folder: Path, item: FileItem, storage: Storage, taken: set[str] | None = None) -> Adopted:
+def adopt(
+    folder: Path, item: FileItem, storage: Storage, taken: set[str] | None = None, made: set[Path] | None = None
+) -> Adopted:
     """Copy ``item`` below ``folder`` and hash it on the way; durable with its name when this returns.
 
     Args:
@@ -46,6 +48,7 @@ def adopt(folder: Path, item: FileItem, storage: Storage, taken: set[str] | None
         storage: the file system.
         taken: names below ``folder`` that the run has recorded; gets the new one. A file of another name was left by a crash between its
             copy and its leaf: nobody was told of it, and it is replaced. None: every file that is there keeps its name.
+        made: folders that this process made durable, which need no sync again; gets the new ones.
 
     Raises:
         ChangedWhileReading: size or time changed meanwhile.
@@ -56,12 +59,13 @@ def adopt(folder: Path, item: FileItem, storage: Storage, taken: set[str] | None
     name = PurePosixPath(item.name)
     if name.is_absolute() or not name.parts or {"..", UNFINISHED} & set(name.parts):
         raise ValueError(f"file name {item.name!r}: must stay below its folder")
+    made = set() if made is None else made
     partial = folder / UNFINISHED / os.urandom(8).hex()
-    durable.make_folder(storage, partial.parent)
     place, named = partial, ""
     try:
+        _make_folder(partial.parent, storage, made)
         digest, root = _copy(item, partial, storage)
-        durable.make_folder(storage, (folder / name).parent)
+        _make_folder((folder / name).parent, storage, made)
         with _naming:
             free = _free_name(folder, item.name, storage, taken)
             storage.rename(partial, folder / free)
@@ -71,7 +75,8 @@ def adopt(folder: Path, item: FileItem, storage: Storage, taken: set[str] | None
         place = folder / free
         storage.sync_folder(place.parent)
     except BaseException:
-        # Its caller tries again: what is left here would stand beside the next copy for ever.
+        # Its caller tries again: what is left here would stand beside the next copy for ever. Perhaps somebody removed a folder.
+        made.clear()
         with contextlib.suppress(DiskError):
             storage.unlink(place)
         if taken is not None:
@@ -84,6 +89,12 @@ def discard_unfinished(files: Path) -> None:
     """Remove the copies that a crash left half-made below ``files``; their originals are still where they were."""
     for left in files.glob(f"*/{UNFINISHED}"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _make_folder(path: Path, storage: Storage, made: set[Path]) -> None:
+    if path not in made:
+        durable.make_folder(storage, path)
+        made.add(path)
 
 
 def _copy(item: FileItem, partial: Path, storage: Storage) -> tuple[bytes, bytes]:

@@ -220,6 +220,7 @@ class Recording:
         self._frames: dict[str, FrameSeries] = {}
         self._channels: dict[str, FrameChannel] = {}
         self._names: dict[str, set[str]] = {}
+        self._made: set[Path] = set()
         self._lock = threading.Lock()
         self._gate = Gate()
         discard_unfinished(state.folder / "files")
@@ -249,13 +250,13 @@ class Recording:
         self.recorder.submit(lambda: series.describe(stream))
         return RowChannel(self.recorder, series, stream, self._gate)
 
-    def file(self, stream: Stream, item: FileItem, durable: Callable[[str], None]) -> Future[None]:
+    def file(self, stream: Stream, item: FileItem, durable: Callable[[str, bytes], None]) -> Future[None]:
         """Adopt a vendor's file: copied and hashed on the calling thread, then recorded.
 
         Args:
             stream: the file stream of the instrument.
             item: the file as it is now.
-            durable: gets its path in the run after the commit that made it durable; on the commit thread.
+            durable: gets its path in the run and its SHA-256 after the commit that made it durable; on the commit thread.
 
         Raises:
             OSError: the file could not be read, or changed meanwhile; the caller tries again.
@@ -268,9 +269,9 @@ class Recording:
                 prefix = f"files/{stream.instrument}/"
                 taken = {path.removeprefix(prefix) for path in self.state.files if path.startswith(prefix)}
                 self._names[stream.instrument] = taken
-        adopted = adopt(self.state.folder / "files" / stream.instrument, item, self.state.storage, taken)
+        adopted = adopt(self.state.folder / "files" / stream.instrument, item, self.state.storage, taken, self._made)
         path = f"files/{stream.instrument}/{adopted.name}"
-        record = AdoptedItem(stream.key, item, path, adopted.digest, adopted.root, lambda: durable(path))
+        record = AdoptedItem(stream.key, item, path, adopted.digest, adopted.root, lambda: durable(path, adopted.digest))
         series = self._file_series()
         return self.recorder.call(lambda: series.write(record))
 

@@ -208,7 +208,7 @@ class Desk:
                 group.expire()
                 self._roll_day(name, group)
                 await asyncio.to_thread(self._count_ignored, group)
-            await asyncio.to_thread(self.keeper.settle)
+            await asyncio.to_thread(self.keeper.settling.settle)
             # A disk that refuses is felt and told by the recorder; this is done again with the next tick.
             with contextlib.suppress(DiskError):
                 if await asyncio.to_thread(self.keeper.logbook.open_segments):
@@ -266,7 +266,7 @@ class Desk:
         self.witnessing.wake.set()
 
     def _make(self, live: LiveRun) -> None:
-        self.keeper.settle()
+        self.keeper.settling.settle()
         live.opened.clear()
         Salvage(self.keeper).finish(live.entry)
         live.entry = self.papers.make(live.entry, live)

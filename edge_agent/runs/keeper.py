@@ -15,10 +15,10 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
+from functools import partial
 from pathlib import Path
 
 from edge_agent.errors import DiskError, EdgeAgentError
@@ -39,6 +39,7 @@ from edge_agent.runs.intake import Intake
 from edge_agent.runs.live import LiveRun, counts_of
 from edge_agent.runs.logbook import Logbook
 from edge_agent.runs.mirror import Mirror
+from edge_agent.runs.settling import Settling
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError, dumps, loads
 from edge_agent.seal.clock import Clock
@@ -114,15 +115,16 @@ class Keeper:
     book: Book = field(init=False)
     logbook: Logbook = field(init=False)
     held: Held = field(init=False)
+    settling: Settling = field(init=False)
     live: list[LiveRun] = field(init=False, default_factory=list)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
     _counting: threading.RLock = field(init=False, default_factory=threading.RLock)
-    _unsettled: deque[Callable[[], None]] = field(init=False, default_factory=deque)
 
     def __post_init__(self) -> None:
         """Open the book."""
         self.book = Book(self.spool.state, Mirror(self.spool.folder / "book", self.storage))
         self.held = Held(self.spool.state, self.session.newest, self.session.agent_id)
+        self.settling = Settling(self.spool, lambda: self.kick())
         self.logbook = Logbook(self)
         self.logbook.begin()
 
@@ -243,42 +245,18 @@ class Keeper:
     def adopt(self, live: LiveRun, stream: Stream, item: FileItem, durable: Callable[[], None]) -> None:
         """Take a vendor's file into a run (worker thread), leave ``live.adopting``; ``durable`` is called once it is in the outbox."""
 
-        def settle(path: str) -> None:
-            self._add_file(live.entry, stream, item, path)
-            durable()
-
-        def done(path: str) -> None:
-            self._unsettled.append(lambda: settle(path))
-            self.settle()
+        def add(path: str, sha256: bytes) -> None:
+            self.add_file(live.entry, stream.key, path, sha256)
+            self.spool.state.remember_adopted(stream.key, item.name, item.size, item.mtime_ns)
 
         try:
-            live.recording.file(stream, item, done).result()
+            live.recording.file(stream, item, lambda *file: self.settling.put(partial(add, *file), durable)).result()
         finally:
             live.adopting.leave()
 
-    def settle(self) -> None:
-        """Put durable files into the outbox; what the database refuses now is tried again by the next call (a few times a second)."""
-        with self._counting:
-            while self._unsettled:
-                try:
-                    self._unsettled[0]()
-                except (sqlite3.Error, OSError, DiskError) as error:
-                    log.warning("a file waits for the spool's database: %s", error, extra={"code": "SPOOL_WRITE"})
-                    return
-                except EdgeAgentError as error:
-                    # Not a passing fault: the file is signed in its run, and this says what is wrong with its delivery.
-                    log.error("a file cannot be delivered: %s", error, extra={"code": error.code})
-                self._unsettled.popleft()
-
-    def _add_file(self, entry: RunEntry, stream: Stream, item: FileItem, path: str) -> None:
-        with self.spool.transaction():
-            self.add_file(entry, stream.key, path)
-            self.spool.state.remember_adopted(stream.key, item.name, item.size, item.mtime_ns)
-        self.kick()
-
-    def add_file(self, entry: RunEntry, key: str, path: str) -> None:
+    def add_file(self, entry: RunEntry, key: str, path: str, sha256: bytes) -> None:
         """Put a vendor's file that stands in the run's folder into the outbox."""
-        self._add(entry, ItemKind.FILE, path, counts={key: Counts(items=1)})
+        self._add(entry, ItemKind.FILE, path, sha256=sha256, counts={key: Counts(items=1)})
 
     def _closed(self, live: LiveRun, closed: Closed) -> None:
         """A segment closed in the normal way (writer thread); done again after a `DiskError`."""

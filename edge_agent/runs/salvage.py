@@ -184,7 +184,7 @@ class Salvage:
                 _, instrument, name = leaf.path.split("/", 2)
                 key = f"{instrument}/files"
                 with keeper.spool.transaction():
-                    keeper.add_file(entry, key, leaf.path)
+                    keeper.add_file(entry, key, leaf.path, leaf.digest)
                     # A second version stands here as "name~2": at its source it has the name alone.
                     for original in {name, VERSION.sub("", name)}:
                         keeper.spool.state.remember_adopted(key, original, leaf.size, leaf.mtime_ns)

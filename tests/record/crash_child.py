@@ -68,7 +68,7 @@ async def record(run: Any, first: int, vendor: Path) -> None:
         await mass.put(kit.rows(number, 3))
         if number % 40 == 0:
             item = kit.vendor_file(vendor, f"{number}.dat", number.to_bytes(4, "big") * 500)
-            run.recording.file(kit.VENDOR, item, lambda path: say("file", path))
+            run.recording.file(kit.VENDOR, item, lambda path, _: say("file", path))
         number += 3 if number % 50 == 0 else 1
 
 

@@ -33,7 +33,7 @@ def adopt(run: Any, kit: Any, item: Any, durable: list[str]) -> None:
     """As an adapter does: a copy that the disk refuses is tried again."""
     for _ in range(100):
         with contextlib.suppress(DiskError):
-            run.recording.file(kit.VENDOR, item, durable.append).result(20)
+            run.recording.file(kit.VENDOR, item, lambda path, _: durable.append(path)).result(20)
             return
     raise AssertionError("the file was never taken")
 
@@ -244,7 +244,7 @@ def test_a_callback_that_fails_stops_neither_thread(rig: Make, kit: Any, tmp_pat
             raise failures.pop(0)
         before(segment)
 
-    def durable(path: str) -> None:
+    def durable(path: str, _: bytes) -> None:
         raise KeyError(path)
 
     run.state.closed = closed

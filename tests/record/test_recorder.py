@@ -49,12 +49,13 @@ async def test_what_was_offered_is_what_everybody_reads(rig: Make, kit: Any, tmp
             Block(np.full((1, 3), number, "<i4"), *(np.array([kit.T0], "<i8"),) * 2, seq=np.array([number], "<u8"),
                   status=np.array([7], "<u4"), valid=np.array([Valid.BAD], "|u1"))
         )  # fmt: skip
-    durable: list[str] = []
-    item = kit.vendor_file(tmp_path / "vendor", "a/b.dat", bytes(range(256)) * 40_000)
-    run.recording.file(kit.VENDOR, item, durable.append).result(20)
+    durable: list[tuple[str, bytes]] = []
+    content = bytes(range(256)) * 40_000
+    item = kit.vendor_file(tmp_path / "vendor", "a/b.dat", content)
+    run.recording.file(kit.VENDOR, item, lambda *file: durable.append(file)).result(20)
     run.durable()
     segments = {closed.series: closed for closed in run.close()}
-    assert durable == ["files/scope/a/b.dat"]
+    assert durable == [("files/scope/a/b.dat", hashlib.sha256(content).digest())]
 
     kit.check_chain(run.segments())
     kit.check_signed(run.segments(), run.facility)
@@ -92,9 +93,9 @@ async def test_what_was_offered_is_what_everybody_reads(rig: Make, kit: Any, tmp
     pieces = Frontier()
     for start in range(0, len(data), leaf.PIECE):
         pieces.append(data[start : start + leaf.PIECE])
-    assert (entry.path, entry.size, entry.digest) == (durable[0], len(data), hashlib.sha256(data).digest())
+    assert (entry.path, entry.size, entry.digest) == (durable[0][0], len(data), hashlib.sha256(data).digest())
     assert (entry.root, entry.mtime_ns) == (pieces.root(), item.mtime_ns)
-    assert (run.folder / durable[0]).read_bytes() == data
+    assert (run.folder / durable[0][0]).read_bytes() == data
     assert sorted(p.name for p in run.folder.iterdir()) == sorted(["files", *(p.name for p in paths)])
 
 

@@ -59,7 +59,7 @@ def crash(rig: Make, kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         mass.put_now(kit.rows(number * 200, 125))
     mass.put_now(kit.rows(0, valid=np.array([Valid.INITIAL], "|u1")))
     for name in ("a.dat", "b/c.dat"):
-        run.recording.file(kit.VENDOR, kit.vendor_file(tmp_path / "vendor", name, name.encode() * 99), lambda path: None).result(20)
+        run.recording.file(kit.VENDOR, kit.vendor_file(tmp_path / "vendor", name, name.encode() * 99), lambda *_: None).result(20)
     run.durable()
     # A head is due after a second of writing; here it is asked for, so that there is one over everything.
     for series in run.recording.series():
@@ -197,7 +197,7 @@ def test_a_crash_at_any_step_of_closing_finishes_with_exactly_those_leaves(rig: 
         frames.offer(kit.frame(number))
         mass.put_now(kit.rows(number))
     taken = threading.Event()
-    run.recording.file(kit.VENDOR, kit.vendor_file(tmp_path / "vendor", "a.dat", b"a"), lambda path: taken.set()).result(20)
+    run.recording.file(kit.VENDOR, kit.vendor_file(tmp_path / "vendor", "a.dat", b"a"), lambda *_: taken.set()).result(20)
     run.durable()
     assert taken.wait(20)
     durable = {series.segment.opening.segment_id: series.segment.tree.frontier.size for series in run.recording.series()}
