@@ -20,7 +20,7 @@ test: install tools
 
 test-slow: install tools
 	@sh tests/system-packages.sh postgresql
-	$(BIN)/pytest -m slow -n 2 --dist load --maxschedchunk 1 --timeout 1500 --durations 15
+	$(BIN)/pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --timeout 1500 --durations 15
 	$(BIN)/pytest tests/seal -q --cov edge_agent.seal --cov-branch --cov-fail-under 100 --cov-report term-missing:skip-covered
 
 torture: install tools

@@ -6,7 +6,9 @@ import logging
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -28,11 +30,14 @@ def no_unexpected_errors(request: pytest.FixtureRequest, caplog: pytest.LogCaptu
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the longest first, so that two workers end together. Take out tests whose ``needs`` are missing.
+    """Put the longest files first, so that the workers end together. Take out tests whose ``needs`` are missing.
 
     But never in CI and never for root, who can install them.
     """
-    items.sort(key=_seconds, reverse=True)
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        seconds[item.path] += _seconds(item)
+    items.sort(key=lambda item: seconds[item.path], reverse=True)
     missing: dict[str, str] = {}
     if os.environ.get("CI") or _is_root():
         config.stash[NOT_RUN] = missing
@@ -61,10 +66,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line("not run here: " + "; ".join(f"{test} ({why})" for test, why in missing.items()))
 
 
-def _seconds(item: pytest.Item) -> float:
-    """What a slow test says of itself, else 100; 0 for the others, which keep their order."""
+def _seconds(item: pytest.Item) -> int:
+    """What a slow test says of itself, else 20; 0 for the others, which keep their order."""
     mark = item.get_closest_marker("slow")
-    return 0.0 if mark is None else float(mark.args[0]) if mark.args else 100.0
+    return 0 if mark is None else mark.args[0] if mark.args else 20
 
 
 def _why(need: str) -> str:
