@@ -160,14 +160,15 @@ def _dataset(path: str, dataset: h5d.DatasetID, limit: int, contents: Contents) 
         raise SealError("a virtual dataset")
     if layout == h5d.CONTIGUOUS and properties.get_external_count():
         raise SealError("external storage")
-    kind = types.grammar(dataset.get_type())
+    tid = dataset.get_type()
+    kind = types.grammar(tid)
     if layout == h5d.CHUNKED:
         values.used_bytes(kind)
         contents.chunked[path] = dataset
         return DatasetMeta(kind, values.attributes(dataset, limit))
     if properties.fill_value_defined() != h5d.FILL_VALUE_DEFAULT:
         raise SealError("a fill value, in what is not chunked")
-    value = values.dataset_value(dataset, limit)
+    value = values.dataset_value(dataset, tid, kind, limit)
     return DatasetMeta(kind, values.attributes(dataset, limit), value)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import h5py
@@ -22,6 +23,8 @@ from edge_agent.segment import types
 MAX_STRINGS = 1 << 20
 """Strings in one value: far above any table of gaps, far below what exhausts a worker."""
 MAX_ATTRIBUTES = 4096
+WHOLE = ("int", "flt", "str", "opq")
+"""Types without padding between their parts."""
 
 _Read = Callable[[npt.NDArray[Any], Any], None]
 
@@ -44,32 +47,39 @@ def attributes(node: Any, limit: int) -> dict[str, Value]:
         attribute = h5a.open(node, index=index)
         name = attribute.name.decode()
         try:
-            found[name] = _value(attribute.get_type(), attribute.get_space(), attribute.read, limit)
+            tid = attribute.get_type()
+            found[name] = _value(tid, types.grammar(tid), attribute.get_space(), attribute.read, limit)
         except SealError as error:
             raise SealError(f"attribute {name}: {error}") from error
     return found
 
 
-def dataset_value(dataset: h5d.DatasetID, limit: int) -> Value:
+def dataset_value(dataset: h5d.DatasetID, tid: Any, kind: list[Any], limit: int) -> Value:
     """The whole value of an unchunked dataset of at most ``limit`` bytes; its layout must have been checked.
+
+    Args:
+        dataset: its low-level id.
+        tid: its low-level type.
+        kind: the grammar of its type.
+        limit: bytes that the value may have.
 
     Raises:
         SealError: too large, or of a type that the page does not list.
     """
 
-    def read(array: npt.NDArray[Any], kind: Any) -> None:
-        dataset.read(h5s.ALL, h5s.ALL, array, kind)
+    def read(array: npt.NDArray[Any], memory: Any) -> None:
+        dataset.read(h5s.ALL, h5s.ALL, array, memory)
 
-    return _value(dataset.get_type(), dataset.get_space(), read, limit)
+    return _value(tid, kind, dataset.get_space(), read, limit)
 
 
-def _value(tid: Any, space: Any, read: _Read, limit: int) -> Value:
-    kind = types.grammar(tid)
-    if space.get_simple_extent_type() == h5s.NULL:
+def _value(tid: Any, kind: list[Any], space: Any, read: _Read, limit: int) -> Value:
+    extent = space.get_simple_extent_type()
+    if extent == h5s.NULL:
         raise SealError("an empty dataspace, which is neither a scalar nor an array")
-    dims = None if space.get_simple_extent_type() == h5s.SCALAR else tuple(int(n) for n in space.shape)
+    dims = None if extent == h5s.SCALAR else tuple(map(int, space.get_simple_extent_dims()))
     # Only chunked datasets can grow, and only their descriptor signs how far.
-    if dims is not None and tuple(int(n) for n in space.get_simple_extent_dims(True)) != dims:
+    if dims is not None and tuple(map(int, space.get_simple_extent_dims(True))) != dims:
         raise SealError(f"{dims} elements that could become more, in what is not chunked")
     count = math.prod(dims or ())
     if kind[0] == "vstr":
@@ -79,21 +89,29 @@ def _value(tid: Any, space: Any, read: _Read, limit: int) -> Value:
     size = tid.get_size()
     if count * size > limit:
         raise SealError(f"{count * size} bytes declared where at most {limit} can be")
-    used = used_bytes(kind)
+    used = None if kind[0] in WHOLE else used_bytes(kind)
     array = np.zeros(dims or (), dtype=f"V{size}")
     if count:
         read(array, tid)
-    if not used.all():
+    if used is not None and not used.all():
         array.reshape(-1).view(np.uint8).reshape(-1, size)[:, ~used] = 0
     return Value(kind, dims, array.tobytes())
 
 
 def _strings(kind: list[Any], dims: tuple[int, ...], read: _Read) -> tuple[bytes, ...]:
-    array = np.zeros(dims, dtype=h5py.string_dtype("utf-8" if kind[2] == h5t.CSET_UTF8 else "ascii"))
+    dtype, memory = _text_type(kind[2])
+    array = np.zeros(dims, dtype)
     if array.size:
-        read(array, h5t.py_create(array.dtype))
+        read(array, memory)
     # A string that was never written reads as the number 0.
     return tuple(part if isinstance(part, bytes) else b"" for part in array.ravel())
+
+
+@cache
+def _text_type(cset: int) -> tuple[np.dtype[Any], Any]:
+    """What texts of a character set are read into: a numpy dtype and the same as a type of HDF5."""
+    dtype = h5py.string_dtype("utf-8" if cset == h5t.CSET_UTF8 else "ascii")
+    return dtype, h5t.py_create(dtype)
 
 
 def used_bytes(kind: list[Any]) -> npt.NDArray[np.bool_]:
