@@ -225,6 +225,12 @@ class Builder:
         self.leaves.append(made)
         self.gaps.setdefault(source, []).append(made)
 
+    def conclude(self) -> None:
+        """What is added to the file at its end, for people."""
+        received = {stream.key: self.frames if stream is CAMERA else 20 for stream in self.streams.values()}
+        counted = {stream.key: stream.counted for stream in self.streams.values()}
+        self.file.add(nexus.segment_completeness(received, self.gaps, counted) | layout.closing_objects(T0 + 10**10, "complete"))
+
     def close(
         self, *, leaves: Callable[[list[leaf.Leaf]], Iterable[leaf.Leaf]] = lambda given: given,
         heads: Callable[[list[bytes]], list[bytes]] = lambda given: given, tables: Callable[[Tables], Tables] = lambda given: given,
@@ -234,9 +240,7 @@ class Builder:
         """META, CLOSE, sign, write."""
         for source, stream in self.streams.items():
             self.file.add(layout.gap_objects(layout.stream_group(stream), self.gaps.get(source, [])))
-        received = {stream.key: self.frames if stream is CAMERA else 20 for stream in self.streams.values()}
-        counted = {stream.key: stream.counted for stream in self.streams.values()}
-        self.file.add(nexus.segment_completeness(received, self.gaps, counted) | layout.closing_objects(T0 + 10**10, "complete"))
+        self.conclude()
         self.meta()
         datasets = tuple((d.digest(), self.file.shapes[path], self.file.chunks[path]) for path, d in self.file.dsds.items())
         self.leaves.append(leaf.Close(datasets, meta_digest(self.file.objects), POLICY, "complete", reason))

@@ -10,6 +10,7 @@ compute for ever, which ends it after `MOST_CPU`; its caller starts another one 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import resource
 import signal
@@ -50,11 +51,10 @@ def content(path: Path) -> str:
     return digest.hexdigest()
 
 
-def independent(path: Path, root: Path) -> int:
+def independent(path: Path, roots: Any) -> int:
     """The level of the other verifier, which would be read in a process of its own."""
-    tool = module()
     try:
-        return 2 if tool.verify_segment(str(path), tool.load_roots(str(root)), hashed=False)["trusted"] else 1
+        return 2 if module().verify_segment(str(path), roots, hashed=False)["trusted"] else 1
     except Exception:  # it answers level 0 for whatever goes wrong
         return 0
 
@@ -62,9 +62,10 @@ def independent(path: Path, root: Path) -> int:
 def main(segment: str, root: str, every: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-    path, trusted = Path(segment), load_root(Path(root))
+    path, trusted, roots = Path(segment), load_root(Path(root)), module().load_roots(root)
     whole = path.read_bytes()
     known = content(path)
+    gc.freeze()  # or the collector goes through all the modules every few flips
     for line in sys.stdin:
         offset = int(line)
         changed = bytearray(whole)
@@ -74,7 +75,7 @@ def main(segment: str, root: str, every: str) -> None:
         report = verify_segment(path, trusted)
         wrong = report.level == 2 and content(path) != known
         if offset % int(every) == 0:
-            wrong = wrong or independent(path, Path(root)) != report.level
+            wrong = wrong or independent(path, roots) != report.level
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         sys.stdout.write(f"{offset} {report.level} {int(wrong)} {report.reason!r}\n")
         sys.stdout.flush()

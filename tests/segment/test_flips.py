@@ -14,13 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from edge_agent.seal import leaf
-from edge_agent.seal.meta import DatasetMeta, GroupMeta, Value
+from edge_agent.seal.meta import DatasetMeta, GroupMeta
 from edge_agent.segment.file import SegmentFile
-from edge_agent.segment.layout import stream_layout
+from edge_agent.segment.layout import small, stream_layout
+from edge_agent.segment.types import array, text, texts
 from tests.golden.generate import Classical
 from tests.segment.conftest import CAMERA, Builder, images
 
@@ -29,21 +31,30 @@ PATIENCE = 60.0
 """Seconds for one flip: a flip after which the HDF5 library waits for ever is a flip that is reported."""
 
 
+class Bare(Builder):
+    """Says little to people: a text, two numbers and no names. Further objects would be more bytes of the same kinds."""
+
+    def conclude(self) -> None:
+        numbers, names = array(np.array([2, 0], "<i8")), texts([])
+        counts = DatasetMeta(numbers.type, {"units": text("count")}, numbers)
+        self.file.add({"/entry/outcome": small(text("complete")), "/entry/counts": counts, "/entry/names": small(names)})
+
+
 @pytest.fixture(scope="module")
 def small_file(shared_forge: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All that a segment must have and little else: one dataset of two frames, signed by Ed25519 alone."""
+    """One of each kind that a segment has, and nothing twice: one dataset of two frames, signed by Ed25519 alone."""
     path = tmp_path_factory.mktemp("small") / "small.h5"
     given = shared_forge.facility
     facility = Classical(given.agent_id, given.boot_id, given.ca_key, given.identity, session=given.session)
-    builder = Builder(facility, path, shared_forge.run)
+    builder = Bare(facility, path, shared_forge.run)
     builder.file.abandon()
     path.unlink()
     builder.file = SegmentFile(path)
     made = stream_layout(CAMERA, default=False).data
     assert made is not None
     dsd = replace(made, path="/entry/d")
-    units = Value(["vstr", 0, 1], None, (b"count",))
-    builder.file.add({"/": GroupMeta(), "/entry": GroupMeta(), dsd.path: DatasetMeta(dsd.type, {"units": units})}, (dsd,))
+    entry, frames = GroupMeta({"NX_class": text("NXentry")}), DatasetMeta(dsd.type, {"units": text("count")})
+    builder.file.add({"/": GroupMeta(), "/entry": entry, dsd.path: frames}, (dsd,))
     builder.leaves.append(leaf.Dataset(dsd.digest()))
     for number, image in enumerate(images(2)):
         builder._chunk(dsd, "bitshuffle-lz4", (number, 0, 0), image[None], number + 1, number)
