@@ -1,7 +1,7 @@
 """Stands between a process and the system: sees each of its calls that change files, and lets it pass, fail or be the last.
 
-Linux on x86-64, by seccomp's user notification (seccomp_unotify(2)): the process gives itself a filter that stops it in the calls of
-`CALLS`, all its threads included, and hands a listener to whoever watches. Any other call costs nothing, and the numbers are those of the
+Linux on x86-64, by seccomp's user notification (seccomp_unotify(2)): the process gives itself a filter that stops it in calls of
+`CALLS`, all or some kinds, all its threads included, and hands a listener to whoever watches. Any other call costs nothing, and the numbers are those of the
 process, not of a thread, so that every call can be met. Errors are those of the system; a fault comes instead of the call, never after it.
 """
 
@@ -18,6 +18,7 @@ import socket
 import struct
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,9 +56,9 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_void_p))
 
 
-def enter(to: socket.socket) -> None:
-    """Filter this process from now on, and send the listener; only `Watch` lets its calls pass."""
-    numbers = sorted(NAMES)
+def enter(to: socket.socket, kinds: Collection[str]) -> None:
+    """Filter this process from now on, and send the listener; only `Watch` lets its calls of these kinds pass."""
+    numbers = sorted(number for number, name in NAMES.items() if name in kinds)
     code = [struct.pack("<HBBI", 0x20, 0, 0, 0)]  # load the number of the call
     code += [struct.pack("<HBBI", 0x15, len(numbers) - at, 0, number) for at, number in enumerate(numbers)]
     code += [struct.pack("<HBBI", 0x06, 0, 0, verdict) for verdict in (_ALLOW, _NOTIFY)]

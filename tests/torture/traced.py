@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import gc
 import json
 import logging
 import os
@@ -156,7 +157,8 @@ class Sweep:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                child = fork(functools.partial(_run, place, self.identity, theirs, strace is not None), place / "log")
+                kinds = CALLS if at is None else (at.kind,)
+                child = fork(functools.partial(_run, place, self.identity, theirs, kinds, strace is not None), place / "log")
             command = ["strace", "-f", "-y", "-qq", "-e", f"trace={','.join(CALLS)}", "-o", str(strace), "-p", str(child.pid)]
             tracer = None if strace is None else subprocess.Popen(command)
             _, (listener, *_), _, _ = socket.recv_fds(ours, 1, 1)
@@ -171,10 +173,10 @@ class Sweep:
         return ended, watch
 
 
-def _run(place: Path, identity: Identity, to: socket.socket, traced: bool, say: Say) -> None:
+def _run(place: Path, identity: Identity, to: socket.socket, kinds: Sequence[str], traced: bool, say: Say) -> None:
     while traced and re.search(r"^TracerPid:\t0$", Path("/proc/self/status").read_text(), re.MULTILINE):
         os.sched_yield()
-    enter(to)
+    enter(to, kinds)
     asyncio.run(reference.live(place, identity, say))
 
 
@@ -204,6 +206,7 @@ def main() -> int:
     began = time.monotonic()
     sweep.begin()
     calls = sweep.count()
+    gc.freeze()  # or each life goes through, and copies, what was imported
     cases = [(call, fault) for call in calls for fault in FAULTS]
     if options.turn is not None:
         cases = [cases[3 * n + (n + options.turn) % 3] for n in range(len(calls))]
