@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from p4p.client.raw import set_debug
 from p4p.client.thread import Context, Disconnected, logLevelOff
-from p4p.util import ThreadedWorkQueue
 
+from adapters.epics.callbacks import Callbacks
 from adapters.epics.config import Address
 from adapters.epics.environment import pva_configurations
 from adapters.epics.events import (
@@ -67,7 +67,7 @@ class PvaClient:
         conf = found[0] if found else None
         self._fallback = found[1] if found else None
         self._contexts = [Context("pva", conf=conf, useenv=conf is None, nt=False)]
-        self._work = ThreadedWorkQueue(name=f"{instrument} pva", maxsize=0, daemon=True).start()
+        self._work = Callbacks(f"{instrument} pva")
         self._monitors: list[Monitor] = []
 
     def monitor(self, pv: str, callback: Callable[[Any], None], queue: int = QUEUE, *, pipeline: bool = False) -> Monitor:
@@ -113,7 +113,7 @@ class PvaClient:
 class Monitor:
     """One PV, asked for in one or two ways; the way that brings the first value stays, the other is ended."""
 
-    def __init__(self, pv: str, callback: Callable[[Any], None], request: str, work: ThreadedWorkQueue) -> None:
+    def __init__(self, pv: str, callback: Callable[[Any], None], request: str, work: Callbacks) -> None:
         self._pv = pv
         self._callback = callback
         self._request = request
