@@ -23,6 +23,8 @@ from landing.revoke import check_not_revoked
 from landing.room import Room
 from landing.store import Store
 
+READ_AHEAD = 4 << 20
+"""Bytes that are worth a call of a thread; what is left at the end takes a few milliseconds."""
 UNCLAIMED = "unclaimed"
 """The project of what has no session: every enrolled agent may write there."""
 
@@ -38,6 +40,8 @@ class _Upload:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     header: ItemHeader | None = None
     offset: int = 0
+    ahead: int = 0
+    """Bytes that were there when reading ahead began last."""
 
 
 class Receiver:
@@ -109,7 +113,7 @@ class Receiver:
             await asyncio.to_thread(self._room.check, header)
             await asyncio.to_thread(self._store.create, header)
             await asyncio.to_thread(self._catalogue.forget_refusal, agent_id, header.item_id)
-            upload.header, upload.offset = header, 0
+            upload.header, upload.offset, upload.ahead = header, 0, 0
         return 0
 
     async def status(self, agent_id: bytes, item_id: str) -> tuple[int, int]:
@@ -147,7 +151,7 @@ class Receiver:
             upload.offset = await asyncio.to_thread(self._durable, header)
             return upload.offset
 
-    async def pieces(self, agent_id: bytes, item_id: str, offset: int, blocks: Sequence[bytes]) -> int | None:
+    async def pieces(self, agent_id: bytes, item_id: str, offset: int, blocks: Sequence[bytes | memoryview]) -> int | None:
         """Write neighbouring pieces that came over a broker, where other servers may have those before them; synced once for all.
 
         Returns:
@@ -166,7 +170,7 @@ class Receiver:
             if header is None:
                 return offset
             upload.offset = await _settled(self._write_durably, header, offset, blocks)
-        self._read_ahead((agent_id, item_id), header)
+        self._read_ahead((agent_id, item_id), header, upload)
         return upload.offset
 
     async def finish(self, agent_id: bytes, item_id: str, sha256: bytes) -> None:
@@ -311,12 +315,12 @@ class Receiver:
                 upload.header = None
                 raise
 
-    def _write(self, header: ItemHeader, offset: int, blocks: Sequence[bytes]) -> int:
+    def _write(self, header: ItemHeader, offset: int, blocks: Sequence[bytes | memoryview]) -> int:
         if offset + sum(map(len, blocks)) > header.size:
             raise Refused(Code.TOO_LARGE, "More bytes than were announced", why=f"{header.size} were announced")
         return self._store.write(header, offset, [block for block in blocks if block])
 
-    def _write_durably(self, header: ItemHeader, offset: int, blocks: Sequence[bytes]) -> int:
+    def _write_durably(self, header: ItemHeader, offset: int, blocks: Sequence[bytes | memoryview]) -> int:
         self._write(header, offset, blocks)
         return self._durable(header)
 
@@ -324,8 +328,9 @@ class Receiver:
         synced = self._store.offset(header)
         return header.size if synced is None else synced
 
-    def _read_ahead(self, key: Key, header: ItemHeader) -> None:
-        if key not in self._reading and not self._closing:
+    def _read_ahead(self, key: Key, header: ItemHeader, upload: _Upload) -> None:
+        if key not in self._reading and not self._closing and upload.offset - upload.ahead >= READ_AHEAD:
+            upload.ahead = upload.offset
             self._reading[key] = task = asyncio.create_task(asyncio.to_thread(self._store.read_ahead, header))
             task.add_done_callback(lambda _: self._reading.pop(key, None))
 

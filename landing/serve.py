@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from edge_agent.wire.broker import Broker
+from edge_agent.wire.memory import keep_freed_memory
 from edge_agent.wire.talk import PREFIX
 from landing import authority
 from landing.catalogue import Catalogue
@@ -24,7 +25,6 @@ from landing.enrol import Registrar
 from landing.home import Home
 from landing.https import HttpsDoor, server_context
 from landing.judge import Judge, WorkerJudge
-from landing.memory import keep_freed_memory
 from landing.mqtt import MqttDoor
 from landing.pages import Pages
 from landing.places import open_catalogue, open_store

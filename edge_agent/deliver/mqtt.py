@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from edge_agent.deliver.mqtt_talk import BrokerLostError, SilenceError, Talk, Talks, silent
 from edge_agent.deliver.outgoing import OutgoingFile, announce, late
 from edge_agent.deliver.pace import UNLIMITED, Pace
+from edge_agent.deliver.pieces import PiecesAhead
 from edge_agent.deliver.target import Capabilities, Progress
 from edge_agent.errors import IntegrityError, PermissionRefused
 from edge_agent.model import OutboxItem, Proof, Receipt
@@ -26,7 +27,7 @@ from edge_agent.seal.keys import KeyChain
 from edge_agent.wire.broker import Broker
 from edge_agent.wire.item import ItemHeader, sign_item
 from edge_agent.wire.link import Link
-from edge_agent.wire.piece import MAX_MESSAGE, Piece, room
+from edge_agent.wire.piece import MAX_MESSAGE, room
 from edge_agent.wire.proof import ReceiptTrust
 from edge_agent.wire.refusal import Code
 from edge_agent.wire.talk import PREFIX, Ask, Reply, Verb, WitnessAsk
@@ -186,33 +187,30 @@ class MqttTarget:
         window = max(1, min(self._window, talk.link.receive_maximum))
         unanswered: deque[int] = deque()
         offset, told, first = start, start, True
-        while first or offset < header.size or unanswered:
-            # The announcement goes alone: of several servers behind the broker, another one may take the next piece sooner.
-            while len(unanswered) < (window if told else 1) and (first or offset < header.size):
-                item = announced if offset == 0 else b""
-                # Hashed twice, for the item and for the piece: not in the loop.
-                size, message = await asyncio.to_thread(self._message_at, file, header, offset, turn, self._room(talk.link, item), item)
-                await asyncio.sleep(self._pace.delay(size))
-                self._talks.publish(talk, "piece", message)
-                offset += size
-                unanswered.append(offset)
-                first = False
-            answer = await self._talks.answer(talk, {turn})
-            if answer.offset is not None and start <= answer.offset < told:
-                continue  # of another server, overtaken by the next one's
-            if answer.offset is None or not unanswered[0] <= answer.offset <= offset:
-                return answer.offset
-            told = answer.offset
-            while unanswered and unanswered[0] <= answer.offset:
-                unanswered.popleft()
-            self._barren = 0
-            progress(answer.offset)
+        pieces = PiecesAhead(file, header, turn, start, announced, lambda item: self._room(talk.link, item))
+        try:
+            while first or offset < header.size or unanswered:
+                # The announcement goes alone: of several servers behind the broker, another one may take the next piece sooner.
+                while len(unanswered) < (window if told else 1) and (first or offset < header.size):
+                    piece = await pieces.next()
+                    await asyncio.sleep(self._pace.delay(piece.size))
+                    self._talks.publish(talk, "piece", piece.message)
+                    offset += piece.size
+                    unanswered.append(offset)
+                    first = False
+                answer = await self._talks.answer(talk, {turn})
+                if answer.offset is not None and start <= answer.offset < told:
+                    continue  # of another server, overtaken by the next one's
+                if answer.offset is None or not unanswered[0] <= answer.offset <= offset:
+                    return answer.offset
+                told = answer.offset
+                while unanswered and unanswered[0] <= answer.offset:
+                    unanswered.popleft()
+                self._barren = 0
+                progress(answer.offset)
+        finally:
+            await pieces.close()
         return header.size
-
-    def _message_at(self, file: OutgoingFile, header: ItemHeader, offset: int, turn: int, most: int, item: bytes) -> tuple[int, bytes]:
-        """Data bytes of the next piece, and the message."""
-        data = file.read(offset, most)
-        return len(data), Piece(self._agent_id, header.item_id, offset, header.size, turn, data, item or None).encode()
 
     async def _finish(self, talk: Talk, header: ItemHeader) -> bytes:
         """The COSE of the custody."""

@@ -29,6 +29,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent.errors import PermissionRefused, TargetUnreachable
 from edge_agent.wire.broker import Broker, unreachable
+from edge_agent.wire.bulk import BulkSocket
+from edge_agent.wire.memory import keep_freed_memory
 
 NO_LISTENER = 0x10
 """PUBACK reason of MQTT 5: nobody is subscribed to the topic."""
@@ -105,8 +107,8 @@ class Link:
             self._acked[self._client.publish(topic, payload, qos=1, properties=properties).mid] = acked
 
     def properties(self, correlation: bytes | None, response: str | None = None, user: Sequence[tuple[str, str]] = ()) -> Properties | None:
-        """MQTT 5 properties that repeat what the payload says; None with 3.1.1."""
-        if self.protocol != MQTTProtocolVersion.MQTTv5:
+        """MQTT 5 properties that repeat what the payload says; None with 3.1.1, and for nothing: paho takes long to make them."""
+        if self.protocol != MQTTProtocolVersion.MQTTv5 or (correlation is None and response is None and not user):
             return None
         properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if correlation is not None:
@@ -290,6 +292,7 @@ async def open_link(broker: Broker, topics: Sequence[str], handler: Handler, *, 
         TargetUnreachable: no broker, no answer.
         PermissionRefused: the login or a subscription is refused.
     """
+    keep_freed_memory()
     for protocol in (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311):
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
@@ -302,6 +305,7 @@ async def open_link(broker: Broker, topics: Sequence[str], handler: Handler, *, 
         if broker.username is not None:
             client.username_pw_set(broker.username, broker.password)
         if broker.tls is not None:
+            broker.tls.sslsocket_class = BulkSocket
             client.tls_set_context(broker.tls)
         link = Link(client, asyncio.get_running_loop(), handler, protocol)
         try:

@@ -25,6 +25,7 @@ class Piece:
 
     ``turn`` rises each time the sender begins anew from an offset that the receiver told it, and comes back in the
     answer: late answers to an earlier turn are known as such. ``item`` is the encoded `SignedItem`, at offset 0 only.
+    ``data`` of a piece that was received is a view of the message.
     """
 
     agent_id: bytes
@@ -32,7 +33,7 @@ class Piece:
     offset: int
     total: int
     turn: int
-    data: bytes
+    data: bytes | memoryview
     item: bytes | None = None
 
     def encode(self) -> bytes:
@@ -43,7 +44,7 @@ class Piece:
                 6: self.turn, 7: self.item,
             }
         )  # fmt: skip
-        return _PREFIX.pack(MAGIC, len(header)) + header + self.data
+        return b"".join((_PREFIX.pack(MAGIC, len(header)), header, self.data))
 
 
 def room(limit: int, item: bytes) -> int:
@@ -70,7 +71,7 @@ def parse_piece(message: bytes) -> Piece:
         loads(message[start:end], "piece header"), "piece header",
         k1=bytes, k2=str, k3=int, k4=int, k5=bytes, k6=int, k7=(bytes, type(None)),
     )  # fmt: skip
-    data = message[end:]
+    data = memoryview(message)[end:]
     if not 0 <= offset <= offset + len(data) <= total or turn < 0:
         raise SealError(f"piece: {len(data)} bytes at {offset} of {total}")
     if (item is not None) != (offset == 0):

@@ -58,7 +58,7 @@ class Store(Protocol):
         """Durable bytes from the beginning of the upload; None: they have their final name already."""
         ...
 
-    def write(self, header: ItemHeader, at: int, blocks: Sequence[bytes]) -> int:
+    def write(self, header: ItemHeader, at: int, blocks: Sequence[bytes | memoryview]) -> int:
         """Take bytes of an upload.
 
         Args:

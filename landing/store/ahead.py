@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_BLOCK = 1 << 20
+_BLOCK = 256 << 10
+"""Bytes: they are hashed out of the processor's cache."""
 
 
 @dataclass(slots=True)

@@ -36,7 +36,7 @@ class DirectoryStore:
         self.resting = self._incoming.resting
         self.abandon = self._incoming.abandon
 
-    def write(self, header: ItemHeader, at: int, blocks: Sequence[bytes]) -> int:
+    def write(self, header: ItemHeader, at: int, blocks: Sequence[bytes | memoryview]) -> int:
         """See `Store.write`."""
         return at + self._incoming.write(header, blocks)
 

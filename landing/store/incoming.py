@@ -97,7 +97,7 @@ class Incoming:
             finally:
                 os.close(fd)
 
-    def write(self, header: ItemHeader, blocks: Sequence[bytes]) -> int:
+    def write(self, header: ItemHeader, blocks: Sequence[bytes | memoryview]) -> int:
         """Append, and say how many bytes that were; not durable before `offset` was asked."""
         views, size = [memoryview(block) for block in blocks], 0
         with disk_errors():

@@ -58,11 +58,11 @@ class S3Store:
         """See `Store.offset`."""
         return self._ledger.have(header.agent_id, header.item_id)
 
-    def write(self, header: ItemHeader, at: int, blocks: Sequence[bytes]) -> int:
+    def write(self, header: ItemHeader, at: int, blocks: Sequence[bytes | memoryview]) -> int:
         """See `Store.write`; each block is an object."""
         have = at
         for block in blocks:
-            have = self._put(header, at, block)
+            have = self._put(header, at, bytes(block))
             at += len(block)
         return have
 
