@@ -149,8 +149,7 @@ class Receiver:
             async for block in data:
                 upload.offset = await _settled(self._write, header, upload.offset, (block,))
             upload.offset = await asyncio.to_thread(self._durable, header)
-        self._read_ahead((agent_id, item_id), header, upload)
-        return upload.offset
+            return upload.offset
 
     async def pieces(self, agent_id: bytes, item_id: str, offset: int, blocks: Sequence[bytes | memoryview]) -> int | None:
         """Write neighbouring pieces that came over a broker, where other servers may have those before them; synced once for all.

@@ -34,8 +34,8 @@ class ReadAhead:
         """Bytes in all."""
         return self._length
 
-    async def __aiter__(self) -> AsyncIterator[memoryview]:
-        """The bytes, block by block; views of what was read, which need no copy."""
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The bytes, block by block."""
         self._read()
         while self._reading is not None:
             try:
@@ -51,7 +51,7 @@ class ReadAhead:
                 block = view[start : start + BLOCK]
                 if wait := self._pace.delay(len(block)):
                     await asyncio.sleep(wait)
-                yield block
+                yield bytes(block)
 
     async def close(self) -> None:
         """Wait for the block that is being read.
