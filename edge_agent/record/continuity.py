@@ -26,8 +26,7 @@ class Continuity:
 
     def before(self, number: int, t_arrival: int, cause: Cause = Cause.SOURCE) -> list[GapLeaf | SeqReset]:
         """Leaves that must stand before the frame ``number``: none when it is the next one."""
-        is_next = self.last is not None and number == self.last + self.step
-        leaves = [] if is_next else self._up_to(number, t_arrival, cause)
+        leaves = self._up_to(number, t_arrival, cause)
         self.last, self.last_time = number, t_arrival
         return leaves
 

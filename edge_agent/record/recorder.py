@@ -61,7 +61,7 @@ class Recorder:
         self._stopping = threading.Event()
         self._warned = float("-inf")
         self._work = threading.Event()
-        self._line = Line(self._failed, self._wake_committer)
+        self._line = Line(self._failed, self._work.set)
         self._encoders = Encoders(encoders or max(2, os.cpu_count() or 2), room, self._line.advance)
         self._writer = threading.Thread(target=self._write_loop, name="writer", daemon=True)
         self._committer = threading.Thread(target=self._commit_loop, name="commit", daemon=True)
@@ -181,11 +181,6 @@ class Recorder:
                     for series in list(self._series):
                         self._tick(series)
                 self._work.set()
-
-    def _wake_committer(self) -> None:
-        """Something was written. Looked at before it is set, which costs more: it is set nearly always."""
-        if not self._work.is_set():
-            self._work.set()
 
     def _tick(self, series: Series) -> None:
         try:

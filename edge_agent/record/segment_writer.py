@@ -198,7 +198,7 @@ class SegmentWriter:
     @property
     def leaves(self) -> int:
         """Number of leaves that came with data; those that introduce datasets are as many as the run has streams and columns."""
-        return self.tree.size - len(self._digests)
+        return self.tree.frontier.size - len(self._digests)
 
     @property
     def spoilt(self) -> bool:
@@ -302,7 +302,7 @@ class SegmentWriter:
 
     def dirty(self) -> bool:
         """Whether something is waiting for a commit, or for a head."""
-        unsigned = self._signed_size < self.tree.size and time.monotonic() - self._signed_at >= HEAD_S
+        unsigned = self._signed_size < self.tree.frontier.size and time.monotonic() - self._signed_at >= HEAD_S
         return bool(self._buffer) or bool(self._pending) or unsigned or self._anchor_from is not None
 
     def anchor_due(self) -> bool:
@@ -312,7 +312,7 @@ class SegmentWriter:
     def request_anchor(self) -> None:
         """The next commit that covers what is published now signs an anchor, if there is anything new."""
         with self._lock:
-            size = self.tree.size
+            size = self.tree.frontier.size
             self._anchor_from = size if size > self._anchored_size else None
 
     def sample(self) -> Sample:

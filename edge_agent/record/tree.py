@@ -38,53 +38,31 @@ def signed_head(data: bytes) -> SignedHead:
 
 @dataclass(slots=True)
 class Tree:
-    """Leaves and heads of one tree. Not thread-safe: one lock of its owner guards the leaves, one the heads.
-
-    A leaf is hashed when `frontier` is asked for: a commit does it for many at once, while the code that does it is in the caches.
-    """
+    """Leaves and heads of one tree. Not thread-safe: one lock of its owner guards the leaves, one the heads."""
 
     tree_id: bytes
     session: Session
     now_ns: Callable[[], int] = time.time_ns
     clock: Callable[[], Clock] = Clock
     payloads: list[bytes] = field(default_factory=list)
+    frontier: Frontier = field(default_factory=Frontier)
     anchors: list[SignedHead] = field(default_factory=list)
     head_seq: int = 0
     earlier: KeyChain | None = None
     """Key chain of the boot that began this tree, when another one finishes it."""
-    _frontier: Frontier = field(init=False, default_factory=Frontier)
     _epochs: list[bytes] = field(init=False, default_factory=list)
 
     def append(self, payload: bytes, digest: bytes | None = None) -> int:
         """Add a leaf; returns its index. ``digest``: its `leaf_hash`, where that is known."""
-        frontier = None if digest is None else self.frontier
         self.payloads.append(payload)
-        if frontier is not None and digest is not None:
-            self._hash(frontier, digest)
-        return len(self.payloads) - 1
-
-    @property
-    def size(self) -> int:
-        """Leaves so far."""
-        return len(self.payloads)
-
-    @property
-    def frontier(self) -> Frontier:
-        """Over all leaves so far; it goes on growing."""
-        frontier = self._frontier
-        for payload in self.payloads[frontier.size :]:
-            self._hash(frontier, leaf_hash(payload))
-        return frontier
-
-    def _hash(self, frontier: Frontier, digest: bytes) -> None:
-        if frontier.size % EPOCH == EPOCH - 1:
-            self._epochs.append(frontier.completed_by(digest))
-        frontier.append_hash(digest)
+        digest = digest or leaf_hash(payload)
+        if self.frontier.size % EPOCH == EPOCH - 1:
+            self._epochs.append(self.frontier.completed_by(digest))
+        return self.frontier.append_hash(digest)
 
     def epochs(self) -> tuple[bytes, ...]:
         """What `epoch_roots` would make of all leaves, kept while they came: a segment that closes holds up the next one."""
-        begun = self.frontier.begun()
-        return (*self._epochs, *begun)
+        return (*self._epochs, *self.frontier.begun())
 
     def read(self) -> Reading:
         """The clocks now."""
