@@ -85,7 +85,7 @@ class EpicsAdapter:
         elif pv.scheme == "auto":
             tasks.create_task(auto.follow(pv.name, pump.emit(stream), client, self._addresses, pv.queue, pipeline=pv.pipeline))
         else:
-            client.monitor(pv.name, scalar_callback(pv.uri, pump.emit(stream)), pv.queue, pipeline=pv.pipeline)
+            client.monitor(pv.name, scalar_callback(pv.uri, pump.emit(stream)), pv.queue, pipeline=pv.pipeline, overruns=True)
             tasks.create_task(self._complain(sink, pv, stream.was_seen))
         return stream
 

@@ -34,7 +34,8 @@ async def follow(pv: str, emit: Emit, client: PvaClient, addresses: list[Address
         if chosen == scheme:
             emit(event)
 
-    monitor = client.monitor(pv, scalar_callback(f"pva://{pv}", lambda event: by("pva", event)), queue, pipeline=pipeline)
+    callback = scalar_callback(f"pva://{pv}", lambda event: by("pva", event))
+    monitor = client.monitor(pv, callback, queue, pipeline=pipeline, overruns=True)
     try:
         async with asyncio.timeout(HEAD_START_SECONDS):
             await answered.wait()

@@ -37,6 +37,10 @@ class Callbacks:
 
     push_wait = push
 
+    def is_current(self) -> bool:
+        """Whether this is its thread."""
+        return threading.current_thread() is self._thread
+
     def stop(self) -> None:
         """End the thread, after everything that was pushed."""
         self._jobs.append(None)

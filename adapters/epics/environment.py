@@ -24,6 +24,10 @@ PVA_SEARCH_PORT = 5076
 
 log = logging.getLogger(__name__)
 
+# Read by the EPICS libraries when their first thread begins. Where they may, as for root, they give theirs the priority of real time:
+# one that calls back into Python twenty thousand times a second then stops whoever has the interpreter, to wait for it.
+os.environ.setdefault("EPICS_ALLOW_POSIX_THREAD_PRIORITY_SCHEDULING", "NO")
+
 
 class ChannelAccess:
     """The one Channel Access client of this process: the addresses asked for, and whether it is too late for more."""

@@ -3,7 +3,7 @@
 Invariants: events of one PV stay in order; the first that comes after a pause is delivered at once, what comes within `GATHER_SECONDS`
 after that as one batch per PV, since a block of rows costs as much as a single one; when the recorder is so far behind that `LIMIT`
 events or `LIMIT_BYTES` wait, further samples are counted and declared as a gap, never forgotten. The loop is left to others after
-`TURN_SECONDS` of work, and for as long as a whole delivery took, at most `REST_SECONDS`.
+`TURN_SECONDS` of work, and for `RESTS` times as long as a whole delivery took, at most `REST_SECONDS`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ LIMIT = 200_000
 LIMIT_BYTES = 64 * 2**20
 GATHER_SECONDS = 0.2
 TURN_SECONDS = 0.005
+RESTS = 4
+"""A delivery costs as much for many events of a PV as for few: seldom is cheaper, and the other threads need the interpreter too."""
 REST_SECONDS = 1.0
 """A first delivery makes the groups of all PVs and may take seconds: what comes meanwhile need not wait as long again."""
 
@@ -74,7 +76,7 @@ class Pump:
             self._wake.clear()
             began = time.monotonic()
             await self.flush()
-            await asyncio.sleep(min(max(GATHER_SECONDS, time.monotonic() - began), REST_SECONDS))
+            await asyncio.sleep(min(max(GATHER_SECONDS, RESTS * (time.monotonic() - began)), REST_SECONDS))
 
     async def flush(self) -> None:
         """Deliver what waits now."""

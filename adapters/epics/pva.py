@@ -26,6 +26,7 @@ from adapters.epics.events import (
     INVALID,
     TEXT,
     Alarms,
+    Behind,
     Description,
     Emit,
     Joined,
@@ -70,10 +71,15 @@ class PvaClient:
         self._work = Callbacks(f"{instrument} pva")
         self._monitors: list[Monitor] = []
 
-    def monitor(self, pv: str, callback: Callable[[Any], None], queue: int = QUEUE, *, pipeline: bool = False) -> Monitor:
-        """Call back with each p4p Value, and with an exception (`Disconnected` and others) when the PV goes."""
+    def monitor(
+        self, pv: str, callback: Callable[[Any], None], queue: int = QUEUE, *, pipeline: bool = False, overruns: bool = False
+    ) -> Monitor:
+        """Call back with each p4p Value, and with an exception (`Disconnected` and others) when the PV goes.
+
+        ``overruns``: with an `Overrun` too, where the updates have no number that would show it.
+        """
         request = f"record[queueSize={queue}{',pipeline=true' if pipeline else ''}]"
-        monitor = Monitor(pv, callback, request, self._work)
+        monitor = Monitor(pv, callback, request, self._work, queue if overruns and not pipeline else 0)
         self._monitors.append(monitor)
         for context in self._contexts:
             monitor.ask(context)
@@ -110,10 +116,39 @@ class PvaClient:
             context.close()
 
 
-class Monitor:
-    """One PV, asked for in one or two ways; the way that brings the first value stays, the other is ended."""
+@dataclass(frozen=True, slots=True)
+class Overrun:
+    """p4p's queue may have been full at some time after ``since`` (UTC ns): then it merged what came into its last update."""
 
-    def __init__(self, pv: str, callback: Callable[[Any], None], request: str, work: Callbacks) -> None:
+    since: int
+
+
+class _Round:
+    """The ``queue`` of one subscription: p4p's own thread comes for what arrived in an empty one, ours for what is left in it."""
+
+    def __init__(self, work: Callbacks, begins: Callable[[], None]) -> None:
+        self._work = work
+        self._begins = begins
+        self.push_wait = work.push
+
+    def push(self, job: Callable[[], None]) -> None:
+        if not self._work.is_current():
+            self._begins()
+        self._work.push(job)
+
+
+class Monitor:
+    """One PV, asked for in one or two ways; the way that brings the first value stays, the other is ended.
+
+    p4p says nothing of a queue that overflowed. But while less than ``size`` updates were taken out of it since it was empty, it never
+    held ``size`` of them. A PV that comes faster than it is taken is therefore told to be in doubt although nothing may be missing.
+    """
+
+    def __init__(self, pv: str, callback: Callable[[Any], None], request: str, work: Callbacks, size: int = 0) -> None:
+        """``size`` of the queue, 0 where nobody wants to know of an `Overrun`."""
+        self._size = size
+        self._taken = 0
+        self._since = 0
         self._pv = pv
         self._callback = callback
         self._request = request
@@ -133,7 +168,8 @@ class Monitor:
             return
         way = len(self._asked)
         update = partial(self._take, way) if way else self._first
-        self._asked.append(context.monitor(self._pv, update, request=self._request, notify_disconnect=True, queue=self._work))
+        queue = _Round(self._work, partial(self._begins, way)) if self._size else self._work
+        self._asked.append(context.monitor(self._pv, update, request=self._request, notify_disconnect=True, queue=queue))
 
     def close(self) -> None:
         """End it; blocks until a running callback has returned."""
@@ -144,7 +180,7 @@ class Monitor:
     def _first(self, value: Any) -> None:
         # The way of nearly every update: as short as can be.
         if self._chosen == 0:
-            self._callback(value)
+            self._deliver(value)
         else:
             self._take(0, value)
 
@@ -155,7 +191,20 @@ class Monitor:
                 if n != way:
                     subscription.close()
         if self._chosen in (None, way):
-            self._callback(value)
+            self._deliver(value)
+
+    def _deliver(self, value: Any) -> None:
+        self._callback(value)
+        if self._size:
+            self._taken += 1
+            if self._taken >= self._size:
+                since, self._taken, self._since = self._since, 0, utc_now_ns()
+                self._callback(Overrun(since))
+
+    def _begins(self, way: int) -> None:
+        """The queue was empty and is not any more."""
+        if self._chosen in (None, way):
+            self._taken, self._since = 0, utc_now_ns()
 
 
 def scalar_callback(uri: str, emit: Emit) -> Callable[[Any], None]:
@@ -188,6 +237,10 @@ class _Rows:
             if self._layout is not None or not isinstance(value, Disconnected):
                 emit(Lost(reason(value), utc_now_ns()))
             self._layout = None
+            return
+        if isinstance(value, Overrun):
+            now = utc_now_ns()
+            emit(Behind(value.since, now, now - value.since))
             return
         changed = value.changedSet()
         layout, joins = self._layout, self._layout is None

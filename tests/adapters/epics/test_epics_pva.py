@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from p4p import Type, Value
 from p4p.nt import NTEnum, NTScalar, NTTable
 from p4p.server.thread import SharedPV
 
-from adapters.epics import EpicsAdapter, EpicsConfig
+from adapters.epics import EpicsAdapter, EpicsConfig, pva
 from adapters.testing import Connected, Disconnected, Opened
 from edge_agent.errors import InstrumentUnreachable
 from edge_agent.model import NO_TIME, Cause, Valid
@@ -156,6 +157,37 @@ async def test_updates_beyond_the_bound_are_counted_and_declared(
         sink.gate.set()
         await sink.until(lambda s: len(s.values("temp")) + sum(gap.count or 0 for gap in s.gaps("temp")) == 31)
     assert {gap.cause for gap in sink.gaps("temp")} == {Cause.OVERLOAD}
+
+
+async def test_what_a_full_queue_of_the_library_may_have_merged_is_declared(
+    pv_server: Any, recording: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    goes_on.set()
+    update = pva._Rows.update
+
+    def held(rows: Any, value: Any) -> None:
+        goes_on.wait()
+        update(rows, value)
+
+    monkeypatch.setattr(pva._Rows, "update", held)
+    pv = SharedPV(initial=reading(0.0, 1_700_000_000))
+    pv_server.start(temp=pv)
+    async with recording(**at(pv_server, pvs=[{"pv": "pva://T:temp", "name": "temp", "queue": 4}])) as sink:
+        for i in range(1, 11):
+            await sink.until(lambda s, i=i: len(s.values("temp")) == i)
+            pv.post(reading(float(i), 1_700_000_000 + i))
+        await sink.until(lambda s: len(s.values("temp")) == 11)
+        assert not sink.gaps("temp")
+        goes_on.clear()
+        for i in range(11, 61):
+            pv.post(reading(float(i), 1_700_000_000 + i))
+        # The last one is in the server: whoever asks for it gets it.
+        assert float(pv.current()["value"]) == 60.0
+        goes_on.set()
+        await sink.until(lambda s: s.values("temp")[-1] == 60.0 and s.gaps("temp"))
+    assert len(sink.values("temp")) < 61
+    assert {(gap.cause, gap.count) for gap in sink.gaps("temp")} == {(Cause.OVERLOAD, None)}
 
 
 async def test_preview_of_an_absent_server_says_where_was_looked(pva_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
