@@ -207,6 +207,7 @@ class Agent:
             log.info("not witnessed before the stop: %s", error)
         await self.engine.stop()
         await asyncio.to_thread(self.recorder.stop, 0.5)
+        await asyncio.to_thread(self.keeper.settling.close)
         self.agent_log.close()
         self.spool.close()
         log.info("edge-agent stopped")

@@ -15,13 +15,12 @@ import os
 import threading
 from pathlib import Path, PurePosixPath
 
-from edge_agent.deliver.folder_copy import Copied, Reins, copy, read_back
+from edge_agent.deliver.folder_copy import AT_ONCE, Copied, Reins, copy, read_back
 from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.target import Capabilities, Progress
 from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import ItemKind, OutboxItem, Proof, Receipt, utc_now_ns
 
-PIECE = 1 << 18
 SMALL_AT_ONCE = 8
 """File systems make durable together what is synced at once."""
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -123,7 +122,7 @@ class FolderTarget:
     def _hash_source(self, item: OutboxItem, stop: threading.Event) -> bytes:
         digest, done = hashlib.sha256(), 0
         with item.path.open("rb") as source:
-            while piece := source.read(PIECE):
+            while piece := source.read(AT_ONCE):
                 _check(stop)
                 digest.update(piece)
                 done += len(piece)

@@ -64,6 +64,10 @@ class Settling:
                     file.told()
                 self._kick()
 
+    def close(self) -> None:
+        """End the thread, after what was put; what the database refused is found again by the next start."""
+        self._thread.shutdown()
+
     def _soon(self) -> None:
         self._asked.clear()
         self.settle()

@@ -44,6 +44,7 @@ class Desk:
 def desk(tmp_path: Path) -> Iterator[Desk]:
     made = Desk(tmp_path / "spool")
     yield made
+    made.settling.close()
     made.spool.close()
 
 
@@ -61,6 +62,13 @@ def test_files_go_into_the_outbox_by_themselves_and_who_waits_is_told_in_order(d
     assert desk.told == list(range(150))
     assert desk.there == list(range(150))
     assert desk.kicked.is_set()
+
+
+def test_the_end_waits_for_what_was_put(desk: Desk) -> None:
+    with desk.spool.transaction():
+        desk.put(1)
+    desk.settling.close()
+    assert (desk.told, desk.there) == ([1], [1])
 
 
 def test_nobody_needs_to_ask(desk: Desk) -> None:
