@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from adapters.epics.lists import read_list
 from edge_agent.adapter import AdapterConfig
@@ -87,6 +87,16 @@ def stream_name(pv: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", pv).lstrip("_.-")[:63] or "pv"
 
 
+def _holds_more_than_one(value: int) -> int:
+    if value < 2:
+        raise ValueError(f"{value} is too short: a queue that one update fills looks full after each; write 2 or more, 100 is about 1 s of frames")
+    return value
+
+
+Queue = Annotated[int, Field(le=10_000, json_schema_extra={"minimum": 2}), AfterValidator(_holds_more_than_one)]
+"""Updates that may wait in the PV Access client. What came into a full queue may have been merged, which is declared as a gap."""
+
+
 class PvConfig(BaseModel):
     """One PV with a name of its own."""
 
@@ -98,8 +108,8 @@ class PvConfig(BaseModel):
     """Name of the stream; made of the PV's name when left out."""
     unit: str | None = None
     """Unit, where the IOC states none or a wrong one."""
-    queue: int | None = Field(default=None, ge=1, le=10_000)
-    """Updates that wait in the PV Access client, for this PV. Default: `queue` of the instrument."""
+    queue: Queue | None = None
+    """Updates that may wait in the PV Access client, for this PV, 2 or more. Default: `queue` of the instrument."""
     pipeline: bool = False
     """Ask the server to hold back what does not fit the queue (PV Access). Try it first: it takes some servers down."""
 
@@ -141,8 +151,8 @@ class EpicsConfig(AdapterConfig):
     """Protocol of PVs without a scheme."""
     codec: str | None = None
     """Codec of the frames, as "bitshuffle-lz4"; the agent's default when left out."""
-    queue: int = Field(default=100, ge=1, le=10_000)
-    """Updates that wait in the PV Access client while we are busy; about 1 s of frames."""
+    queue: Queue = 100
+    """Updates that may wait in the PV Access client while we are busy, 2 or more; about 1 s of frames."""
     pipeline: bool = False
     """Pipelining for the image (PV Access). Try it first: it takes some servers down."""
     addresses: list[str] = Field(default_factory=list)

@@ -73,9 +73,7 @@ PACKERS: dict[str, tuple[str, Callable[[Pixels], bytes]]] = {
     "lz4 with a header": ("lz4", lz4hdf5),
     "bslz4": ("bslz4", bslz4),
     "bslz4 with a header": ("bslz4", bslz4_with_header),
-    "blosc lz4": ("blosc", blosc("lz4")),
-    "blosc zstd": ("blosc", blosc("zstd")),
-    "blosc blosclz": ("blosc", blosc("blosclz")),
+    **{f"blosc {name}": ("blosc", blosc(name)) for name in ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")},
     "zlib": ("zlib", lambda data: zlib.compress(data.tobytes())),
 }
 """How it is called here -> (``codec.name``, packer)."""

@@ -44,7 +44,9 @@ def test_a_camera_is_its_prefix() -> None:
         ({"camera": "ca://C:"}, "images travel over PV Access; write pva://"),
         ({"pvs": ["X"], "addresses": ["10.0.0.1:99999"]}, "'10.0.0.1:99999' is no address; write for example"),
         ({"pvs": ["X"], "addresses": ["http://x"]}, "is no address"),
-        ({"pvs": ["X"], "queue": 0}, "greater than or equal to 1"),
+        ({"pvs": ["X"], "queue": 1}, "1 is too short: a queue that one update fills looks full after each; write 2 or more"),
+        ({"pvs": [{"pv": "X", "queue": 0}]}, "0 is too short"),
+        ({"pvs": ["X"], "queue": 10_001}, "less than or equal to 10000"),
         ({"pvs": ["X"], "pv": "Y"}, "Extra inputs are not permitted"),
     ],
 )

@@ -77,7 +77,7 @@ async def test_what_a_camera_packs_is_stored_as_it_came_and_read_by_anybody(pv_s
             while not agent.instruments["camera"].connections:
                 await asyncio.sleep(0.05)
         grey = np.add.outer(np.arange(64), np.arange(48)).astype(np.uint8)
-        todo = [(wire, pack(data), data) for wire, pack in PACKERS.values() for data in pictures()] + [("jpeg", jpeg(grey), grey)]
+        todo = [(wire, pack(data), data) for data in pictures() for wire, pack in PACKERS.values()] + [("jpeg", jpeg(grey), grey)]
         for number, (wire, payload, data) in enumerate(todo, 1):
             pv.post(message(number, data, wire, payload))
             sent[number] = (wire, payload, data)

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adapters.opcua import OpcUaConfig
+from adapters.opcua import OpcUaConfig, services
+from adapters.opcua.binary import Undecodable
+from adapters.opcua.notifications import Published
+from adapters.opcua.subscription import FIRST_HANDLE
 from adapters.testing import Disconnected, Opened
 from edge_agent.model import Cause, Valid
 
@@ -77,3 +80,41 @@ async def test_killed_and_restarted_it_leaves_a_declared_gap(node_server: Any, c
     values = sink.values("Counter")
     restart = int(np.argmax(np.diff(values) < 0)) + 1
     assert set(np.diff(values[restart:])) == {1}
+
+
+async def test_what_the_servers_queue_could_not_hold_is_a_gap_where_the_overflow_bit_says_so(
+    lab_server: Any, config: Make, recording: Callable[..., Any]
+) -> None:
+    async with recording(config(lab_server.endpoint, nodes=lab("Counter"), queue=2, publish="1 s"), "lab") as sink:
+        await sink.until(lambda s: len(s.gaps("Counter")) >= 2 and len(s.values("Counter")) >= 6, timeout=20)
+    assert {(gap.cause, gap.count) for gap in sink.gaps("Counter")} == {(Cause.OVERFLOW, None)}
+    values, times = sink.values("Counter"), np.concatenate([block.t_source for block in sink.blocks("Counter")])
+    holes = np.flatnonzero(np.diff(values) > 1)
+    assert len(holes) >= 2
+    for hole in holes:
+        assert any(gap.t_from <= times[hole] and times[hole + 1] <= gap.t_to for gap in sink.gaps("Counter"))
+
+
+async def test_a_message_that_cannot_be_read_is_a_gap_of_all_that_it_may_have_held(
+    lab_server: Any, config: Make, recording: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, came = services.read_published, 0
+
+    def spoilt(*given: Any) -> Published:
+        nonlocal came
+        message = read(*given)
+        came += any(handle >= FIRST_HANDLE for handle, _ in message.changes)
+        if came == 10:
+            came += 1
+            raise Undecodable("a byte fell over")
+        return message
+
+    monkeypatch.setattr(services, "read_published", spoilt)
+    async with recording(config(lab_server.endpoint, nodes=lab("Counter", "Spectrum")), "lab") as sink:
+        await sink.until(lambda s: s.gaps("Counter") and s.gaps("Spectrum") and len(s.values("Counter")) > 20, timeout=20)
+    (gap,) = sink.gaps("Counter")
+    assert (gap.cause, gap.count, gap.detail) == (Cause.GARBAGE, None, "messages of the server did not arrive or could not be decoded")
+    arrivals = np.concatenate([block.t_arrival for block in sink.blocks("Counter")])
+    (hole,) = np.flatnonzero(np.diff(sink.values("Counter")) > 1)
+    assert arrivals[hole] <= gap.t_from < gap.t_to <= arrivals[hole + 1]
+    assert not sink.of(Disconnected)

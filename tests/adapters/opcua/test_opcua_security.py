@@ -18,6 +18,8 @@ from adapters.opcua import OpcUaAdapter, OpcUaConfig, certificates, examine, tru
 from adapters.testing import Disconnected, Opened
 from edge_agent.cli import app
 from edge_agent.errors import ConfigError, InstrumentUnreachable, PermissionRefused
+from edge_agent.model import Cause
+from firmware_sim.launch import Device
 from firmware_sim.loopback import hold_port
 
 Make = Callable[..., OpcUaConfig]
@@ -155,6 +157,8 @@ def test_the_verb_trusts_only_when_told_to_and_only_the_expected_one(
     text = capsys.readouterr().out
     assert shown["certificate"]["fingerprint"] in text
     assert shown["certificate"]["last_day"] in text
+    assert shown["certificate"]["subject"] in text
+    assert shown["certificate"]["subject"]
 
 
 @pytest.mark.peers
@@ -250,3 +254,31 @@ def test_a_damaged_certificate_of_ours_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "own.key.pem").write_text("-----BEGIN NOTHING-----")
     with pytest.raises(ConfigError, match="is damaged"):
         certificates.own_identities(tmp_path)
+
+
+@pytest.mark.slow(8)
+async def test_a_server_that_shows_another_certificate_in_the_middle_is_left_until_somebody_trusts_it(
+    furnace: Callable[..., Device], config: Make, recording: Callable[..., Any], tmp_path: Path
+) -> None:
+    device = furnace("--secure", "--rate", "20", "--fault", "certificate@0.5")
+    endpoint, folder = device.ready["endpoint"], tmp_path / "identity"
+    trust(await examine(endpoint, folder), folder)
+    async with recording(config(endpoint, "Step", security="Basic256Sha256", identity=str(folder), timeout="4 s")) as sink:
+        await sink.until(lambda s: s.of(Opened), timeout=40)
+        device.go()
+        await sink.until(lambda s: any("trusted is" in event.why for event in s.of(Disconnected)), timeout=60)
+        (fault,) = device.read_truth().faults
+        shown = {event.why.replace(":", "").lower() for event in sink.of(Disconnected)}
+        assert any(fault.details["fingerprint"].lower() in why for why in shown), shown
+        before = len(sink.values("Step"))
+        renewed = await examine(endpoint, folder)
+        assert (renewed.state, len(sink.values("Step"))) == ("changed", before)
+        trust(renewed, folder)
+        await sink.until(lambda s: len(s.values("Step")) > before + 20, timeout=60)
+        sent = device.stop()["Step"]
+        await sink.until(lambda s: s.values("Step")[-1] == sent)
+    (gap,) = sink.gaps("Step")
+    assert (gap.cause, gap.count) == (Cause.DISCONNECT, None)
+    rows = [(int(value), int(t)) for block in sink.blocks("Step") for value, t in zip(block.values, block.t_source, strict=True)]
+    landed = {value for value, _ in rows}
+    assert all(gap.t_from <= item.t <= gap.t_to for item in device.read_truth().of("Step") if item.v not in landed)
