@@ -16,9 +16,14 @@ _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
 _QUANTITY = re.compile(rf"({_NUMBER})\s*([A-Za-z]+)")
 
 
+def parse_seconds_or_zero(value: Any) -> float:
+    """Seconds of ``"500 ms"``, ``"1 s"``, ``"2 min"``, ``"0 s"``; raises ValueError for a bare number or another unit."""
+    return _parse(value, _SECONDS, 'duration; write for example "500 ms" or "2 s"')
+
+
 def parse_seconds(value: Any) -> float:
-    """Seconds of ``"500 ms"``, ``"1 s"``, ``"2 min"``; raises ValueError for a bare number, another unit or zero."""
-    seconds = _parse(value, _SECONDS, 'duration; write for example "500 ms" or "2 s"')
+    """The same of more than zero; raises ValueError for zero, too."""
+    seconds = parse_seconds_or_zero(value)
     if seconds <= 0:
         raise ValueError("must be longer than 0 s")
     return seconds
@@ -40,13 +45,16 @@ def _pattern(units: dict[str, Any]) -> str:
     return rf"^\s*{_NUMBER}\s*({'|'.join(units)})\s*$"
 
 
-Seconds = Annotated[
-    float,
-    BeforeValidator(parse_seconds),
+_WRITTEN = (
     PlainSerializer(lambda seconds: f"{seconds:.15g} s"),
     WithJsonSchema({"type": "string", "pattern": _pattern(_SECONDS), "examples": ["500 ms", "2 s"]}),
-]
+)
+
+Seconds = Annotated[float, BeforeValidator(parse_seconds), *_WRITTEN]
 """A duration of more than zero, written with its unit."""
+
+SecondsOrZero = Annotated[float, BeforeValidator(parse_seconds_or_zero), *_WRITTEN]
+"""A duration, written with its unit."""
 
 Bytes = Annotated[
     int,

@@ -101,6 +101,66 @@ class Sink(Protocol):
         ...
 
 
+class ForgetfulInlet:
+    """Base of inlets that record nothing: takes everything, keeps nothing."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    async def put(self, block: Block) -> None:
+        """Forget rows."""
+
+    def offer(self, frame: Frame) -> bool:
+        """Forget one frame."""
+        return True
+
+    async def put_frame(self, frame: Frame) -> None:
+        """Forget one frame."""
+
+    def gap(self, gap: Gap) -> None:
+        """Forget a gap."""
+
+    def reset(self, reset: Reset) -> None:
+        """Forget a reset."""
+
+
+class ForgetfulSink:
+    """Base of sinks that record nothing, for a look at an instrument; a subclass keeps what it wants to show."""
+
+    def open(self, stream: Stream) -> Inlet:
+        """Forget what this stream delivers."""
+        return ForgetfulInlet(stream)
+
+    async def adopt(self, stream: Stream, item: FileItem, *others: FileItem) -> None:
+        """Leave files where they are."""
+
+    def connected(self, source: str, *, detail: str = "") -> None:
+        """Nothing is kept."""
+
+    def disconnected(self, source: str, *, why: str) -> None:
+        """Nothing is kept."""
+
+    def describe(self, facts: Mapping[str, str | int | float]) -> None:
+        """Nothing is kept."""
+
+    def show(self, picture: npt.NDArray[Any], name: str) -> None:
+        """Nothing is kept."""
+
+    async def durable(self) -> None:
+        """Nothing is kept."""
+
+    async def note(self, key: str, value: str) -> None:
+        """Nothing is kept."""
+
+    async def noted(self, key: str) -> str | None:
+        """Nothing was kept."""
+        return None
+
+    async def already_adopted(self, name: str, size: int, mtime_ns: int) -> bool:
+        """No file was adopted before: a look shows all of them."""
+        return False
+
+
 class Adapter(Protocol):
     """One protocol client for one instrument."""
 

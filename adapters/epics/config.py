@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from adapters.epics.lists import read_list
+from adapters.names import StreamName
 from edge_agent.adapter import AdapterConfig
-from edge_agent.model import NAME
 
 Protocol = Literal["ca", "pva"]
 Scheme = Literal["ca", "pva", "auto"]
@@ -89,7 +89,7 @@ def stream_name(pv: str) -> str:
 
 def _holds_more_than_one(value: int) -> int:
     if value < 2:
-        raise ValueError(f"{value} is too short: a queue that one update fills looks full after each; write 2 or more, 100 is about 1 s of frames")
+        raise ValueError(f"{value} is too short: a queue that one update fills looks full after each; write 2 or more")
     return value
 
 
@@ -104,7 +104,7 @@ class PvConfig(BaseModel):
 
     pv: str
     """The PV: ca://X:TEMP, pva://X:TEMP, or X:TEMP for the default protocol."""
-    name: str | None = None
+    name: StreamName | None = None
     """Name of the stream; made of the PV's name when left out."""
     unit: str | None = None
     """Unit, where the IOC states none or a wrong one."""
@@ -112,13 +112,6 @@ class PvConfig(BaseModel):
     """Updates that may wait in the PV Access client, for this PV, 2 or more. Default: `queue` of the instrument."""
     pipeline: bool = False
     """Ask the server to hold back what does not fit the queue (PV Access). Try it first: it takes some servers down."""
-
-    @field_validator("name")
-    @classmethod
-    def _is_name(cls, value: str | None) -> str | None:
-        if value is not None and not NAME.fullmatch(value):
-            raise ValueError(f"{value!r} is no stream name: 1 to 63 of A-Z a-z 0-9 _ . -, beginning with a letter or digit")
-        return value
 
 
 class ListConfig(BaseModel):

@@ -3,41 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
-import numpy.typing as npt
-
-from edge_agent.adapter import Inlet, Sink
+from edge_agent.adapter import ForgetfulSink, Inlet, Sink
 from edge_agent.errors import InstrumentUnreachable
-from edge_agent.model import Block, FileItem, Frame, Gap, Reset, Stream
+from edge_agent.model import Stream
 
 
-class _NoInlet:
-    """Takes everything, keeps nothing."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-
-    async def put(self, block: Block) -> None:
-        """Forget rows."""
-
-    def offer(self, frame: Frame) -> bool:
-        """Forget a frame."""
-        return True
-
-    async def put_frame(self, frame: Frame) -> None:
-        """Forget a frame."""
-
-    def gap(self, gap: Gap) -> None:
-        """Forget a gap."""
-
-    def reset(self, reset: Reset) -> None:
-        """Forget a reset."""
-
-
-class _Looker:
-    """A Sink that remembers which streams were opened and what each source said."""
+class _Looker(ForgetfulSink):
+    """Remembers which streams were opened and what each source said."""
 
     def __init__(self, expected: Sequence[Stream]) -> None:
         self.opened: dict[str, Stream] = {}
@@ -49,10 +23,7 @@ class _Looker:
     def open(self, stream: Stream) -> Inlet:
         self.opened[stream.name] = stream
         self._look()
-        return _NoInlet(stream)
-
-    async def adopt(self, stream: Stream, item: FileItem, *others: FileItem) -> None:
-        raise NotImplementedError("EPICS delivers no files")
+        return super().open(stream)
 
     def connected(self, source: str, *, detail: str = "") -> None:
         self.answered.add(source)
@@ -60,25 +31,6 @@ class _Looker:
     def disconnected(self, source: str, *, why: str) -> None:
         self.why[source] = why
         self._look()
-
-    def describe(self, facts: Mapping[str, str | int | float]) -> None:
-        """Facts are shown when it runs in earnest."""
-
-    def show(self, picture: npt.NDArray[Any], name: str) -> None:
-        """Nothing is kept."""
-
-    async def durable(self) -> None:
-        """Nothing is kept."""
-
-    async def note(self, key: str, value: str) -> None:
-        """Nothing is kept."""
-
-    async def noted(self, key: str) -> str | None:
-        """Nothing is kept."""
-        return None
-
-    async def already_adopted(self, name: str, size: int, mtime_ns: int) -> bool:
-        return False
 
     def _look(self) -> None:
         if all(name in self.opened or uri in self.why for uri, name in self._names.items()):

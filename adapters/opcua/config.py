@@ -8,44 +8,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from adapters.names import StreamName
+from adapters.quantities import Seconds, SecondsOrZero
 from edge_agent.adapter import AdapterConfig
-from edge_agent.model import NAME
 
-_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h)")
 _PIXELS = re.compile(r"(\d{1,6})\s*x\s*(\d{1,6})\s+(u?int8|u?int16|u?int32|float32|float64)")
 _NODE_ID = re.compile(r"(?:nsu=.+?;|ns=\d+;)?[isgb]=.+", re.DOTALL)
 
 Policy = Literal["None", "Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss"]
 Mode = Literal["Sign", "SignAndEncrypt"]
-
-
-def parse_seconds(value: Any) -> Any:
-    """Seconds of ``"100 ms"``, ``"2 s"`` or ``"1 min"``; raises ValueError for any other text or a bare number."""
-    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f'{value!r} is no duration; write for example "100 ms" or "2 s"')
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def seconds_text(value: float) -> str:
-    """The duration as it stands in a configuration."""
-    return f"{value * 1000:g} ms" if value < 1 else f"{value:g} s"
-
-
-Seconds = Annotated[
-    float,
-    BeforeValidator(parse_seconds),
-    PlainSerializer(seconds_text),
-    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ms|s|min|h)$", "examples": ["100 ms"]}),
-]
-"""A duration, written with its unit."""
 
 
 def is_node_id(text: str) -> bool:
@@ -60,7 +37,7 @@ class NodeConfig(BaseModel):
 
     id: str
     """Node id, as "nsu=urn:maker:furnace;s=Temperature", or browse path, as "0:Objects/2:Furnace/2:Temperature"."""
-    name: str | None = None
+    name: StreamName | None = None
     """Name of the stream; made of the identifier when left out."""
     unit: str | None = None
     """Unit, where the server states none or a wrong one."""
@@ -70,13 +47,6 @@ class NodeConfig(BaseModel):
     """Whether each value is an image: a matrix, or a ByteString with a PNG, JPEG, BMP, GIF or TIFF. Left out: the data type decides."""
     pixels: str | None = None
     """For images of bare pixels in a ByteString: height, width and type, as "480 x 640 uint16"."""
-
-    @field_validator("name")
-    @classmethod
-    def _is_name(cls, value: str | None) -> str | None:
-        if value is not None and not NAME.fullmatch(value):
-            raise ValueError(f"{value!r} is no stream name: 1 to 63 of A-Z a-z 0-9 _ . -, beginning with a letter or digit")
-        return value
 
     @field_validator("pixels")
     @classmethod
@@ -115,7 +85,7 @@ class OpcUaConfig(AdapterConfig):
     """Events less severe than this are left out."""
     publish: Seconds = Field(default=0.1, ge=0.01, le=60)
     """How often the server sends what has changed."""
-    sampling: Seconds = Field(default=0.0, ge=0, le=3600)
+    sampling: SecondsOrZero = Field(default=0.0, ge=0, le=3600)
     """How often the server looks at a variable; "0 ms": as often as it can. A warning says when it does not comply."""
     queue: int = Field(default=100, ge=1, le=100_000)
     """Values that the server keeps per variable between two publications."""

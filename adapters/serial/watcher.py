@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
-import numpy.typing as npt
-
-from edge_agent.adapter import Inlet
-from edge_agent.model import Block, FileItem, Frame, Gap, Reset, Stream
+from edge_agent.adapter import ForgetfulInlet, ForgetfulSink, Inlet
+from edge_agent.model import Block, Stream
 
 
-class Watcher:
+class Watcher(ForgetfulSink):
     """Notes streams by name, the rows that came, and the last word on the source. ``on_down`` is told why it is down."""
 
     def __init__(self, on_down: Callable[[str], None] | None = None) -> None:
@@ -40,9 +36,6 @@ class Watcher:
         self._rows.setdefault(stream.name, 0)
         return _WatchedInlet(stream, self)
 
-    async def adopt(self, stream: Stream, item: FileItem, *others: FileItem) -> None:
-        """See `Sink`."""
-
     def connected(self, source: str, *, detail: str = "") -> None:
         """See `Sink`."""
         self.why = ""
@@ -54,48 +47,16 @@ class Watcher:
         if self._on_down is not None:
             self._on_down(why)
 
-    def describe(self, facts: Mapping[str, str | int | float]) -> None:
-        """See `Sink`."""
-
-    def show(self, picture: npt.NDArray[Any], name: str) -> None:
-        """See `Sink`."""
-
-    async def durable(self) -> None:
-        """See `Sink`."""
-
-    async def note(self, key: str, value: str) -> None:
-        """See `Sink`."""
-
-    async def noted(self, key: str) -> str | None:
-        """See `Sink`."""
-        return None
-
-    async def already_adopted(self, name: str, size: int, mtime_ns: int) -> bool:
-        """See `Sink`."""
-        return False
-
     def count(self, stream: str, rows: int) -> None:
         """Rows of a stream came."""
         self._rows[stream] += rows
         self._news.set()
 
 
-@dataclass(slots=True)
-class _WatchedInlet:
-    stream: Stream
-    watcher: Watcher
+class _WatchedInlet(ForgetfulInlet):
+    def __init__(self, stream: Stream, watcher: Watcher) -> None:
+        super().__init__(stream)
+        self._watcher = watcher
 
     async def put(self, block: Block) -> None:
-        self.watcher.count(self.stream.name, len(block))
-
-    def offer(self, frame: Frame) -> bool:
-        return True
-
-    async def put_frame(self, frame: Frame) -> None:
-        pass
-
-    def gap(self, gap: Gap) -> None:
-        pass
-
-    def reset(self, reset: Reset) -> None:
-        pass
+        self._watcher.count(self.stream.name, len(block))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from edge_agent.adapter import ForgetfulSink
 from edge_agent.model import NO_TIME, Block, FileItem, Frame, Gap, Kind, Packed, Reset, Stream
 
 
@@ -97,7 +97,7 @@ class WatchInlet:
             self._time = next(((t_ns, origin) for t_ns, origin in known if t_ns != NO_TIME), (None, ""))
 
 
-class Watch:
+class Watch(ForgetfulSink):
     """The sink of one instrument."""
 
     def __init__(self) -> None:
@@ -128,23 +128,6 @@ class Watch:
     def describe(self, facts: Mapping[str, str | int | float]) -> None:
         """Keep what the instrument says of itself."""
         self.facts.update(facts)
-
-    def show(self, picture: npt.NDArray[Any], name: str) -> None:
-        """Nothing is kept."""
-
-    async def durable(self) -> None:
-        """Nothing is kept."""
-
-    async def note(self, key: str, value: str) -> None:
-        """Nothing is kept."""
-
-    async def noted(self, key: str) -> str | None:
-        """Nothing is kept."""
-        return None
-
-    async def already_adopted(self, name: str, size: int, mtime_ns: int) -> bool:
-        """No file was adopted before: a test shows all of them."""
-        return False
 
     def seen(self) -> list[Seen]:
         """What came so far, by stream."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import os
 import threading
 from pathlib import Path, PurePosixPath
 
-from edge_agent.deliver.folder_copy import AT_ONCE, Copied, Reins, copy, read_back
+from edge_agent.deliver.folder_copy import Copied, Reins, copy, read_back
 from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.target import Capabilities, Progress
 from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, TargetUnreachable
@@ -79,7 +78,7 @@ class FolderTarget:
         reins = Reins(lambda size: self._wait(size, stop), lambda: _check(stop), progress)
         if place.exists() and item.kind is not ItemKind.RECEIPTS:
             held = read_back(place, reins)
-            if held != item.sha256 and held != (digest := self._hash_source(item, stop)):
+            if held != item.sha256 and held != (digest := self._hash_source(item, reins)):
                 raise IntegrityError(
                     f"{place} exists with other content.",
                     why=f"its digest differs from that of {item.path.name} (SHA-256 {digest.hex()})",
@@ -93,7 +92,7 @@ class FolderTarget:
         try:
             copied = copy(item.path, part, item.size, reins, hash_source=item.sha256 is None)
             if (copied.size, copied.held) != (item.size, item.sha256):
-                self._compare(item, copied, stop)
+                self._compare(item, copied, reins)
             os.replace(part, place)
             _fsync_dir(place.parent)
         except BaseException:
@@ -107,9 +106,9 @@ class FolderTarget:
         stop.wait(self._pace.delay(size))
         _check(stop)
 
-    def _compare(self, item: OutboxItem, copied: Copied, stop: threading.Event) -> None:
+    def _compare(self, item: OutboxItem, copied: Copied, reins: Reins) -> None:
         """What was read back is not what the spool says that it is: either the source is not, or the target is wrong."""
-        digest = self._hash_source(item, stop) if copied.sent is None else copied.sent
+        digest = self._hash_source(item, reins) if copied.sent is None else copied.sent
         self._check_source(item, digest, copied.size)
         if copied.held != digest:
             raise IntegrityError(
@@ -119,15 +118,10 @@ class FolderTarget:
                 code="READ_BACK_DIFFERS",
             )
 
-    def _hash_source(self, item: OutboxItem, stop: threading.Event) -> bytes:
-        digest, done = hashlib.sha256(), 0
-        with item.path.open("rb") as source:
-            while piece := source.read(AT_ONCE):
-                _check(stop)
-                digest.update(piece)
-                done += len(piece)
-        self._check_source(item, digest.digest(), done)
-        return digest.digest()
+    def _hash_source(self, item: OutboxItem, reins: Reins) -> bytes:
+        digest = read_back(item.path, reins)
+        self._check_source(item, digest, item.path.stat().st_size)
+        return digest
 
     def _check_source(self, item: OutboxItem, digest: bytes, size: int) -> None:
         if size != item.size or item.sha256 not in (None, digest):
