@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from firmware_sim.launch import Device, DeviceError
@@ -18,12 +19,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "balance": ("--tcp", "--rate", "20", "--count", "60"),
+    "thermostat": ("--tcp", "--rate", "20", "--count", "40"),
     "furnace": ("--rate", "20", "--count", "60"),
     "ioc": ("--rate", "20", "--count", "60", "--camera", "--rows", "24", "--columns", "32"),
     "vendor": ("--rate", "4", "--count", "6"),
 }
 RECORDED = {name: STREAMS[name] for name in OPTIONS}
-RAW = {"balance": "raw = true\n"}
+RAW = {"balance": "raw = true\n", "thermostat": "raw = true\n"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,15 @@ group = "bench"
 adapter = "serial"
 port = "{where["balance"]["url"]}"
 profile = "mettler-sics"
+[instrument.thermostat]
+group = "bench"
+adapter = "serial"
+port = "{where["thermostat"]["url"]}"
+profile = "scpi"
+command = "READ?"
+every = "50 ms"
+timeout = "500 ms"
+parse = "{{temperature:float}},{{power:float}}"
 [instrument.furnace]
 group = "bench"
 adapter = "opcua"
@@ -137,6 +148,20 @@ def test_the_playback_notes_what_it_sent(twice: Twice) -> None:
     assert twice.played["vendor/files"] == 6
 
 
+@pytest.mark.parametrize("speed", [1, 8])
+def test_values_come_at_the_pace_at_which_they_were_recorded_or_faster(twice: Twice, speed: int, tmp_path: Path) -> None:
+    options = () if speed == 1 else ("--speed", str(speed))
+    with Device("replay", str(twice.run), "--instrument", "furnace", *options, truth=tmp_path / "replay.jsonl", hold=True) as replay:
+        replay.go()
+        replay.wait_stopped(60)
+        played = np.array([item.t for item in replay.read_truth().of("furnace/Step")])
+    recorded = np.array(twice.first["furnace/Step"].times)
+    assert len(played) == len(recorded)
+    late = (played - played[0]) - (recorded - recorded[0]) / speed
+    assert late.min() > -0.05e9, "never before its time"
+    assert np.median(late) < 0.5e9
+
+
 def test_a_line_whose_bytes_were_not_kept_is_refused_with_the_setting(twice: Twice) -> None:
     # The second recording did not say raw = true.
     (run,) = {path.parent for path in (twice.run.parents[5] / "two" / "space").rglob("*.hsc")}
@@ -146,7 +171,7 @@ def test_a_line_whose_bytes_were_not_kept_is_refused_with_the_setting(twice: Twi
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
-    [(("--instrument", "laser"), "it has balance, furnace, ioc, vendor"), ((), "say where they go: --folder"), (("--speed", "0"), "0.001")],
+    [(("--instrument", "laser"), "it has balance, furnace, ioc, thermostat, vendor"), ((), "say where they go: --folder"), (("--speed", "0"), "0.001")],
 )
 def test_a_playback_that_cannot_be_says_why(twice: Twice, arguments: tuple[str, ...], why: str) -> None:
     with pytest.raises(DeviceError, match=why):
