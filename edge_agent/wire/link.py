@@ -143,7 +143,7 @@ class Link:
         try:
             if broker.tls is not None:
                 await _look_at(broker, timeout)
-            await asyncio.to_thread(self._client.connect, broker.host, broker.port, 30)
+            await asyncio.to_thread(self._client.connect, broker.host, broker.port, 30, properties=self._wishes())
         except (OSError, ValueError) as error:
             raise unreachable(broker, str(error) or type(error).__name__, error) from error
         self._client.loop_start()
@@ -155,6 +155,14 @@ class Link:
                     await self._first(self._subscribed, broker)
         except TimeoutError as error:
             raise unreachable(broker, f"no answer within {timeout:g} s", error) from error
+
+    def _wishes(self) -> Properties | None:
+        """The session ends with the connection: whoever comes again asks how far it came, and a broker keeps nothing for who does not."""
+        if self.protocol != MQTTProtocolVersion.MQTTv5:
+            return None  # clean_session says it there
+        wishes: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        wishes.SessionExpiryInterval = 0
+        return wishes  # type: ignore[no-any-return]
 
     async def _first(self, awaited: asyncio.Future[None], broker: Broker) -> None:
         waiting: list[asyncio.Future[Any]] = [awaited, self.lost]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -629,3 +630,36 @@ async def test_a_broker_that_cannot_share_is_told_to_the_operator(site: Any, nat
     service = await site.open()
     await site.join(service, nats.url, share="landing")
     assert any("no shared subscriptions" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_broker_keeps_nothing_for_an_agent_that_is_gone(
+    site: Any, enrolled: Any, make_item: Any, new_mosquitto: Any, progress: Any
+) -> None:
+    """Neither a session nor messages: they would fill it up, and it drops in silence what is too much."""
+    broker = await new_mosquitto("allow_anonymous true", "sys_interval 1")
+    await site.open(mqtt=broker.url)
+    target = (await enrolled()).mqtt(broker.broker)
+    await target.send(make_item(), progress.append)
+    told: dict[str, int] = {}
+    news = asyncio.Event()
+
+    async def hear(_: Link, messages: Sequence[Message]) -> None:
+        told.update((message.topic.rpartition("/")[2], int(message.payload)) for message in messages)
+        news.set()
+
+    watch = await open_link(broker.broker, ["$SYS/broker/clients/+"], hear)
+
+    async def until_connected(clients: int) -> None:
+        async with asyncio.timeout(30):
+            while told.get("connected") != clients:
+                news.clear()
+                await news.wait()
+
+    await until_connected(3)  # the door, the agent and who watches
+    link = await target._talks.connected()
+    link._client.socket().shutdown(socket.SHUT_RDWR)  # no DISCONNECT
+    await asyncio.wait_for(asyncio.shield(link.lost), 20)
+    await until_connected(2)
+    assert (told["disconnected"], told["total"]) == (0, 2)
+    await link.close()
+    await watch.close()
