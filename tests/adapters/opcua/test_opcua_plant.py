@@ -191,6 +191,7 @@ async def test_items_beyond_the_limit_of_a_subscription_go_into_another_one(
     async with recording(config(plant.endpoint, nodes=plant.nodes(*names))) as sink:
         await sink.until(lambda s: all(len(s.values(name)) for name in names))
         assert len(plant.server.iserver.subscription_service.subscriptions) == 4  # 3 items and the clock in each
+        assert len(plant.server.bserver.clients) == 1, "all of them in one session of one connection"
         for node in nodes:
             await node.write_value(100.0)
         await sink.until(lambda s: all(s.values(name).tolist()[-1] == 100.0 for name in names))
