@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import aiohttp
-from multidict import CIMultiDictProxy
 
+from edge_agent.deliver.carrier import FAULTS, Carriers, Part, Reply
 from edge_agent.deliver.landing_keys import LandingKeys, OpenKeys
 from edge_agent.deliver.outgoing import OutgoingFile, announce
 from edge_agent.deliver.pace import UNLIMITED, Pace
-from edge_agent.deliver.read_ahead import ReadAhead
 from edge_agent.deliver.target import Capabilities, Progress
 from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, TargetUnreachable
 from edge_agent.model import OutboxItem, Proof, Receipt
@@ -43,15 +42,15 @@ _NO = frozenset({401, 403, 404, 410})
 
 
 @dataclass(frozen=True, slots=True)
-class _Reply:
-    status: int
-    headers: CIMultiDictProxy[str]
-    body: bytes
+class _Link:
+    """The connections under one certificate: for questions, and for bytes."""
 
-    def number(self, name: str) -> int:
-        """A header that is a number, -1 when it is none."""
-        text = self.headers.get(name, "")
-        return int(text) if text.isascii() and text.isdigit() else -1
+    session: aiohttp.ClientSession
+    carriers: Carriers
+
+    async def close(self) -> None:
+        self.carriers.close()
+        await self.session.close()
 
 
 class LandingTarget:
@@ -86,7 +85,7 @@ class LandingTarget:
         self._timeout = timeout
         self._patience = patience
         self._pace = pace
-        self._session: aiohttp.ClientSession | None = None
+        self._link: _Link | None = None
         self._opening = asyncio.Lock()
         self._opened: OpenKeys | None = None
         self._stamp: tuple[int, ...] = ()
@@ -135,30 +134,33 @@ class LandingTarget:
 
     async def close(self) -> None:
         """See `Target.close`."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
 
     # ---- one upload
 
     async def _deliver(self, item: OutboxItem, progress: Progress) -> Receipt:
-        await self._connected()
+        link = await self._connected()
         header = announce(item, self._agent(), self._name)
+        if item.size:
+            link.carriers.prepare()
         place, offset = await self._begin(header)
         with await asyncio.to_thread(OutgoingFile, item) as file:
             piece = self._piece
             while offset < item.size:
                 progress(offset)
                 began = time.monotonic()
-                body = ReadAhead(file, offset, min(piece, item.size - offset), self._pace)
-                reply = await self._patch(place, offset, body, {})
-                offset = self._next_offset(reply, body.end, item.size)
+                part = Part(file, offset, min(offset + piece, item.size), self._pace)
+                reply = await self._carry(place, part)
+                offset = self._next_offset(reply, part.end, item.size)
                 if time.monotonic() - began < BRISK:
                     piece = max(piece, min(2 * piece, LARGEST_PIECE))
             sha256 = await asyncio.to_thread(file.sha256)
         progress(offset)
         said = base64.b64encode(sha256).decode()
-        await self._patch(place, item.size, None, {"Repr-Digest": f"sha-256=:{said}:"})
+        headers = {**_patch_at(item.size), "Content-Length": "0", "Repr-Digest": f"sha-256=:{said}:"}
+        await self._ask("PATCH", place, headers=headers)
         cose = await self._receipt(place)
         custody = self._trusted().custody(cose, header.with_digest(sha256), self._name)
         return Receipt(self._name, item.item_id, sha256, item.size, Proof(custody.durable), custody.t_ns, cose)
@@ -187,16 +189,15 @@ class LandingTarget:
             )  # fmt: skip
         return parts.path
 
-    async def _patch(self, place: str, offset: int, piece: ReadAhead | None, more: Mapping[str, str]) -> _Reply:
-        headers = {**_TUS, "Content-Type": "application/offset+octet-stream", "Upload-Offset": str(offset), **more}
-        headers["Content-Length"] = str(len(piece) if piece else 0)
+    async def _carry(self, place: str, part: Part) -> Reply:
+        link = await self._connected()
         try:
-            return await self._ask("PATCH", place, headers=headers, data=piece)
-        finally:
-            if piece is not None:
-                await piece.close()
+            reply = await link.carriers.patch(place, _patch_at(part.start), part)
+        except FAULTS as error:
+            raise explain(error, self._name) from error
+        return self._judged(reply)
 
-    def _next_offset(self, reply: _Reply, wanted: int | None, size: int) -> int:
+    def _next_offset(self, reply: Reply, wanted: int | None, size: int) -> int:
         offset = reply.number("Upload-Offset")
         if not 0 <= offset <= size or wanted not in (None, offset):
             why = f"Upload-Offset {reply.headers.get('Upload-Offset')!r}, the item has {size} bytes"
@@ -227,21 +228,24 @@ class LandingTarget:
         path: str,
         *,
         headers: Mapping[str, str] | None = None,
-        data: bytes | ReadAhead | None = None,
+        data: bytes | None = None,
         also: frozenset[int] = frozenset(),
-    ) -> _Reply:
+    ) -> Reply:
         """One request; the reply when it is a 2xx other than 202, or one of ``also``.
 
         Raises:
             TargetUnreachable, PermissionRefused, IntegrityError: every other outcome.
         """
-        session = await self._connected()
+        session = (await self._connected()).session
         try:
             async with session.request(method, path, headers=headers, data=data, allow_redirects=False) as response:
                 body = await read_body(response, MAX_CONTROL)
-                reply = _Reply(response.status, response.headers, body)
+                reply = Reply(response.status, response.headers, body)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise explain(error, self._name) from error
+        return self._judged(reply, also)
+
+    def _judged(self, reply: Reply, also: frozenset[int] = frozenset()) -> Reply:
         if reply.status in also or (200 <= reply.status < 300 and reply.status != 202):
             return reply
         raise self._refused(reply)
@@ -257,7 +261,7 @@ class LandingTarget:
             except (aiohttp.ClientError, OSError, TimeoutError):
                 return False
 
-    async def _once_more(self, before: TargetUnreachable) -> _Reply:
+    async def _once_more(self, before: TargetUnreachable) -> Reply:
         """With TLS 1.3 a refused client certificate looks like a connection that is cut; if it is cut again, it is that."""
         try:
             return await self._ask("OPTIONS", "/files/")
@@ -267,7 +271,7 @@ class LandingTarget:
                 try_="enrol again with a new token: edge-agent enroll TOKEN", code="LANDING_CLIENT_CERTIFICATE",
             ) from error  # fmt: skip
 
-    def _refused(self, reply: _Reply) -> EdgeAgentError:
+    def _refused(self, reply: Reply) -> EdgeAgentError:
         refusal = from_json(reply.body.decode(errors="replace"))
         if refusal is not None:
             return refusal.error(self._name)
@@ -286,13 +290,19 @@ class LandingTarget:
             raise RuntimeError("asked before the keys were read")
         return self._opened.trust
 
-    async def _connected(self) -> aiohttp.ClientSession:
-        """The session, made anew when the certificate was renewed."""
+    async def _connected(self) -> _Link:
+        """The connections, made anew when the certificate was renewed."""
         async with self._opening:
             stamp = await asyncio.to_thread(self._keys.stamp, self._name)
-            if self._session is None or stamp != self._stamp:
+            if self._link is None or stamp != self._stamp:
                 await self.close()
-                self._opened = await asyncio.to_thread(self._keys.open, self._name)
-                self._session = client_session(self._opened.context, self._url, self._timeout)
+                self._opened = opened = await asyncio.to_thread(self._keys.open, self._name)
+                self._link = _Link(
+                    client_session(opened.context, self._url, self._timeout), Carriers(opened.context, self._url, self._timeout)
+                )
                 self._stamp = stamp
-            return self._session
+            return self._link
+
+
+def _patch_at(offset: int) -> dict[str, str]:
+    return {**_TUS, "Content-Type": "application/offset+octet-stream", "Upload-Offset": str(offset)}

@@ -39,6 +39,8 @@ class Liar:
         if self.troubles:
             return self.troubles.pop(0)
         tus = {"Tus-Resumable": "1.0.0"}
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers=tus)
         if request.method == "HEAD":
             if self.header is None:
                 return web.Response(status=404)
@@ -177,7 +179,7 @@ async def test_a_landing_in_trouble_is_tried_again_and_the_item_lands(
 
 async def test_a_plain_403_parks_the_item(liar: Any, agent: Any, make_item: Any, progress: list[int]) -> None:
     other = await liar()
-    other.troubles = [web.Response(status=403) for _ in range(2)]
+    other.troubles = [web.Response(status=403) for _ in range(3)]  # also for the connection that is to carry the bytes
     with pytest.raises(PermissionRefused, match="refuses us"):
         await agent.https(other.url).send(make_item(), progress.append)
 
