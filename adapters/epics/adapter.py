@@ -19,7 +19,8 @@ from adapters.epics.environment import channel_access, where
 from adapters.epics.images import ImageStream
 from adapters.epics.preview import preview
 from adapters.epics.pump import Pump
-from adapters.epics.pva import PvaClient, scalar_callback
+from adapters.epics.pva import scalar_callback
+from adapters.epics.pva_client import PvaClient
 from adapters.epics.rows import RowStream
 from adapters.epics.watch import watch
 from edge_agent.adapter import AdapterConfig, Sink
@@ -96,7 +97,7 @@ class EpicsAdapter:
             tasks.create_task(settings.follow())
         attributes = Attributes(sink, self._frames(pv), self._config.attributes, pump.emit) if self._config.attributes else None
         frames = ImageStream(sink, self._frames(pv), asyncio.get_running_loop(), attributes)
-        client.monitor(pv.name, frames.update, pv.queue, pipeline=pv.pipeline)
+        client.monitor(pv.name, frames.take, pv.queue, pipeline=pv.pipeline, at_once=1)
         tasks.create_task(self._complain(sink, pv, frames.was_seen))
         return frames
 

@@ -12,11 +12,12 @@ from adapters.epics import ca
 from adapters.epics.config import Address
 from adapters.epics.environment import where
 from adapters.epics.events import Emit, Event, Lost
-from adapters.epics.pva import QUEUE, PvaClient, scalar_callback
+from adapters.epics.pva import scalar_callback
+from adapters.epics.pva_client import QUEUE, PvaClient
 from edge_agent.model import utc_now_ns
 
 HEAD_START_SECONDS = 2.5
-"""A little more than `pva.SEARCH_SECONDS`: time to be found by search and as a name server."""
+"""A little more than `pva_client.SEARCH_SECONDS`: time to be found by search and as a name server."""
 
 
 async def follow(pv: str, emit: Emit, client: PvaClient, addresses: list[Address], queue: int = QUEUE, *, pipeline: bool = False) -> None:

@@ -16,7 +16,8 @@ from adapters.epics import ca
 from adapters.epics.config import Address
 from adapters.epics.environment import channel_access
 from adapters.epics.events import Event, samples_of
-from adapters.epics.pva import PvaClient, is_enum, scalar_callback
+from adapters.epics.pva import is_enum, scalar_callback
+from adapters.epics.pva_client import PvaClient
 
 READ_SECONDS = 2.0
 

@@ -1,7 +1,7 @@
 """What a follower of one PV reports, in the order in which it happened: joined, samples, lost, joined again.
 
-Invariants: an event holds nothing of an EPICS library; times are UTC ns. `Raw` is an update that is not decoded yet: `decoded` makes
-`Samples` of many at once, since a single one costs as much as a block.
+Invariants: an event holds nothing of an EPICS library; times are UTC ns. Of updates that are not decoded yet (`Raw`) and of `Numbers`,
+`decoded` makes `Samples` of many at once, since a single one costs as much as a block.
 """
 
 from __future__ import annotations
@@ -104,6 +104,19 @@ class Raw:
     decoder: Decoder
 
 
+@dataclass(slots=True, eq=False)
+class Numbers:
+    """Single numbers of one PV that came together, with source times in two parts since 1970, and one alarm for all."""
+
+    values: list[int | float]
+    form: Form
+    seconds: list[int]
+    nanoseconds: list[int]
+    t_arrival: int
+    bad: bool
+    status: int
+
+
 @dataclass(frozen=True, slots=True)
 class Joined:
     """The PV answers (again), or describes itself anew."""
@@ -150,17 +163,42 @@ class Table:
 
 
 Decoded: TypeAlias = Sample | Samples | Alarm | Behind | Table | Joined | Lost | Spoiled
-Event: TypeAlias = Decoded | Raw
+Event: TypeAlias = Decoded | Raw | Numbers
 Emit: TypeAlias = Callable[[Event], None]
 
 
 def decoded(events: Iterable[Event]) -> Iterator[Decoded]:
-    """The same events in their order; updates that stand next to each other are decoded together."""
-    for decoder, run in groupby(events, lambda event: event.decoder if isinstance(event, Raw) else None):
-        if decoder is None:
-            yield from (event for event in run if not isinstance(event, Raw))
+    """The same events in their order; updates and numbers that stand next to each other are decoded together."""
+    for key, run in groupby(events, _together_with):
+        if key is None:
+            yield from (event for event in run if not isinstance(event, (Raw, Numbers)))
+        elif isinstance(key, Form):
+            yield _samples(key, [event for event in run if isinstance(event, Numbers)])
         else:
-            yield from decoder.decode([event for event in run if isinstance(event, Raw)])
+            yield from key.decode([event for event in run if isinstance(event, Raw)])
+
+
+def _together_with(event: Event) -> Decoder | Form | None:
+    if isinstance(event, Raw):
+        return event.decoder
+    return event.form if isinstance(event, Numbers) else None
+
+
+def _samples(form: Form, runs: Sequence[Numbers]) -> Samples:
+    values = np.array([value for run in runs for value in run.values], form.dtype)
+    seconds = np.array([second for run in runs for second in run.seconds], np.int64)
+    nanoseconds = np.array([nanosecond for run in runs for nanosecond in run.nanoseconds], np.int64)
+    told = (seconds > 0) & (seconds < 2**63 // NS) & ((seconds != EPICS_EPOCH) | (nanoseconds != 0))
+    lengths = [len(run.values) for run in runs]
+    t_arrival, bad, status = (
+        np.repeat(np.array(one, dtype), lengths)
+        for one, dtype in (
+            ([run.t_arrival for run in runs], np.int64), ([run.bad for run in runs], np.bool_), ([run.status for run in runs], np.uint32)
+        )
+    )  # fmt: skip
+    if values.dtype.kind == "f":
+        bad |= np.isnan(values)
+    return Samples(values, form, np.where(told, np.where(told, seconds, 0) * NS + nanoseconds, NO_TIME), t_arrival, bad, status)
 
 
 def samples_of(event: Event) -> Iterator[Sample]:
@@ -184,6 +222,11 @@ def time_ns(seconds: int, nanoseconds: int) -> int:
 
 _SEVERITIES = ("NO_ALARM", "MINOR", "MAJOR", "INVALID")
 _SCALARS = {dtype: Form(dtype) for dtype in ("|u1", "|i1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4", "<f8")}
+
+
+def scalar_form(dtype: str) -> Form | None:
+    """Of a single number; None for texts. The same object each time."""
+    return _SCALARS.get(dtype)
 
 
 class Alarms:

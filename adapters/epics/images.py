@@ -1,6 +1,6 @@
 """One NTNDArray PV as a stream of frames.
 
-Invariants: `update` runs in p4p's thread and hands frames straight to `Inlet.offer`, which never blocks; everything else
+Invariants: `take` runs in the client's thread and hands frames straight to `Inlet.offer`, which never blocks; everything else
 (opening, gaps, resets, status) is done on the agent's loop while that thread waits, so that the order is kept. Numbers
 are the camera's uniqueId: holes in them are the recorder's to find; what only we know is declared here, which is that a
 counter began again and which numbers passed during an outage. How many frames an outage cost is not known, unless the
@@ -13,7 +13,7 @@ import asyncio
 import concurrent.futures
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,15 +66,16 @@ class ImageStream:
             self._inlet.gap(gap)
         self._outage = None
 
-    def update(self, value: Any) -> None:
-        """Take what p4p gives: a Value, or an exception when the PV goes. Never raises."""
-        try:
-            self._take(value, utc_now_ns())
-        except concurrent.futures.CancelledError:
-            log.debug("%s: an update came while closing", self.stream.key)
-        except Exception:
-            # p4p would end the subscription for good.
-            log.exception("%s: an update was lost", self.stream.key)
+    def take(self, updates: Sequence[Any]) -> None:
+        """Take what the client gives: p4p Values, an exception when the PV goes. Never raises."""
+        for update in updates:
+            try:
+                self._take(update, utc_now_ns())
+            except concurrent.futures.CancelledError:
+                log.debug("%s: an update came while closing", self.stream.key)
+            except Exception:
+                # What comes behind it is not to be lost too.
+                log.exception("%s: an update was lost", self.stream.key)
 
     def _take(self, value: Any, arrival: int) -> None:
         if isinstance(value, Exception):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adapters.epics.events import Emit, Event, Raw, Sample
+from adapters.epics.events import Emit, Event, Numbers, Raw, Sample
 from adapters.epics.rows import RowStream
 from edge_agent.model import utc_now_ns
 
@@ -42,7 +42,7 @@ class Pump:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._bytes = 0
+        self._bytes = self._count = 0
         self._waiting: deque[tuple[RowStream, Event]] = deque()
         self._refused: dict[RowStream, _Refused] = {}
         self._lock = threading.Lock()
@@ -53,15 +53,16 @@ class Pump:
         """A function that takes the events of one PV; call it from any thread."""
 
         def take(event: Event) -> None:
-            size = _size(event)
+            size, count = _size(event), len(event.values) if isinstance(event, Numbers) else 1
             with self._lock:
-                full = len(self._waiting) >= LIMIT or self._bytes + size > LIMIT_BYTES
-                if full and isinstance(event, (Raw, Sample)):
+                full = self._count + count > LIMIT or self._bytes + size > LIMIT_BYTES
+                if full and isinstance(event, (Raw, Sample, Numbers)):
                     refused = self._refused.setdefault(stream, _Refused(0, event.t_arrival, 0))
-                    refused.count += 1
+                    refused.count += count
                     refused.t_to = event.t_arrival
                 else:
                     self._waiting.append((stream, event))
+                    self._count += count
                     self._bytes += size
                 wake, self._signalled = not self._signalled, True
             if wake and not self._loop.is_closed():
@@ -83,7 +84,7 @@ class Pump:
         with self._lock:
             waiting, self._waiting = self._waiting, deque()
             refused, self._refused = self._refused, {}
-            self._bytes = 0
+            self._bytes = self._count = 0
             self._signalled = False
         batches: dict[RowStream, list[Event]] = {}
         for stream, event in waiting:

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from adapters.epics import auto, ca
 from adapters.epics.config import Scheme, parse_address, split_uri
 from adapters.epics.events import Event, Lost, Sample, samples_of
-from adapters.epics.pva import PvaClient, scalar_callback
+from adapters.epics.pva import scalar_callback
+from adapters.epics.pva_client import PvaClient
 from edge_agent.model import NO_TIME
 
 

@@ -146,7 +146,7 @@ async def test_preview_shows_shape_and_type_of_the_images(device: StartDevice) -
 
 async def test_preview_of_a_camera_before_its_first_exposure_lists_the_stream(device: StartDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adapters.epics.adapter.PATIENCE_SECONDS", 1.5)
-    monkeypatch.setattr("adapters.epics.pva.SEARCH_SECONDS", 0.2)
+    monkeypatch.setattr("adapters.epics.pva_client.SEARCH_SECONDS", 0.2)
     camera = device("camera")
     (stream,) = await EpicsAdapter("line", EpicsConfig.model_validate(camera_at(camera))).preview()
     assert (stream.key, stream.shape) == ("line/image", ())

@@ -164,13 +164,13 @@ async def test_what_a_full_queue_of_the_library_may_have_merged_is_declared(
 ) -> None:
     goes_on = threading.Event()
     goes_on.set()
-    update = pva._Rows.update
+    take = pva._Rows.take
 
-    def held(rows: Any, value: Any) -> None:
+    def held(rows: Any, updates: Any) -> None:
         goes_on.wait()
-        update(rows, value)
+        take(rows, updates)
 
-    monkeypatch.setattr(pva._Rows, "update", held)
+    monkeypatch.setattr(pva._Rows, "take", held)
     pv = SharedPV(initial=reading(0.0, 1_700_000_000))
     pv_server.start(temp=pv)
     async with recording(**at(pv_server, pvs=[{"pv": "pva://T:temp", "name": "temp", "queue": 4}])) as sink:
