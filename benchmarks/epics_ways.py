@@ -31,6 +31,8 @@ queue = {queue}
 {what}
 """
 CONNECT_SECONDS = 60.0
+UNDERWAY_SECONDS = 2.0
+"""What was stamped just now is still on its way to the recorder, and the run has no grace here."""
 
 
 async def frames_agent(asked: dict[str, Any]) -> dict[str, Any]:
@@ -127,6 +129,7 @@ async def scalars_agent(asked: dict[str, Any]) -> dict[str, Any]:
         began, cpu = time.time_ns(), time.process_time()
         await asyncio.sleep(asked["seconds"])
         ended, cpu = time.time_ns(), time.process_time() - cpu
+        await asyncio.sleep(UNDERWAY_SECONDS)
         folder = agent.keeper.folder(await agent.desk.stop("bench"))
         lost = sum(totals.lost for totals in agent.keeper.totals().values())
     # Only now: reading the files registers filters, which HDF5 must not meet while it still writes.
