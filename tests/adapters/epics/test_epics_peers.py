@@ -64,7 +64,7 @@ async def test_a_pv_is_reached_by_the_protocol_that_answers(
     soft_ioc: Callable[[], Any], program: Start, recording: Callable[..., Any], pva_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("adapters.epics.auto.HEAD_START_SECONDS", 1.5)
-    monkeypatch.setattr("adapters.epics.ca.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("adapters.epics.ca.CONNECT_SECONDS", 3.0)
     soft_ioc()
     async with recording(pvs=["pva://P:COUNT"], addresses=[f"pva://127.0.0.1:{pva_port}"]) as sink:
         await sink.until(lambda s: len(s.values("P_COUNT")), timeout=40)
