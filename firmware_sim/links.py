@@ -106,10 +106,14 @@ class PtyLink:
 
 
 class TcpLink:
-    """A listening socket on loopback with one client at a time; a new client takes the place of the old one."""
+    """A listening socket on loopback with one client at a time; a new client takes the place of the old one.
 
-    def __init__(self, port: int = 0) -> None:
+    ``whole``: input is handed over as it is read, a character a byte, and not line by line.
+    """
+
+    def __init__(self, port: int = 0, *, whole: bool = False) -> None:
         self._port = port
+        self._whole = whole
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._changed: Callable[[], None] | None = None
@@ -123,7 +127,10 @@ class TcpLink:
             splitter = _Splitter(on_line)
             try:
                 while data := await reader.read(4096):
-                    splitter.feed(data)
+                    if self._whole:
+                        on_line(data.decode("latin-1"))
+                    else:
+                        splitter.feed(data)
             except ConnectionError:
                 writer.close()
             if self._writer is writer:

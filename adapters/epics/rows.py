@@ -67,6 +67,8 @@ class RowStream:
         self._first = True
         self._outage: Outage | None = None
         self._last_arrival = 0
+        self._known_at: int | None = None
+        """Arrival of the first value since the connection."""
         self._undeclared: list[Gap] = []
         self._children: dict[str, RowStream] = {}
 
@@ -90,7 +92,9 @@ class RowStream:
                 await self._put(event)
             elif isinstance(event, Alarm):
                 text, _ = encode_text(event.text)
-                await self._child("alarm").put_rows(np.array([text], TEXT), event.t_source, event.t_arrival, False, event.status)
+                # An alarm that came with the first value was there before us; any other has just begun or ended.
+                known = event.t_arrival == self._known_at
+                await self._child("alarm").put_rows(np.array([text], TEXT), event.t_source, event.t_arrival, False, event.status, known)
             elif isinstance(event, Behind):
                 why = f"values came {event.late_ns / 1e9:.2f} s late: the server may have sent the last of several only"
                 self._declare(Gap(Cause.OVERLOAD, t_from=event.t_from, t_to=event.t_to, detail=why))
@@ -157,13 +161,15 @@ class RowStream:
                 values = np.array([encode_text(text)[0] for text in values], TEXT)
             await self._child(name).put_rows(np.array(values, dtype), table.t_source, table.t_arrival, table.bad, table.status)
 
-    async def put_rows(self, values: npt.NDArray[Any], t_source: int, t_arrival: int, bad: bool, status: int) -> None:
-        """Rows of one time: the alarm, a column of a table."""
+    async def put_rows(
+        self, values: npt.NDArray[Any], t_source: int, t_arrival: int, bad: bool, status: int, known: bool | None = None
+    ) -> None:
+        """Rows of one time: the alarm, a column of a table. ``known``: whether they are no news; left out, the first ones are none."""
         n = len(values)
         if not n:
             return
         inlet = self._begin(Form(values.dtype.str), t_arrival)
-        mark = Valid.BAD if bad else Valid.INITIAL if self._first else Valid.GOOD
+        mark = Valid.BAD if bad else Valid.INITIAL if (self._first if known is None else known) else Valid.GOOD
         self._first, self._last_arrival = False, t_arrival
         times = np.full(n, t_source, np.int64), np.full(n, t_arrival, np.int64)
         await inlet.put(Block(values, *times, valid=np.full(n, mark, np.uint8), status=np.full(n, status, np.uint32)))
@@ -178,8 +184,10 @@ class RowStream:
     async def _put(self, samples: Samples) -> None:
         inlet = self._begin(samples.form, int(samples.t_arrival[0]))
         valid = np.where(samples.bad, np.uint8(Valid.BAD), np.uint8(Valid.GOOD))
-        if self._first and not samples.bad[0]:
-            valid[0] = Valid.INITIAL
+        if self._first:
+            self._known_at = int(samples.t_arrival[0])
+            if not samples.bad[0]:
+                valid[0] = Valid.INITIAL
         self._first = False
         self._last_arrival = int(samples.t_arrival[-1])
         await inlet.put(Block(samples.values, samples.t_source, samples.t_arrival, valid=valid, status=samples.status))

@@ -1,4 +1,7 @@
-"""Plays back Channel Access: a soft IOC (softioc) with the PVs of the run. EPICS keeps its state per process, so there is one."""
+"""Plays back Channel Access: a soft IOC (softioc) with the PVs of the run. EPICS keeps its state per process, so there is one.
+
+A value carries its alarm, so what the run has of alarms beside the values is not played once more.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from firmware_sim.loopback import LOOPBACK, confine_datagrams, hold_port
 from firmware_sim.repeater import start_stand_in
 from firmware_sim.replay.landed import Landed
 from firmware_sim.replay.part import noted, plain
+from firmware_sim.replay.playable import by_source, pv_of
 from firmware_sim.truth import TruthWriter
 
 NS = 1_000_000_000
@@ -24,7 +28,7 @@ class CaPart:
     """One IOC for all PVs of the run."""
 
     def __init__(self, streams: Sequence[Landed], truth: TruthWriter) -> None:
-        self._streams = streams
+        self._streams = [main for main, *_ in by_source(streams).values()]
         self._truth = truth
         self._records: dict[str, Any] = {}
         self._heartbeat: Any = None
@@ -56,15 +60,16 @@ class CaPart:
         for stream in self._streams:
             self._set(stream, stream.before, self._truth.now())
         await self.settle()
-        return {"port": port, "env": env, "pv": {stream.key: _pv(stream) for stream in self._streams}}
+        return {"port": port, "env": env, "pv": {stream.key: pv_of(stream) for stream in self._streams}}
 
     async def show(self, stream: Landed, row: int) -> None:
         """See `Part`."""
         value = stream.columns["value"][row]
         t = self._truth.now()
         self._truth.item(stream.key, t, **noted(value))
-        severity = int(stream.columns["status"][row]) >> 16 if "status" in stream.columns else 0
-        self._set(stream, value, t, severity)
+        if stream.key not in self._records:
+            return
+        self._set(stream, value, t, int(stream.columns["status"][row]) if "status" in stream.columns else 0)
         await self.settle()
 
     async def settle(self) -> None:
@@ -82,11 +87,12 @@ class CaPart:
 
     def _record(self, builder: Any, stream: Landed) -> Any:
         """A record of the type that the PV had; `MDEL` -1: it posts a value that is the same as before, too."""
-        values, name = stream.columns["value"], _pv(stream)
+        values, name = stream.columns["value"], pv_of(stream).removesuffix(".VAL")
         unit = {"EGU": stream.unit} if stream.unit not in ("", "dimensionless") else {}
         states = stream.states
         if values.ndim > 1:
-            size, dtype = int(np.prod(values.shape[1:])), values.dtype.newbyteorder("=")
+            size = int(np.prod(values.shape[1:]))
+            dtype = np.dtype("S40") if values.dtype.kind == "S" else values.dtype.newbyteorder("=")
             return builder.WaveformIn(name, length=size, datatype=dtype, TSE="-2", **unit)
         if values.dtype.kind == "S":
             return builder.stringIn(name, TSE="-2", MPST="Always", initial_value="")
@@ -96,12 +102,8 @@ class CaPart:
             return builder.aIn(name, TSE="-2", MDEL=-1, PREC=int(stream.attributes.get("source_precision", 6)), initial_value=0.0, **unit)
         return builder.longIn(name, TSE="-2", MDEL=-1, initial_value=0, **unit)
 
-    def _set(self, stream: Landed, value: Any, t: int, severity: int = 0) -> None:
+    def _set(self, stream: Landed, value: Any, t: int, status: int = 0) -> None:
         from softioc.fields import ca_timestamp
 
         shown = value if getattr(value, "ndim", 0) else plain(value)
-        self._records[stream.key].set(shown, severity=severity, timestamp=ca_timestamp(t // NS, t % NS))
-
-
-def _pv(stream: Landed) -> str:
-    return stream.uri.partition("://")[2]
+        self._records[stream.key].set(shown, severity=status >> 16, alarm=status & 0xFFFF, timestamp=ca_timestamp(t // NS, t % NS))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import h5py
-import hdf5plugin  # noqa: F401 - registers the filters that segments use
 import numpy as np
 import numpy.typing as npt
 
@@ -43,6 +42,8 @@ class Landed:
     columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     frames: list[tuple[Path, str, int]] = field(default_factory=list)
     """Frame streams: file, dataset and length of each segment."""
+    changed: bool = False
+    """Whether type or shape changed within the run; `columns` end before that."""
 
     @property
     def instrument(self) -> str:
@@ -62,7 +63,11 @@ class Landed:
 
     @property
     def before(self) -> Any:
-        """The value that the source showed before its first event; zero or empty where the run does not say."""
+        """The value that the source showed before its first event; zero or empty where the run does not say, as of a frame."""
+        if self.kind == "frames":
+            path, name, _ = self.frames[0]
+            with h5py.File(path) as file:
+                return np.zeros(file[name].shape[1:], file[name].dtype)
         values = self.columns["value"]
         known = np.flatnonzero(self.columns["valid"] == INITIAL)
         return values[known[0]] if len(known) else np.zeros((1, *values.shape[1:]), values.dtype)[0]
@@ -110,6 +115,8 @@ def read_run(folder: Path) -> Run:
     Raises:
         RunError: the folder holds no segments that can be read.
     """
+    import hdf5plugin  # noqa: F401 - registers the filters that segments use, in the process that plays a run
+
     streams: dict[str, Landed] = {}
     segments = []
     for path in (*folder.glob("*_*.h5"), *folder.glob("*.nxs")):
@@ -169,10 +176,15 @@ def _stream(streams: dict[str, Landed], said: dict[str, Any], kind: str, unit: s
 def _extend(stream: Landed, columns: dict[str, npt.NDArray[Any]]) -> None:
     if not stream.columns:
         stream.columns = columns
-    elif stream.columns.get("value", columns.get("value", np.empty(0))).dtype != columns.get("value", np.empty(0)).dtype:
-        raise RunError(f"{stream.key} changed its type within the run; play back a part of it")
-    else:
+        return
+    stream.changed = stream.changed or any(_form(stream.columns[name]) != _form(columns[name]) for name in columns)
+    if not stream.changed:
         stream.columns = {name: np.concatenate([stream.columns[name], columns[name]]) for name in columns}
+
+
+def _form(column: npt.NDArray[Any]) -> tuple[Any, ...]:
+    """Type and shape of one row."""
+    return column.dtype, column.shape[1:]
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,6 +28,7 @@ class OpcUaPart:
         self._truth = truth
         self._server = Server()
         self._nodes: dict[str, Node] = {}
+        self._frames: dict[str, Iterator[Any]] = {}
         self._types: dict[str, ua.VariantType] = {}
 
     async def open(self) -> Mapping[str, Any]:
@@ -44,7 +45,7 @@ class OpcUaPart:
 
     async def show(self, stream: Landed, row: int) -> None:
         """See `Part`."""
-        value = stream.columns["value"][row]
+        value = next(self._frames[stream.key]) if stream.kind == "frames" else stream.columns["value"][row]
         t = self._truth.now()
         self._truth.item(stream.key, t, **noted(value))
         await self._write(stream, value, t)
@@ -59,19 +60,24 @@ class OpcUaPart:
 
     async def _add(self, stream: Landed) -> None:
         node_id, index = await self._node_id(stream.uri.partition("#")[2], stream)
-        values = stream.columns["value"]
-        said = stream.source_type.removeprefix("opcua ")
-        name = said if hasattr(ua.VariantType, said) else _BY_DTYPE.get(values.dtype.str[1:], "String")
-        self._types[stream.key] = ua.VariantType[name]
         begin = stream.before
+        said = stream.source_type.removeprefix("opcua ")
+        # Of an encoded picture (a ByteString) the run has the pixels: they are shown as a matrix.
+        known = hasattr(ua.VariantType, said) and stream.kind == "rows"
+        self._types[stream.key] = ua.VariantType[said if known else _BY_DTYPE.get(begin.dtype.str[1:], "String")]
+        if stream.kind == "frames":
+            self._frames[stream.key] = stream.each_frame()
         node = await self._server.nodes.objects.add_variable(node_id, ua.QualifiedName(stream.name, index), self._variant(stream, begin))
         self._nodes[stream.key] = node
         if stream.unit not in ("", "dimensionless"):
             information = ua.EUInformation("", 0, ua.LocalizedText(stream.unit), ua.LocalizedText(stream.unit))
             property_id = ua.NodeId(f"{stream.key}.EngineeringUnits", index)
             await node.add_property(property_id, ua.QualifiedName("EngineeringUnits", 0), information)
-        t = self._truth.now()
-        await self._write(stream, begin, t)
+        if stream.kind == "frames":  # nothing is known before the first one
+            nothing = ua.DataValue(StatusCode=ua.StatusCode(ua.StatusCodes.BadWaitingForInitialData))
+            await self._server.write_attribute_value(node.nodeid, nothing)
+        else:
+            await self._write(stream, begin, self._truth.now())
 
     async def _node_id(self, text: str, stream: Landed) -> tuple[ua.NodeId, int]:
         """`nsu=URI;s=NAME` with the index that the namespace has here, or `ns=2;i=1` as it stands."""

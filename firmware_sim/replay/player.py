@@ -18,6 +18,7 @@ from firmware_sim.replay.files import FilesPart
 from firmware_sim.replay.landed import INITIAL, Landed, Run, RunError, VendorFile, read_run
 from firmware_sim.replay.line import LinePart, raw_of
 from firmware_sim.replay.part import Part
+from firmware_sim.replay.playable import NETWORK, is_alarm, scheme, why_not
 from firmware_sim.truth import Protocol
 
 LATEST_WAIT = 0.5
@@ -25,7 +26,10 @@ LATEST_WAIT = 0.5
 
 
 class Replay(Instrument):
-    """`firmware-sim replay`. Ready line: `instruments`, each with the addresses of its protocol, `streams` and `items`."""
+    """`firmware-sim replay`.
+
+    Ready line: `instruments`, each with the addresses of its protocol, `streams`, `items`, and what is `left_out` with the reason.
+    """
 
     name = "replay"
     model = "Playback of a landed run"
@@ -39,6 +43,8 @@ class Replay(Instrument):
             self._streams = _chosen(landed, instruments)
         except RunError as e:
             raise StartError(str(e)) from e
+        self._left_out = {stream.key: why for stream in self._streams if (why := why_not(stream))}
+        self._streams = [stream for stream in self._streams if stream.key not in self._left_out]
         self.units = {stream.key: stream.unit for stream in self._streams}  # type: ignore[misc]
         super().__init__(options)
         self._speed = speed
@@ -76,7 +82,8 @@ class Replay(Instrument):
             self._file_part = FilesPart(self._folder, self.truth)
             shown["files"] = {"folder": str(self._folder.resolve())}
         self._lay_out()
-        return {"instruments": shown, "streams": [stream.key for stream in self._streams], "items": len(self._due)}
+        names = [stream.key for stream in self._streams]
+        return {"instruments": shown, "streams": names, "items": len(self._due), "left_out": self._left_out}
 
     async def tick(self) -> None:
         """Show what is due, or wait for it."""
@@ -103,8 +110,7 @@ class Replay(Instrument):
         """One part for each network protocol, and one for each serial instrument; only what is needed is imported."""
         by_scheme: dict[str, list[Landed]] = {}
         for stream in self._streams:
-            scheme = stream.uri.partition(":")[0]
-            key = scheme if scheme in ("opc.tcp", "ca", "pva") else f"serial {stream.instrument}"
+            key = scheme(stream) if scheme(stream) in NETWORK else f"serial {stream.instrument}"
             by_scheme.setdefault(key, []).append(stream)
         made: list[tuple[str, Part, list[Landed]]] = []
         for key, streams in by_scheme.items():
@@ -128,7 +134,8 @@ class Replay(Instrument):
 
     def _lay_out(self) -> None:
         columns = []
-        for place, stream in enumerate(self._streams):
+        # What belongs to a value or a frame of the same time comes before it.
+        for place, stream in sorted(enumerate(self._streams), key=lambda one: _goes_with_another(one[1]), reverse=True):
             if stream.key not in self._part_of:
                 continue  # values of a serial line, of which the bytes are played
             times = stream.times
@@ -145,6 +152,10 @@ class Replay(Instrument):
     def _play_file(self, file: VendorFile) -> None:
         if self._file_part is not None:
             self._file_part.show(file)
+
+
+def _goes_with_another(stream: Landed) -> bool:
+    return stream.kind == "rows" and (stream.source_type.endswith("attribute") or is_alarm(stream))
 
 
 def _chosen(run: Run, instruments: tuple[str, ...]) -> list[Landed]:

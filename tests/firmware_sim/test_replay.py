@@ -21,7 +21,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "balance": ("--tcp", "--rate", "20", "--count", "60"),
     "thermostat": ("--tcp", "--rate", "20", "--count", "40"),
     "furnace": ("--rate", "20", "--count", "60"),
-    "ioc": ("--rate", "20", "--count", "60", "--camera", "--rows", "24", "--columns", "32"),
+    "ioc": ("--rate", "20", "--count", "60", "--camera", "--rows", "24", "--columns", "32", "--fault", "nan@1"),
     "vendor": ("--rate", "4", "--count", "6"),
 }
 RECORDED = {name: STREAMS[name] for name in OPTIONS}
@@ -136,10 +136,17 @@ folder = "{folder / "space"}"
 @pytest.mark.parametrize("stream", [f"{name}/{stream}" for name, streams in RECORDED.items() for stream in streams])
 def test_a_playback_recorded_again_is_the_same_data(twice: Twice, stream: str) -> None:
     first, second = twice.first[stream], twice.second[stream]
-    assert second.values == first.values
+    np.testing.assert_equal(second.values, first.values)
     assert (second.numbers, second.digests) == (first.numbers, first.digests)
     assert second.files == first.files
     assert max(len(first.values), len(first.digests), len(first.files)) >= 6
+
+
+def test_the_alarm_of_a_value_is_played_with_it(twice: Twice) -> None:
+    first, second = twice.first["ioc/TEMP.alarm"].values, twice.second["ioc/TEMP.alarm"].values
+    assert second == first
+    assert len(first) == 2
+    assert first[0].startswith(b"INVALID"), first
 
 
 def test_the_playback_notes_what_it_sent(twice: Twice) -> None:
@@ -157,9 +164,11 @@ def test_values_come_at_the_pace_at_which_they_were_recorded_or_faster(twice: Tw
         played = np.array([item.t for item in replay.read_truth().of("furnace/Step")])
     recorded = np.array(twice.first["furnace/Step"].times)
     assert len(played) == len(recorded)
-    late = (played - played[0]) - (recorded - recorded[0]) / speed
-    assert late.min() > -0.05e9, "never before its time"
-    assert np.median(late) < 0.5e9
+    # A busy machine may show any of them late, never early: the least late ones are compared.
+    late = played - recorded / speed
+    half = len(late) // 2
+    assert abs(late[:half].min() - late[half:].min()) < 0.1e9
+    assert played[-1] - played[0] > 0.9 * (recorded[-1] - recorded[0]) / speed
 
 
 def test_a_line_whose_bytes_were_not_kept_is_refused_with_the_setting(twice: Twice) -> None:

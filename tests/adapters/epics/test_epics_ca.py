@@ -78,9 +78,11 @@ async def test_nan_with_severity_invalid_is_marked_unusable(ioc: StartIoc, recor
     async with recording(pvs=pvs("TEMP")) as sink:
         await sink.until(lambda s: s.of(Opened))
         device.go()
-        await sink.until(lambda s: any(valid == Valid.BAD for _, _, valid in rows(s, "TEMP")))
+        await sink.until(lambda s: any(valid == Valid.BAD for _, _, valid in rows(s, "TEMP")) and rows(s, "TEMP.alarm"))
     ((value, _, _),) = [row for row in rows(sink, "TEMP") if row[2] == Valid.BAD]
     assert np.isnan(value)
+    text, _, mark = rows(sink, "TEMP.alarm")[0]
+    assert (text.split()[0], mark) == (b"INVALID", Valid.GOOD), "an event: it was not there when we came"
     statuses = [status for block in sink.blocks("TEMP") if block.status is not None for status in block.status.tolist()]
     assert max(statuses) >> 16 == 3
 
