@@ -35,11 +35,14 @@ class Attributes:
         self._wanted = None if isinstance(wanted, bool) else frozenset(wanted)
         self._make = emit
         self._emits: dict[str, Emit] = {}
+        self._described: dict[str, Description] = {}
+        self._followed: set[str] = set()
+        """Names of those that were seen since the connection."""
         self._last: dict[str, Any] = {}
         self._full = False
 
-    def take(self, value: Any, t_source: int, t_arrival: int) -> None:
-        """Look at the attributes of one frame. Raises nothing that its data could bring about."""
+    def take(self, value: Any, t_source: int, t_arrival: int, known: bool = False) -> None:
+        """Look at the attributes of one frame; ``known``: it was there before us. Raises nothing that its data could bring about."""
         for attribute in value["attribute"]:
             name = attribute["name"]
             if self._wanted is not None and name not in self._wanted:
@@ -52,8 +55,11 @@ class Attributes:
                 continue  # an array, or nothing
             if self._last.get(name) is not None and type(found) is not type(self._last[name]):
                 log.info("%s: attribute %s is now %s", self._image.key, name, type(found).__name__)
-            emit = self._emit(name, str(attribute["descriptor"]), str(attribute["source"]), t_arrival)
+            emit = self._emit(name, str(attribute["descriptor"]), str(attribute["source"]))
             if emit is not None:
+                if name not in self._followed:
+                    self._followed.add(name)
+                    emit(Joined(self._described[name], t_arrival, news=not known))
                 self._last[name] = found
                 seconds, nanoseconds = (0, 0) if t_source == NO_TIME else divmod(t_source, NS)
                 emit(sample(found, dtype, seconds, nanoseconds, 0, 0))
@@ -63,9 +69,9 @@ class Attributes:
         for name, emit in self._emits.items():
             if self._last.pop(name, None) is not None:
                 emit(Lost(why, t))
-                emit(Joined(Description("pva NTNDArray attribute"), t))
+                self._followed.discard(name)
 
-    def _emit(self, name: str, descriptor: str, source: str, t: int) -> Emit | None:
+    def _emit(self, name: str, descriptor: str, source: str) -> Emit | None:
         emit = self._emits.get(name)
         if emit is None:
             if len(self._emits) >= MOST:
@@ -77,7 +83,7 @@ class Attributes:
             stream = Stream(self._image.instrument, own, Kind.ROWS, source_uri=self._image.source_uri)
             emit = self._emits[name] = self._make(RowStream(self._sink, stream))
             facts = {"description": descriptor, "attribute_source": source}
-            emit(Joined(Description("pva NTNDArray attribute", "", {key: text for key, text in facts.items() if text}), t))
+            self._described[name] = Description("pva NTNDArray attribute", "", {key: text for key, text in facts.items() if text})
         return emit
 
 

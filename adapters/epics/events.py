@@ -119,10 +119,11 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The PV answers (again), or describes itself anew."""
+    """The PV answers (again), or describes itself anew. ``news``: its first value is an event and not what was there before."""
 
     description: Description
     t: int
+    news: bool = False
 
 
 @dataclass(frozen=True, slots=True)

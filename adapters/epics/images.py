@@ -97,7 +97,7 @@ class ImageStream:
             if image is not None:
                 self._deliver(image, arrival)
                 if self._attributes is not None:
-                    self._attributes.take(value, image.t_source, arrival)
+                    self._attributes.take(value, image.t_source, arrival, self._first)
         self._first = False  # what a server has ready for whoever connects was this update, pixels or not
 
     def _deliver(self, image: Image, arrival: int) -> None:

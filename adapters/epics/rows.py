@@ -119,7 +119,8 @@ class RowStream:
         elif isinstance(event, Joined):
             self._description = event.description
             if not self._joined:
-                self._joined = self._seen = self._first = True
+                self._joined = self._seen = True
+                self._first = not event.news
                 self._sink.connected(self._source, detail=event.description.source_type)
         else:
             self._joined = False

@@ -257,6 +257,8 @@ async def test_attributes_of_the_frames_are_rows_at_their_time_and_only_when_the
     assert sink.values("image.Mode").tolist() == [3]
     times = [t for block in sink.blocks("image.Angle") for t in block.t_source.tolist()]
     assert times == [frame.t_source for frame in sink.frames("image")]
+    marks = [mark for block in sink.blocks("image.Angle") if block.valid is not None for mark in block.valid.tolist()]
+    assert marks == [Valid.GOOD] * 4, "a value for each frame, the first one too"
     described = {event.stream.name: event.stream.attributes for event in sink.of(Opened)}
     assert described["image.Angle"] == {"description": "of the sample", "attribute_source": "SRC:Angle"}
     assert len(sink.of(Disconnected)) == 0
@@ -270,6 +272,14 @@ async def test_attributes_are_recorded_as_wanted(wanted: Any, names: set[str], p
         await sink.until(lambda s: s.frames("image") and len(s.of(Opened)) == 1 + len(names))
         pv.post(picture(2, FRAME, attribute=[attribute("Angle", 2.0), attribute("Gain", "low")]))
         await sink.until(lambda s: len(s.frames("image")) == 2)
+        pv.close()
+        await sink.until(lambda s: s.of(Disconnected))
+        pv.open(picture(3, FRAME, attribute=[attribute("Gain", "low")]))
+        await sink.until(lambda s: all(len(s.values(name)) == 2 for name in names), timeout=20)
+    for name in names:
+        marks = [mark for block in sink.blocks(name) if block.valid is not None for mark in block.valid.tolist()]
+        assert marks == [frame.valid for frame in (sink.frames("image")[0], sink.frames("image")[-1])] == [Valid.INITIAL, Valid.GOOD]
+        assert [gap.cause for gap in sink.gaps(name)] == [Cause.DISCONNECT]
     assert {event.stream.name for event in sink.of(Opened)} == {"image"} | names
 
 
