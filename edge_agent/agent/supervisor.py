@@ -63,7 +63,9 @@ async def keep_going(name: str, work: Callable[[], Awaitable[None]]) -> None:
             if _is_cancelled():
                 raise
             why = "something that it waited for was cancelled"
-        except (EdgeAgentError, OSError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
+            why = f"the spool's database was refused by the disk or by SQLite ({error}); if it lasts, look at the kernel log"
+        except (EdgeAgentError, OSError) as error:
             why = str(error)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"

@@ -3,7 +3,8 @@
 Invariants: no filter is ever registered here (`HDF5_PLUGIN_PATH` is ``::`` and `filters` refuses hdf5plugin), so the filter values
 that HDF5 stores are the encoder's own; `create_chunked` asserts it. Files open with ``libver=('earliest', 'v110')`` because
 ``'latest'`` in HDF5 2.0 makes files that 1.12 refuses; no page buffer, no SWMR, the default driver: a chunk that was written is in
-the page cache.
+the page cache. So is every other value: HDF5 would keep small ones back until their dataset is closed, and when the disk refuses them
+then, h5py cannot raise it and HDF5 crashes the process when it closes the dataset again with its file.
 """
 
 from __future__ import annotations
@@ -27,11 +28,21 @@ from edge_agent.storage import DISK, Storage
 from edge_agent.storage.file_object import FileObject
 
 LIBVER = ("earliest", "v110")
+_AT_ONCE = "edge-agent-at-once"
+
+
+def _write_at_once(plist: Any) -> None:
+    """HDF5's default driver without its sieve buffer."""
+    plist.set_sieve_buf_size(0)
+
+
+h5py.register_driver(_AT_ONCE, _write_at_once)
 
 
 def create(source: Path | FileObject) -> h5py.File:
     """A new, empty segment file in what `Storage.hdf5` gave; fails if it exists."""
-    return h5py.File(source, "x", libver=LIBVER, fs_strategy="none", page_buf_size=None)
+    driver = None if isinstance(source, FileObject) else _AT_ONCE
+    return h5py.File(source, "x", driver=driver, libver=LIBVER, fs_strategy="none", page_buf_size=None)
 
 
 @contextmanager

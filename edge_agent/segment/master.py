@@ -51,7 +51,7 @@ def write_master(path: Path, run: RunContext, site: str, outcome: str, record: s
             shared = dataset.startswith(f"{tags.GROUP}/")
             if shape[0] and (part.name in tagged or not shared):
                 sources.setdefault(dataset, []).append(part)
-    with h5py.File(path, "x", libver=hdf5.LIBVER) as file:
+    with hdf5.create(path) as file:
         for name, thing in layout.entry_objects(run, site, 0, "master", record).items():
             hdf5.add(file, name, thing, {})
         file["entry/outcome"] = outcome

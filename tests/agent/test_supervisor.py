@@ -29,5 +29,5 @@ async def test_a_part_of_the_daemon_that_fails_goes_on_and_is_said(
     await asyncio.wait([task])
     assert task.cancelled()
     assert "free goes on in" in caplog.text
-    assert "database or disk is full" in caplog.text
+    assert "the spool's database was refused by the disk or by SQLite (database or disk is full)" in caplog.text
     assert "a bug" in caplog.text

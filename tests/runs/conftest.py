@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_agent.agent.supervisor import keep_going
 from edge_agent.enrolment import Identity, open_identity
 from edge_agent.model import NO_TIME, Block, Frame, Kind, Label, RunContext, Stream, Valid
 from edge_agent.record.agent_log import AgentLog
@@ -92,7 +93,8 @@ class House:
         self.desk.graces = dict.fromkeys(groups, 0.05)
         self.recovered, entries = await asyncio.to_thread(Salvage(self.keeper).recover)
         await self.desk.resume(entries)
-        self.tasks = [asyncio.create_task(work) for work in (self.desk.tick_forever(), self.witnessing.run())]
+        parts = {"desk": self.desk.tick_forever, "witness": self.witnessing.run}
+        self.tasks = [asyncio.create_task(keep_going(name, work)) for name, work in parts.items()]
 
     async def stop(self) -> None:
         """A clean stop."""

@@ -120,11 +120,13 @@ class Sweep:
         return watch.seen
 
     def meet(self, place: Path, call: Call, fault: str) -> dict[str, Any]:
-        """Meet one call with one fault, and judge what comes of it."""
+        """Meet one call with one fault, and judge what comes of it. An error may end a life by an exception, never by a signal."""
         ended, watch = self._live(place, call, FAULTS[fault])
         said = [line.split() for line in ended.said]
         judged = fork(lambda say: say(json.dumps(reference.judge(place, self.identity, said))), place / "log").end()
         problems = json.loads(judged.said[0]) if judged.said else [f"the judge ended with {judged.status}"]
+        if FAULTS[fault] and ended.status < 0:
+            problems.append(f"an error ended the process, or had it wait for {LIFE:g} s: signal {-ended.status}")
         end = "went on to the end" if "ended" in ended.said else f"ended with {ended.status}"
         return {"met": watch.met, "problems": problems, "end": end}
 
