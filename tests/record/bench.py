@@ -94,8 +94,8 @@ class NotedRows(RowsItem):
 class Bench:
     """One agent over the life of one run. ``disk`` is what it has now; a crash puts another in its place."""
 
-    def __init__(self, disk: Faults, vendor: Path) -> None:
-        self.facility = kit.Facility()
+    def __init__(self, disk: Faults, vendor: Path, facility: kit.Facility | None = None) -> None:
+        self.facility = facility or kit.Facility()
         self.vendor = vendor
         self.told = Told()
         self.handed: dict[bytes, Closed] = {}

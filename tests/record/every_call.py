@@ -1,12 +1,16 @@
 """One history of the recorder, made to fail at each of its calls in turn: errors, short writes, kills and power failures. A program.
 
-    python -m tests.record.every_call FOLDER [--every N] [--in-turn] FAULT...
+    python -m tests.record.every_call FOLDER [--short] [--every N] [--in-turn] FAULT...
 
 The history is the same every time: a run with a camera, a balance and vendor files, which rolls, closes and is recovered when a fault ends it.
 It is played once, and at each call that changes the medium the process forks: in the child the call fails and the history goes on from there
 to its end and its judge. So what came before a call is not played again for it, and a segment that was closed before it is verified once.
-``--every``: only every so many of HDF5's own writes, which are five in six. ``--in-turn``: one of the faults at each call, not all.
-Prints one JSON object.
+``--every``: only every so many of HDF5's own writes, which are five in six. ``--in-turn``: each of those
+writes meets one of the faults, not all. Prints one JSON object.
+
+``--short``: a history with one segment of each kind, one after the other, which ends with the step whose call failed. Clocks stand still, keys
+and ids are the same in each child and a session has no second key (whose signatures are other ones each time): so what is recovered has the
+same bytes in many children, which are verified in one of them.
 """
 
 from __future__ import annotations
@@ -16,22 +20,30 @@ import errno
 import gc
 import json
 import os
+import pickle
 import random
 import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from edge_agent.record import session as sessions
+from edge_agent.record import tree
+from edge_agent.record.clock import Reading
 from edge_agent.record.segment_writer import Closed
+from edge_agent.record.session import Session
 from edge_agent.storage.faults import Crashed, Fault, Faults
 from edge_agent.storage.memory import Memory
-from tests.record.bench import ROOT, Bench
+from tests.record import conftest as kit
+from tests.record.bench import ROOT, Bench, Read
 
 T = TypeVar("T")
+History = Callable[[Bench], Iterator[None]]
+Verified = dict[tuple[bytes, bytes], Read]
 
 FAULTS = {
     "EIO": (Fault(0, errno.EIO), False),
@@ -52,7 +64,36 @@ LIFE = 60
 """Seconds after which a child is killed: it waits for something that does not come back."""
 
 
-def history(bench: Bench) -> None:
+def short(bench: Bench) -> Iterator[None]:
+    """Everything once: two frames with a gap and a restart between them, a file, rows that fill a chunk and rows that do not."""
+    bench.frame()
+    yield
+    bench.commit(sign=True)
+    yield
+    bench.refuse(2)
+    bench.restart(1)
+    bench.frame(skip=2)
+    yield
+    bench.roll(0)
+    yield
+    bench.file(700)
+    bench.commit()
+    yield
+    bench.roll(2)
+    yield
+    bench.rows(1030)
+    yield
+    bench.commit(sign=True)
+    yield
+    bench.rows(3)
+    bench.tick()
+    yield
+    bench.close()
+    yield
+
+
+def long(bench: Bench) -> Iterator[None]:
+    """Several segments are open at once, and the run goes on after a fault."""
     bench.frame()
     bench.rows(40)
     bench.file(700)
@@ -68,6 +109,25 @@ def history(bench: Bench) -> None:
     bench.rows(3)
     bench.tick()
     bench.close()
+    yield
+
+
+class Prepared(kit.Facility):
+    """Its boots come with sessions that were made before they are needed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.sessions = [kit.Facility.boot(self) for _ in range(2)]
+
+    def boot(self) -> Session:
+        return self.sessions.pop(0)
+
+
+def stand_still() -> None:
+    """Make everything the same in each child: clocks, ids, and signatures, of which those of ML-DSA are not."""
+    tree.read_clocks = lambda clock, now_ns: Reading(kit.T0 + 10**9, 10**12)
+    sessions.new_ml_dsa = lambda: None
+    os.urandom = random.Random(1).randbytes
 
 
 class Forking(Faults):
@@ -76,8 +136,10 @@ class Forking(Faults):
     def __init__(self, inner: Memory, faults: list[str], every: int, in_turn: bool) -> None:
         super().__init__(inner)
         self.faults, self.every, self.in_turn = faults, every, in_turn
+        self.verified: Verified = {}
         self.chosen: str | None = None
         self.result = -1
+        self.inherited: frozenset[tuple[bytes, bytes]] = frozenset()
         self.sites = 0
         self.met: Counter[str] = Counter()
         self.failures: list[str] = []
@@ -86,8 +148,8 @@ class Forking(Faults):
         number = len(self.calls) + 1
         if self.chosen is None and (kind != HDF5 or number % self.every == 0):
             self.sites += 1
-            turn = self.sites % len(self.faults)
-            for name in self.faults[turn : turn + 1] if self.in_turn else self.faults:
+            turn = number % len(self.faults)
+            for name in self.faults[turn : turn + 1] if self.in_turn and kind == HDF5 else self.faults:
                 if self._fork(name, number):
                     break
         return super()._do(kind, path, call, half)
@@ -99,16 +161,18 @@ class Forking(Faults):
         if not pid:
             signal.alarm(LIFE)
             os.close(reading)
-            self.chosen, self.result = name, writing
+            self.chosen, self.result, self.inherited = name, writing, frozenset(self.verified)
             self.fault = replace(FAULTS[name][0], at=number)
             return True
         os.close(writing)
-        with os.fdopen(reading) as pipe:
+        with os.fdopen(reading, "rb") as pipe:
             said = pipe.read()
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        if code or said:
-            self.failures.append(f"call {number}, {name}: {said or f'ended with {code}'}")
+        wrong, verified = pickle.loads(said) if said and not code else (f"ended with {code}", {})
+        self.verified |= verified
+        if wrong:
+            self.failures.append(f"call {number}, {name}: {wrong}")
         self.met[name] += 1
         return False
 
@@ -121,30 +185,42 @@ class Played(Bench):
         super()._closed(closed)
 
 
-def play(folder: Path, faults: list[str], every: int, in_turn: bool) -> Forking | None:
-    """Play the history under all faults; None in a child, which has said what is wrong."""
-    disk = Forking(Memory(ROOT), faults, every, in_turn)
+def play(folder: Path, history: History, facility: kit.Facility, disk: Forking) -> Forking | None:
+    """Play the history under all faults; None in a child, which has said what is wrong and which segments it has verified."""
+    played = Played(disk, folder, facility)
+    played.known = disk.verified
+    wrong = ""
     try:
-        end(Played(disk, folder), disk)
+        end(played, disk, history)
     except BaseException:
         if disk.chosen is None:
             raise
-        os.write(disk.result, traceback.format_exc(limit=-3).encode())
-    return None if disk.chosen else disk
+        wrong = traceback.format_exc(limit=-3)
+    if disk.chosen is None:
+        return disk
+    # In the long history no other child has the same bytes.
+    new = {key: read for key, read in disk.verified.items() if key not in disk.inherited} if history is short else {}
+    said = pickle.dumps((wrong, new))
+    with os.fdopen(disk.result, "wb") as pipe:
+        pipe.write(said)
+    return None
 
 
-def end(played: Played, disk: Forking) -> None:
+def end(played: Played, disk: Forking, history: History) -> None:
     """From the beginning to the judge; a child begins in the middle of it."""
     crashed = False
     try:
-        history(played)
+        for _ in history(played):
+            if history is short and disk.chosen is not None:
+                break
     except Crashed:
         crashed = True
         assert disk.chosen is not None
         assert disk.fault is not None
         played.die(random.Random(disk.fault.at), power=FAULTS[disk.chosen][1])
-        played.frame()
-        played.rows(2)
+        if history is long:
+            played.frame()
+            played.rows(2)
     played.disk.fault = None
     played.judge(whole=not crashed)
     played._bury()
@@ -156,14 +232,19 @@ def main() -> int:
     parser.add_argument("faults", nargs="+", choices=FAULTS)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--in-turn", action="store_true")
+    parser.add_argument("--short", action="store_true")
     options = parser.parse_args()
+    if options.short:
+        stand_still()
+    facility = Prepared() if options.short else kit.Facility()
     gc.freeze()  # or each child copies what its collector looks at
     gc.disable()
-    disk = play(options.folder, options.faults, options.every, options.in_turn)
+    forking = Forking(Memory(ROOT), options.faults, options.every, options.in_turn)
+    disk = play(options.folder, short if options.short else long, facility, forking)
     if disk is None:
         os._exit(0)
     kinds = Counter(kind for kind, _ in disk.calls)
-    print(json.dumps({"calls": kinds, "sites": disk.sites, "met": disk.met, "failures": disk.failures}))
+    print(json.dumps({"calls": kinds, "sites": disk.sites, "met": disk.met, "verified": len(disk.verified), "failures": disk.failures}))
     return 1 if disk.failures else 0
 
 

@@ -22,15 +22,20 @@ def sweep(folder: Path, *options: str) -> None:
     assert done.returncode == 0, "\n".join(result.get("failures", [])) + done.stderr[-3000:]
     kinds = result["calls"]
     assert {HDF5, "write", "sync_data", "sync_file", "sync_folder", "rename", "unlink", "cut"} <= set(kinds)
-    assert kinds[HDF5] > 400
-    met = result["met"].values()
-    assert sum(met) == result["sites"] if "--in-turn" in options else set(met) == {result["sites"]}
+    assert kinds[HDF5] > 300
+    met, ours = result["met"].values(), sum(kinds.values()) - kinds[HDF5]
+    if "--in-turn" in options:
+        assert sum(met) == kinds[HDF5] + ours * len(met)
+        assert min(met) >= ours + kinds[HDF5] // len(met) - 10
+    else:
+        assert set(met) == {result["sites"]}
     assert result["sites"] == sum(kinds.values()) or "--every" in options
 
 
-def test_errors_and_power_failures_at_each_call_of_a_reference_run_lose_nothing_durable(tmp_path: Path) -> None:
-    """All calls but HDF5's own writes, each with one of the three faults; `make test-slow` has all faults at all calls."""
-    sweep(tmp_path, "--in-turn", "--every", "1000", "EIO", "ENOSPC-3", "power")
+@pytest.mark.timeout(400)
+def test_every_call_of_a_short_run_fails_or_is_the_last_and_nothing_durable_is_lost(tmp_path: Path) -> None:
+    """EIO, ENOSPC and the end of the power at each call; at each of HDF5's own writes one of the three."""
+    sweep(tmp_path, "--short", "--in-turn", "EIO", "ENOSPC", "power")
 
 
 @pytest.mark.slow(110)
