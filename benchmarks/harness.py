@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -98,7 +99,16 @@ def ratio(results: Mapping[str, Sequence[Mapping[str, Any]]], way: str, other: s
 
 def peak_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    # Where there is no /proc: this also counts what the parent had when it started the process.
+    return high_water_mb("self") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def high_water_mb(pid: int | str) -> float:
+    """Largest resident memory of a process since its program began, in MB; 0 when it is gone."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024 / 1e6
+    return 0.0
 
 
 def machine() -> str:

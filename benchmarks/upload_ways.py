@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Impossible, peak_mb
+from benchmarks.harness import Impossible, high_water_mb, peak_mb
 from benchmarks.upload_servers import BUCKET, PROJECT, Servers
 from edge_agent.deliver.landing import LandingTarget
 from edge_agent.deliver.landing_keys import LandingKeys
@@ -245,20 +244,13 @@ def command(words: list[str], env: dict[str, str] | None = None) -> Ended:
     began, peak = time.monotonic(), 0.0
     with subprocess.Popen(words, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
-            peak = max(peak, _high_water(process.pid))
+            peak = max(peak, high_water_mb(process.pid))
             time.sleep(0.005)
         seconds = time.monotonic() - began
         if process.returncode != 0:
             raise Impossible(f"{words[0]}: {process.stderr.read().decode() if process.stderr else ''}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak
-
-
-def _high_water(pid: int) -> float:
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024 / 1e6
-    return 0.0
 
 
 WAYS: dict[str, Callable[[Servers, Path], Ended]] = {
