@@ -138,8 +138,9 @@ class _Carrier:
             raise
 
     def hung_up(self) -> bool:
-        """Whether the other side said something without being asked: most likely that it goes."""
-        return bool(self._heard.select(0))
+        """Whether the other side says something before it was asked, or before we have finished; most likely that it goes."""
+        # Windows cannot look at no socket at all.
+        return bool(self._heard.get_map() and self._heard.select(0))
 
     def close(self) -> None:
         self._break_off()
@@ -148,10 +149,11 @@ class _Carrier:
 
     def _break_off(self) -> None:
         self._cut.set()
-        if self._connection.sock is not None:
+        connected = self._connection.sock
+        if connected is not None:
             # Not SSLSocket's own: after that the thread would send what it has in the clear.
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(self._connection.sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
     # ---- in the thread
 
@@ -161,16 +163,23 @@ class _Carrier:
 
     def _open(self) -> None:
         try:
-            self._connection.connect()
-            self._connection.sock.settimeout(self._timeout)
+            self._connect()
             # What TLS sends after its handshake comes before this answer: whatever is heard later is an answer, or the end.
             self._connection.request("OPTIONS", "/files/")
             self._answer()
-            self._heard.register(self._connection.sock, selectors.EVENT_READ)
+            if self._connection.sock is None:
+                # It closes after each answer; then one that comes early is heard late.
+                self._connect()
+            else:
+                self._heard.register(self._connection.sock, selectors.EVENT_READ)
         except FAULTS:
             self._connection.close()
             raise
         self._opened = True
+
+    def _connect(self) -> None:
+        self._connection.connect()
+        self._connection.sock.settimeout(self._timeout)
 
     def _patch(self, path: str, headers: Mapping[str, str], part: Part) -> Reply:
         if not self._opened:
@@ -184,7 +193,7 @@ class _Carrier:
     def _blocks(self, part: Part) -> Iterator[bytes]:
         at = part.start
         while at < part.end:
-            if self._heard.select(0):
+            if self.hung_up():
                 return
             data = part.file.read(at, min(BLOCK, part.end - at))
             if wait := part.pace.delay(len(data)):

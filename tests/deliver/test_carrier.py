@@ -50,6 +50,7 @@ class Server:
         self.answer: Handler = self.take
         self.got = bytearray()
         self.transports: list[Any] = []
+        self.closes = False
         home, settings = Home(folder), Settings(name="Test")
         home.create(settings)
         authority.create(home, settings)
@@ -60,7 +61,10 @@ class Server:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if request.transport not in self.transports:
             self.transports.append(request.transport)
-        return web.Response(status=204) if request.method == "OPTIONS" else await self.answer(request)
+        answer = web.Response(status=204) if request.method == "OPTIONS" else await self.answer(request)
+        if self.closes:
+            answer.force_close()
+        return answer
 
     async def take(self, request: web.Request) -> web.Response:
         with contextlib.suppress(ConnectionError):
@@ -121,6 +125,13 @@ async def test_an_answer_before_the_end_is_heard_and_the_rest_is_not_sent(server
     server.answer = server.take
     assert (await carriers.patch("/files/a", {}, part(Bytes(b"x")))).status == 204
     assert len(server.transports) == 2  # the other side still waits for the rest on the first
+
+
+async def test_a_server_that_closes_after_each_answer_gets_the_bytes_too(server: Server, carriers: Carriers) -> None:
+    server.closes = True
+    for n in (1, 2):
+        assert (await carriers.patch("/files/a", {}, part(Bytes(b"xy")))).number("Upload-Offset") == 2 * n
+    assert server.got == b"xyxy"
 
 
 async def test_a_connection_that_was_closed_meanwhile_is_not_used(server: Server, carriers: Carriers) -> None:
