@@ -98,66 +98,71 @@ def synced(fd: int) -> None:
     os.fdatasync(fd)
 
 
-def _threads(data: frames.Frames, seconds: float, folder: Path, *, encode: bool, write: bool) -> dict[str, float]:
-    """One thread a core: encode and hash into a buffer that is used again, ``pwrite`` behind each other; one more that syncs."""
+def _threads(data: frames.Frames, seconds: float, folder: Path, *, files: int, encode: bool = True) -> dict[str, float]:
+    """One thread a core: encode and hash into a buffer that is used again, ``pwrite`` behind each other; one more a file that syncs.
+
+    Each stream has a file, as it has with the agent and for the same reason: it is a data set of its own. ``files`` 0: nothing is written.
+    """
     from edge_agent.codec import encoder
 
     codec = encoder("bitshuffle-lz4")
     bound = codec.bound(data[0].nbytes, data.dtype.itemsize)
-    fd = os.open(folder / "limit.bin", os.O_RDWR | os.O_CREAT)
-    numbers, end, lock, over = itertools.count(), 0, threading.Lock(), threading.Event()
+    fds = [os.open(folder / f"limit{n}.bin", os.O_RDWR | os.O_CREAT) for n in range(files)]
+    numbers, ends, lock, over = itertools.count(), [0] * files, threading.Lock(), threading.Event()
     totals = [(0, 0)] * (os.cpu_count() or 1)
 
     def work(mine: int) -> None:
-        nonlocal end
         out = np.empty(bound, np.uint8)
         done = stored = 0
         while watch() < seconds:
-            frame = data[next(numbers) % len(data)]
+            number = next(numbers)
+            frame = data[number % len(data)]
             if encode:
                 block = packed(codec, frame, out)
                 hashed(block)
             else:
                 block = frame.reshape(-1).view(np.uint8).data
-            if write:
+            if files:
+                file = number % files
                 with lock:
-                    at, end = end, end + len(block)
-                written(fd, block, at)
+                    at = ends[file]
+                    ends[file] += len(block)
+                written(fds[file], block, at)
             done, stored = done + 1, stored + len(block)
         totals[mine] = (done, stored)
 
-    def sync() -> None:
+    def sync(fd: int) -> None:
         while not over.wait(SYNC_PAUSE):
             synced(fd)
 
     threads = [threading.Thread(target=work, args=(mine,)) for mine in range(len(totals))]
-    syncing = threading.Thread(target=sync)
+    syncing = [threading.Thread(target=sync, args=(fd,)) for fd in fds]
     watch = Watch()
-    for thread in (*threads, *([syncing] if write else [])):
+    for thread in (*threads, *syncing):
         thread.start()
     for thread in threads:
         thread.join()
-    if write:
-        over.set()
-        syncing.join()
+    over.set()
+    for thread, fd in zip(syncing, fds, strict=True):
+        thread.join()
         synced(fd)
-    os.close(fd)
+        os.close(fd)
     return watch.figures(sum(n for n, _ in totals), data, sum(size for _, size in totals))
 
 
 def limit(data: frames.Frames, seconds: float, folder: Path, streams: int) -> dict[str, float]:
     """Encode + SHA-256 on all cores, the bytes by ``pwrite``, ``fdatasync`` each 20 ms."""
-    return _threads(data, seconds, folder, encode=True, write=True)
+    return _threads(data, seconds, folder, files=streams)
 
 
 def codec(data: frames.Frames, seconds: float, folder: Path, streams: int) -> dict[str, float]:
     """Encode + SHA-256 on all cores, nothing else."""
-    return _threads(data, seconds, folder, encode=True, write=False)
+    return _threads(data, seconds, folder, files=0)
 
 
 def plain(data: frames.Frames, seconds: float, folder: Path, streams: int) -> dict[str, float]:
     """The raw bytes by ``pwrite``, ``fdatasync`` each 20 ms."""
-    return _threads(data, seconds, folder, encode=False, write=True)
+    return _threads(data, seconds, folder, files=streams, encode=False)
 
 
 def agent(data: frames.Frames, seconds: float, folder: Path, streams: int) -> dict[str, float]:

@@ -40,7 +40,7 @@ carries over. What makes the recorder fast is in [recording.md](recording.md) an
 FRAMES = """
 ## Frames: from the inlet to durable, signed segments
 
-1065 x 1030 uint16, Poisson with a mean of 1.6 (eiger), 0.02 (sparse) and 60 (strong) counts, and noise that nothing compresses. MB/s of raw data; opening and closing the segments is included.
+1065 x 1030 uint16, Poisson with a mean of 1.6 (eiger), 0.02 (sparse) and 60 (strong) counts, and noise that nothing compresses. MB/s of raw data; opening and closing the segments is included. With several detectors at once, the limit and the plain writer have a file for each, as the agent has, and sync each of them every 20 ms.
 
 """
 
@@ -71,7 +71,7 @@ TRIED = """
 - Three encoder threads in place of two on two cores, so that one encodes while another waits for the interpreter: 0.98 of the rate.
 - Huge pages for the buffers that are encoded into: writing takes 12 % less, encoding 1 % more, together nothing.
 - An allocator that keeps the codec's working memory per thread (`glibc.malloc.tcache_max`): 1.01 of the rate, and it must be set before the process begins.
-- Space reserved ahead for the segment and its journal, and writing that begins before the sync (`sync_file_range`): on a quiet disk the 99th percentile from arrival to durable is 12 ms without and 11 ms with any of them; on a busy one it is the other programs' writing that decides.
+- Space reserved ahead for the segment, and writing that begins before the sync (`sync_file_range`): on a quiet disk the 99th percentile from arrival to durable is 12 ms without and 11 ms with any of them; on a busy one it is the other programs' writing that decides. (For the journal some is reserved, for another reason: in one piece it is removed in 5 ms and not in 50 on a file system that discards what is freed.)
 - Frames that nothing compresses written in steps of 64 KiB to 1 MiB in place of one call each: 0.7 to 1.0 of the rate. What holds them up is a disk that keeps a sync waiting for longer than the room lasts: their copies in memory are kept until they are durable.
 - HDF5's newer chunk index (extensible array): 1.7 µs less a frame, and files that old readers refuse.
 """
