@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 PART = ".part"
 JOURNAL = ".journal"
+RESERVED = 4 << 20
+"""Bytes of disk that a journal begins with: one that grows by a few kB a commit lies in many pieces, and is slow to remove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ class SegmentWriter:
     def _create(self) -> None:
         durable.make_folder(self.storage, self.folder)
         self._journal = self.storage.open_append(self.journal_path)
+        self.storage.preallocate(self._journal, RESERVED)
         self._frame(Opening(self.name, self.context).frame())
         self.append_leaf(self.opening.payload())
         if self.with_data:
