@@ -100,19 +100,18 @@ class Stream:
     transport: str = "unauthenticated"
     attributes: Mapping[str, str | int | float] = field(default_factory=dict)
     """What the source says of itself: description, limits, precision, enum states, serial number."""
+    key: str = field(init=False, repr=False, compare=False)
+    """``instrument/name``: the name of the stream on every screen and in the ledger."""
 
     def __post_init__(self) -> None:
         """Refuse names that would not survive as a path, and types that HDF5 chunks cannot hold."""
+        # Made once: every item is looked up by it several times.
+        object.__setattr__(self, "key", f"{self.instrument}/{self.name}")
         for name in (self.instrument, self.name):
             if not NAME.fullmatch(name):
                 raise ValueError(f"name {name!r}: 1 to 63 of A-Z a-z 0-9 _ . -, beginning with a letter or digit")
         if self.kind is not Kind.FILES and np.dtype(self.dtype).hasobject:
             raise ValueError(f"dtype {self.dtype!r}: object types cannot be recorded")
-
-    @property
-    def key(self) -> str:
-        """``instrument/name``: the name of the stream on every screen and in the ledger."""
-        return f"{self.instrument}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -61,12 +61,15 @@ class BitshuffleLz4:
     def bound(self, nbytes: int, itemsize: int) -> int:
         """Return the header and the worst case of every LZ4 block."""
         check_size(nbytes, itemsize)
+        return self._bound(nbytes, itemsize)
+
+    def _bound(self, nbytes: int, itemsize: int) -> int:
         return _HEADER.size + max(nbytes, self.library.bound(nbytes // itemsize, itemsize))
 
     def encode(self, raw: Readable, out: Writable, itemsize: int) -> tuple[int, int]:
         """Encode one chunk; see `contract.Encoder.encode`."""
         data = chunk_octets(raw, itemsize)
-        space = output_octets(out, self.bound(data.nbytes, itemsize))
+        space = output_octets(out, self._bound(data.nbytes, itemsize))
         block = self.library.block(itemsize)
         _HEADER.pack_into(space.data, 0, data.nbytes, block * itemsize)
         written = self.library.compress(data, space[_HEADER.size :], itemsize, block)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import threading
 import time
+from functools import lru_cache
 from types import TracebackType
 
 import numpy as np
@@ -86,7 +87,9 @@ class Buffers:
         self._idle: dict[int, list[Octets]] = {}
         self._held = 0
         self._spare = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0
 
     @property
     def held(self) -> int:
@@ -108,7 +111,7 @@ class Buffers:
         if size > self.limit:
             raise ValueError(f"a buffer of {nbytes} bytes needs {size} and the limit is {self.limit}: raise the limit")
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
+        with self._lock:
             while (memory := self._reuse_or_grow(size)) is None:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
@@ -117,7 +120,11 @@ class Buffers:
                         why=f"{self._held} of {self.limit} bytes are in use, so the disk or the writer is too slow",
                         try_="raise the limit or lower the rate",
                     )
-                self._changed.wait(left)
+                self._waiting += 1
+                try:
+                    self._changed.wait(left)
+                finally:
+                    self._waiting -= 1
         return Lease(self, memory, nbytes)
 
     def _reuse_or_grow(self, size: int) -> Octets | None:
@@ -136,15 +143,17 @@ class Buffers:
         return aligned(size)
 
     def _give(self, memory: Octets) -> None:
-        with self._changed:
+        with self._lock:
             if self._spare and self._spare + memory.nbytes > IDLE:
                 self._held -= memory.nbytes
             else:
                 self._spare += memory.nbytes
                 self._idle.setdefault(memory.nbytes, []).append(memory)
-            self._changed.notify_all()
+            if self._waiting:
+                self._changed.notify_all()
 
 
+@lru_cache(64)
 def rounded(nbytes: int) -> int:
     """Return the size class of `nbytes`: whole pages, in eighths of a power of two, so at most an eighth is given away."""
     if nbytes < 1:

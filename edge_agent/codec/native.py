@@ -82,7 +82,7 @@ class BitshuffleLibrary:
     def compress(self, raw: Octets, out: Octets, itemsize: int, block: int) -> int:
         """Compress all of `raw` into `out`, which has at least `bound()` bytes; return the size or a negative error."""
         self._one_thread()
-        return int(self._compress(raw.ctypes.data, out.ctypes.data, raw.nbytes // itemsize, itemsize, block))
+        return int(self._compress(_address(raw), _address(out), raw.nbytes // itemsize, itemsize, block))
 
     def decompress(self, stored: Octets, raw: Octets, itemsize: int, block: int) -> int:
         """Fill `raw` from `stored`; return the stored bytes used or a negative error.
@@ -90,13 +90,18 @@ class BitshuffleLibrary:
         The C code trusts the block lengths in `stored`: the caller has checked them.
         """
         self._one_thread()
-        return int(self._decompress(stored.ctypes.data, raw.ctypes.data, raw.nbytes // itemsize, itemsize, block))
+        return int(self._decompress(_address(stored), _address(raw), raw.nbytes // itemsize, itemsize, block))
 
     def _one_thread(self) -> None:
         # OpenMP keeps its thread count per calling thread; encoder threads already fill the machine.
         if self._limit is not None and not getattr(self._thread, "limited", False):
             self._limit(1)
             self._thread.limited = True
+
+
+def _address(array: Octets) -> int:
+    """Where its bytes are; ``array.ctypes.data`` says the same and makes two objects in Python for it."""
+    return int(array.__array_interface__["data"][0])
 
 
 def find_library(package: str, pattern: str) -> Path:

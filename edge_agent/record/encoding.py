@@ -79,7 +79,7 @@ class Encoders:
             try:
                 lease = None if isinstance(data, Packed) or self._is_hopeless(item.key) else self._lease(_bound(codec, data))
             except Exception as error:
-                raw.item.failed = error
+                raw.item.fail(error)
                 return True
         try:
             if isinstance(data, Packed):
@@ -93,7 +93,7 @@ class Encoders:
         except Exception as error:
             if lease is not None:
                 lease.release()
-            raw.item.failed = error
+            raw.item.fail(error)
         return True
 
     def _is_hopeless(self, key: str) -> bool:

@@ -55,6 +55,8 @@ class FrameItem:
     encoded: Encoded | None = None
     again: Callable[[], Encoded] | None = None
     failed: Exception | None = None
+    ready: bool = False
+    """Whether an encoder is done with it."""
     n: int = 1
     entered: float = field(default_factory=time.monotonic)
 
@@ -67,11 +69,6 @@ class FrameItem:
     def t_source(self) -> int:
         """UTC ns; `NO_TIME` where the source gives none."""
         return int(_ROW.unpack(self.row)[1])
-
-    @property
-    def ready(self) -> bool:
-        """Whether an encoder is done with it."""
-        return self.encoded is not None or self.failed is not None
 
     def result(self) -> Encoded:
         """The encoded frame.
@@ -96,7 +93,13 @@ class FrameItem:
             self.again = None
             encoded = encoded.shrunk()
             self.charge.shrink(len(encoded.stored) + PER_ITEM)
-        self.encoded = encoded  # last: from here on it is the line's
+        self.encoded = encoded
+        self.ready = True  # last: from here on it is the line's
+
+    def fail(self, error: Exception) -> None:
+        """It cannot be encoded; what is ready is to be declared as missing."""
+        self.failed = error
+        self.ready = True
 
     def written(self) -> None:
         """It is in the file, and not yet durable."""

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -61,7 +61,7 @@ class Recorder:
         self._stopping = threading.Event()
         self._warned = float("-inf")
         self._work = threading.Event()
-        self._line = Line(self._failed, self._work.set)
+        self._line = Line(self._failed, self._written)
         self._encoders = Encoders(encoders or max(2, os.cpu_count() or 2), room, self._line.advance)
         self._writer = threading.Thread(target=self._write_loop, name="writer", daemon=True)
         self._committer = threading.Thread(target=self._commit_loop, name="commit", daemon=True)
@@ -163,6 +163,11 @@ class Recorder:
         self._ended = True
         self._line.woken.set()
 
+    def _written(self) -> None:
+        """Something may be waiting for a commit. Setting an event that is set costs as much as waking somebody."""
+        if not self._work.is_set():
+            self._work.set()
+
     def _failed(self, error: Exception) -> None:
         """One bad item must not stop the others; its stream shows the hole as a gap or in the ledger."""
         if not (self._stopping.is_set() and isinstance(error, DiskError)):
@@ -214,10 +219,11 @@ class Recorder:
                 else:
                     begun.append((segment, sample, syncs))
             for segment, sample, syncs in begun:
-                wait(syncs)
+                # All of them, whatever the first one says: no file may be closed while it is being synced.
+                failures = [failure for sync in syncs if (failure := sync.exception()) is not None]
                 try:
-                    for sync in syncs:
-                        sync.result()
+                    if failures:
+                        raise failures[0]
                     self.latencies.extend(segment.confirm(sample))
                     self.commits += 1
                 except Exception as error:

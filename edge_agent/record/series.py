@@ -188,14 +188,13 @@ class Series(ABC):
     def _settle(self, items: deque[Item]) -> None:
         """Write the items in order, whatever the disk does in between; what cannot be written is declared, and raised at the end."""
         failure: Exception | None = None
-        mark = self._mark()
         try:
             while items:
+                mark = self._mark()
                 try:
                     if self.segment is not None and self.segment.failed is not None:
                         raise self.segment.failed
                     self._prepare(items[0])
-                    mark = self._mark()
                     self._write(items[0])
                     items.popleft()
                 except DiskError as error:

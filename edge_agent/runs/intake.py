@@ -58,7 +58,7 @@ class Intake:
                 self._refuse(stream, _one(Cause.DISK, frame, "the disk is full"))
             return False
         self._declare(stream.key)
-        if not self._queued[stream.key]:
+        if not self._queued.get(stream.key):
             return self._frames(stream).offer(frame, waited=waited)
         if waited:
             # What came before it still waits: it must not overtake, and its source can hold it.

@@ -42,7 +42,8 @@ class SegmentFile:
         self._source = storage.hdf5(path, create=True)
         filters.writing(self)
         self._file = hdf5.create(self._source)
-        self._datasets: dict[str, h5py.Dataset] = {}
+        self._id = self._file.id
+        self._datasets: dict[str, h5py.h5d.DatasetID] = {}
 
     @property
     def refused(self) -> DiskError | None:
@@ -58,7 +59,7 @@ class SegmentFile:
             dataset = hdf5.add(self._file, path, thing, by_path)
             self.objects[path] = thing
             if dataset is not None:
-                self._datasets[path] = dataset
+                self._datasets[path] = dataset.id
                 self.dsds[path] = by_path[path]
                 self.shapes[path] = dataset.shape
                 self.chunks[path] = 0
@@ -80,16 +81,16 @@ class SegmentFile:
         if rows > self._grown[path]:
             # In strides where a chunk is one row: what is too much is taken back at the end, at a chunk's edge, so no chunk is touched.
             self._grown[path] = rows + (AHEAD if self.dsds[path].chunk[0] == 1 else 0)
-            dataset.id.set_extent((self._grown[path], *tail))
-        before = self._file.id.get_filesize()
-        dataset.id.write_direct_chunk(offset, stored, filter_mask)
+            dataset.set_extent((self._grown[path], *tail))
+        before = self._id.get_filesize()
+        dataset.write_direct_chunk(offset, stored, filter_mask)
         size = len(stored)
         # HDF5 puts the chunk at the end of the file; when its index grew too, only HDF5 knows where, and asking costs a scan.
         position: int
-        if self._file.id.get_filesize() - before == size:
+        if self._id.get_filesize() - before == size:
             position = before
         else:
-            position = dataset.id.get_chunk_info_by_coord(offset).byte_offset
+            position = dataset.get_chunk_info_by_coord(offset).byte_offset
         self.chunks[path] += 1
         self._offsets[path][offset] = (position, size, filter_mask)
         return position
@@ -103,8 +104,8 @@ class SegmentFile:
         """
         for path, dataset in self._datasets.items():
             if self._grown[path] != self.shapes[path][0]:
-                dataset.id.set_extent(self.shapes[path])
-            if dataset.id.get_num_chunks() != self.chunks[path]:
+                dataset.set_extent(self.shapes[path])
+            if dataset.get_num_chunks() != self.chunks[path]:
                 raise IntegrityError(
                     f"HDF5's chunk index of {path} is not what was written",
                     why=str(self.path),

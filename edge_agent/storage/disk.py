@@ -82,8 +82,10 @@ class Disk:
 
     def sync_data(self, fd: int) -> None:
         """See `Storage`."""
-        with _told("making data durable"):
+        try:
             getattr(os, "fdatasync", os.fsync)(fd)
+        except OSError as error:
+            raise disk_error("making data durable", error) from error
 
     def begin_sync(self, fd: int, offset: int, size: int) -> None:
         """See `Storage`. Linux ``sync_file_range(SYNC_FILE_RANGE_WRITE)``, which leaves an error of the disk to the next ``fdatasync``."""
