@@ -4,8 +4,9 @@
 turn, same data, same disk, each second round backwards: ``agent`` (the whole daemon, its real recorder), ``limit`` (encode + SHA-256 on
 all cores, the same bytes by pwrite, fdatasync each 20 ms), ``codec`` (encode + SHA-256 alone), ``h5py_bslz4`` (h5py + hdf5plugin
 Bitshuffle, one call a frame: what a user would write), ``h5py_zstd1`` (the same with zstd level 1) and ``plain`` (the raw bytes by pwrite,
-fdatasync each 20 ms). With ``--streams`` each of them has a file for each stream, as the agent has. The first three and the last run for ``--seconds``: opening and closing a segment is part of what the agent does,
-and a disk takes more in its first seconds than later. The others run for ``--others``, because their rates do not depend on it.
+fdatasync each 20 ms). With several streams ``limit`` and ``plain`` have a file for each, as the agent has. The first three and the last run
+for ``--seconds``: opening and closing a segment is part of what the agent does, and a disk takes more in its first seconds than later. The
+others run for ``--others``, because their rates do not depend on it.
 """
 
 from __future__ import annotations
