@@ -145,7 +145,7 @@ def test_a_segment_whose_chunk_index_is_not_what_was_written_is_not_finished(for
     builder = forge.frames(tmp_path / "a.h5")
 
     def lose(file: SegmentFile) -> None:
-        file._datasets[DATA].id.set_extent((5, 12, 16))
+        file._datasets[DATA].set_extent((5, 12, 16))
 
     with pytest.raises(IntegrityError, match="chunk index"):
         builder.close(before=lose)
