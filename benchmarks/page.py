@@ -58,15 +58,23 @@ Microseconds of a core for each frame, first of the agent, then of the limit; th
 
 """
 
+SEVERAL = """
+### One detector or four
+
+The same frames, 8 s each, counted in the recorder: four detectors cost 0.80 to 0.83 s of a core for each GB, one 0.80. A commit covers eight files and not two, so it takes longer (11 to 26 ms against 7 to 9 in the middle), and there are fewer of them (26 to 36 a second against 49 to 63): 0.20 to 0.29 syncs a frame against 0.09 to 0.12, which is 10 µs; threads wait 2.3 to 3.0 times a frame against 1.8 to 2.1.
+What is left is at both ends: four segments are opened and closed one after another, in 20 and 90 ms each, and nothing is encoded meanwhile. That is 0.4 s of ten, and as much of a minute where segments live for a minute. It was 0.1 s more while a journal lay in many pieces, each of which had to be freed when it was removed.
+"""
+
 TRIED = """
 ### Tried, and not taken
 
 - A writer thread of its own, that owns HDF5: 0.77 of the limit on the same machine; the bytes had left the caches of the core that wrote them ([0010](decisions/0010-whoever-encodes-writes.md)).
 - Giving up the copy in memory and reading back what a failed sync left: faster, but what a file system leaves there after an error is its own affair (0010).
 - Encoding several frames before writing them in one turn, so that the interpreter's own code and data are fetched once for all of them: 1 % less processor time for sparse frames, 3 % more for the others.
+- The encoded bytes held until they are durable, always, in place of the raw frame: 5 to 15 % more processor time with one detector; each frame is copied into a buffer that fits.
 - A commit pause of 1 or 20 ms in place of 5 ms: within 1 % with one detector; with four, 1 ms costs up to 4 % and 20 ms gives less than 1 %, for which every frame would be durable later.
 - Sixteen sync threads in place of four for the eight files of four detectors: no difference.
-- What the journal says of each frame encoded, and its leaf hashed, for all frames of a commit at once, one thread less to wake a commit, and a stream's name made once and not several times a frame: 0.98 to 1.01 of the rate. The interpreter costs 170 µs a frame because its code has left the caches when a frame has been encoded (warm it takes a third), and what was moved is too little of it.
+- What the journal says of each frame encoded, and its leaf hashed, for all frames of a commit at once, and one thread less to wake a commit: 0.98 to 1.01 of the rate. The interpreter costs 170 µs a frame because its code has left the caches when a frame has been encoded (warm it takes a third), and what was moved is too little of it.
 - A shorter turn at the interpreter (`sys.setswitchinterval`, 0.5 ms in place of 5): in 20 pairs of runs between 0.87 and 1.16 of the rate, in the middle 1.0; with 0.1 ms it is less.
 - Three encoder threads in place of two on two cores, so that one encodes while another waits for the interpreter: 0.98 of the rate.
 - Huge pages for the buffers that are encoded into: writing takes 12 % less, encoding 1 % more, together nothing.
@@ -95,7 +103,7 @@ def page(measured: Measured, machine: str) -> str:
     if measured.frames:
         text += FRAMES + _rates(measured.frames) + REACHED + _reached(measured.frames)
     if measured.profiles:
-        text += TIME + _time(measured.profiles)
+        text += TIME + _time(measured.profiles) + SEVERAL
     text += TRIED
     for name, paragraph in PARAGRAPHS.items():
         if name in measured.rest:
