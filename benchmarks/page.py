@@ -62,7 +62,7 @@ SEVERAL = """
 ### One detector or four
 
 The same frames, 8 s each, counted in the recorder: four detectors cost 0.80 to 0.83 s of a core for each GB, one 0.80. A commit covers eight files and not two, so it takes longer (11 to 26 ms against 7 to 9 in the middle), and there are fewer of them (26 to 36 a second against 49 to 63): 0.20 to 0.29 syncs a frame against 0.09 to 0.12, which is 10 µs; threads wait 2.3 to 3.0 times a frame against 1.8 to 2.1.
-What is left is at both ends: four segments are opened and closed one after another, in 20 and 90 ms each, and nothing is encoded meanwhile. That is 0.4 s of ten, and as much of a minute where segments live for a minute. It was 0.1 s more while a journal lay in many pieces, each of which had to be freed when it was removed.
+What is left is at both ends: four segments are opened and closed one after another, in 20 and 90 ms each, and nothing is encoded meanwhile. That is 0.4 s of ten, and as much of a minute where segments live for a minute. Of these, 0.1 s go with the removal of journals, which lie in many pieces.
 """
 
 TRIED = """
@@ -79,7 +79,7 @@ TRIED = """
 - Three encoder threads in place of two on two cores, so that one encodes while another waits for the interpreter: 0.98 of the rate.
 - Huge pages for the buffers that are encoded into: writing takes 12 % less, encoding 1 % more, together nothing.
 - An allocator that keeps the codec's working memory per thread (`glibc.malloc.tcache_max`): 1.01 of the rate, and it must be set before the process begins.
-- Space reserved ahead for the segment, and writing that begins before the sync (`sync_file_range`): on a quiet disk the 99th percentile from arrival to durable is 12 ms without and 11 ms with any of them; on a busy one it is the other programs' writing that decides. (For the journal some is reserved, for another reason: in one piece it is removed in 5 ms and not in 50 on a file system that discards what is freed.)
+- Space reserved ahead for the segment and its journal, and writing that begins before the sync (`sync_file_range`): on a quiet disk the 99th percentile from arrival to durable is 12 ms without and 11 ms with any of them; on a busy one it is the other programs' writing that decides. (A journal in one piece is removed in 5 ms and not in 50 on a file system that discards what is freed. But what is reserved and given back moves the free space of a disk that is nearly full up and down: capture then went on and off, and never came to rest.)
 - Frames that nothing compresses written in steps of 64 KiB to 1 MiB in place of one call each: 0.7 to 1.0 of the rate. What holds them up is a disk that keeps a sync waiting for longer than the room lasts: their copies in memory are kept until they are durable.
 - HDF5's newer chunk index (extensible array): 1.7 µs less a frame, and files that old readers refuse.
 """

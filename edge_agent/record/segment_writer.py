@@ -46,8 +46,6 @@ log = logging.getLogger(__name__)
 
 PART = ".part"
 JOURNAL = ".journal"
-RESERVED = 1 << 20
-"""Bytes of disk that a journal begins with: one that grows by a few kB a commit lies in many pieces, and is slow to remove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +156,6 @@ class SegmentWriter:
     def _create(self) -> None:
         durable.make_folder(self.storage, self.folder)
         self._journal = self.storage.open_append(self.journal_path)
-        with contextlib.suppress(DiskError):
-            # Where there is no room for so much there may be for what is needed.
-            self.storage.preallocate(self._journal, RESERVED)
         self._frame(Opening(self.name, self.context).frame())
         self.append_leaf(self.opening.payload())
         if self.with_data:
