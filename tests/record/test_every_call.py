@@ -42,7 +42,7 @@ def test_every_call_of_a_short_run_fails_or_is_the_last_and_nothing_durable_is_l
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(("fault", "every"), [("EIO", 1), ("ENOSPC-3", 1), ("kill", 3), ("power", 2)])
 def test_every_write_sync_rename_and_unlink_of_a_reference_run_fails_or_is_the_last(tmp_path: Path, fault: str, every: int) -> None:
-    """HDF5's own writes too: each one fails, every third or second is the last, as each is in the short run."""
+    """HDF5's own writes too: each one fails, every third or second is the last."""
     sweep(tmp_path, "--every", str(every), fault)
 
 
