@@ -63,8 +63,10 @@ class _Rows:
         self._emit = emit
         self._layout: Layout | None = None
         self._alarms = Alarms()
-        self._alarm: tuple[int, int, str] | None = None
-        """Of the last update of this connection that was understood; None before there was one."""
+        self._form: Form | None = None
+        """Of a single number, once one of this connection was understood; None of everything else."""
+        self._alarm: tuple[int, int, str] = (0, 0, "")
+        """Of the last update that was understood."""
 
     def take(self, updates: Sequence[Any]) -> None:
         """Take what the client gives. Never raises."""
@@ -83,8 +85,7 @@ class _Rows:
         layout = self._layout
         return (
             layout is not None
-            and layout.form is not None
-            and self._alarm is not None
+            and self._form is not None
             and isinstance(update, Value)
             and bool(update.changed("value"))
             and not (layout.described and update.changed(*layout.described))
@@ -92,13 +93,13 @@ class _Rows:
         )
 
     def _numbers(self, updates: list[Any]) -> None:
-        layout = self._layout
-        if not updates or layout is None or layout.form is None or self._alarm is None:
+        layout, form = self._layout, self._form
+        if not updates or layout is None or form is None:
             return
         seconds, nanoseconds = ([update[field] for update in updates] for field in _TIME) if layout.time else ([0] * len(updates),) * 2
         severity, status, _ = self._alarm
         values = [update[layout.path] for update in updates]
-        self._emit(Numbers(values, layout.form, seconds, nanoseconds, utc_now_ns(), severity >= INVALID, code(severity, status)))
+        self._emit(Numbers(values, form, seconds, nanoseconds, utc_now_ns(), severity >= INVALID, code(severity, status)))
 
     def _one(self, update: Any) -> None:
         try:
@@ -114,7 +115,7 @@ class _Rows:
         if isinstance(value, Exception):
             if self._layout is not None or not isinstance(value, Disconnected):
                 emit(Lost(reason(value), utc_now_ns()))
-            self._layout = self._alarm = None
+            self._layout = self._form = None
             return
         if isinstance(value, Overrun):
             now = utc_now_ns()
@@ -135,6 +136,7 @@ class _Rows:
         if alarm is not None:
             emit(alarm)
         self._alarm = known
+        self._form = None if layout.array else scalar_form(layout.dtype)
 
 
 def _alarm(value: Any) -> tuple[int, int, str]:
@@ -193,11 +195,6 @@ class Layout:
     time: bool
     described: tuple[str, ...] = ()
     columns: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def form(self) -> Form | None:
-        """Of a single number; None of everything else."""
-        return None if self.array else scalar_form(self.dtype)
 
 
 def layout_of(value: Any) -> Layout:

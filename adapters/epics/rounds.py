@@ -51,12 +51,14 @@ class Rounds:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._ends:
+        last = False
+        while not last:
             self._woken.wait()
             self._woken.clear()
+            last = self._ends  # before the round: what was there when the end was asked for is taken
             for _ in range(len(self._filled)):
                 self._drain(self._filled.popleft())
-            if not self._ends:
+            if not last:
                 time.sleep(REST_SECONDS)
 
     def _drain(self, queue: Queue) -> None:

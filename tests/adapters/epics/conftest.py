@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from p4p.server import Server
 from p4p.server.thread import SharedPV
 
-from adapters.epics import EpicsAdapter, EpicsConfig
+from adapters.epics import EpicsAdapter, EpicsConfig, pva
 from adapters.epics.config import Address
 from adapters.epics.environment import channel_access
 from adapters.testing import RecordingSink
@@ -207,3 +208,17 @@ def program(tmp_path: Path, ca_port: int, pva_port: int) -> Iterator[Callable[..
         if process.stdin is not None:
             process.stdin.close()
     log.close()
+
+
+@pytest.fixture
+def goes_on(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """While it is not set, what PV Access brings as rows stays in the queues of the library."""
+    goes_on, take = threading.Event(), pva._Rows.take
+    goes_on.set()
+
+    def held(rows: Any, updates: Any) -> None:
+        goes_on.wait()
+        take(rows, updates)
+
+    monkeypatch.setattr(pva._Rows, "take", held)
+    return goes_on

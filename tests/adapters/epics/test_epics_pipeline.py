@@ -7,12 +7,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from p4p.client.thread import Context
 from p4p.nt import NTScalar
 from p4p.server.thread import SharedPV
-
-from adapters.epics import pva
 
 
 async def test_a_pipelined_pv_goes_on_beyond_the_length_of_its_queue(pv_server: Any, recording: Callable[..., Any]) -> None:
@@ -30,17 +27,8 @@ async def test_a_pipelined_pv_goes_on_beyond_the_length_of_its_queue(pv_server: 
         assert not sink.gaps(name)
 
 
-async def test_a_queue_holds_as_much_as_was_asked_for(pv_server: Any, recording: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_queue_holds_as_much_as_was_asked_for(pv_server: Any, recording: Callable[..., Any], goes_on: threading.Event) -> None:
     """The library's own default is 4."""
-    goes_on = threading.Event()
-    goes_on.set()
-    take = pva._Rows.take
-
-    def held(rows: Any, updates: Any) -> None:
-        goes_on.wait()
-        take(rows, updates)
-
-    monkeypatch.setattr(pva._Rows, "take", held)
     pv = SharedPV(nt=NTScalar("i"), initial=0)
     pv_server.start(long=pv)
     table = [{"pv": "pva://T:long", "name": "long", "queue": 60}]

@@ -16,7 +16,7 @@ from p4p import Type, Value
 from p4p.nt import NTEnum, NTScalar, NTTable
 from p4p.server.thread import SharedPV
 
-from adapters.epics import EpicsAdapter, EpicsConfig, pva
+from adapters.epics import EpicsAdapter, EpicsConfig
 from adapters.testing import Connected, Disconnected, Opened
 from edge_agent.errors import InstrumentUnreachable
 from edge_agent.model import NO_TIME, Cause, Valid
@@ -160,17 +160,8 @@ async def test_updates_beyond_the_bound_are_counted_and_declared(
 
 
 async def test_what_a_full_queue_of_the_library_may_have_merged_is_declared(
-    pv_server: Any, recording: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    pv_server: Any, recording: Callable[..., Any], goes_on: threading.Event
 ) -> None:
-    goes_on = threading.Event()
-    goes_on.set()
-    take = pva._Rows.take
-
-    def held(rows: Any, updates: Any) -> None:
-        goes_on.wait()
-        take(rows, updates)
-
-    monkeypatch.setattr(pva._Rows, "take", held)
     pv = SharedPV(initial=reading(0.0, 1_700_000_000))
     pv_server.start(temp=pv)
     async with recording(**at(pv_server, pvs=[{"pv": "pva://T:temp", "name": "temp", "queue": 4}])) as sink:

@@ -82,3 +82,25 @@ def test_a_callback_that_fails_is_logged_and_what_waits_behind_it_is_taken(caplo
     rounds.stop()
     assert "what the server sent" in caplog.text
     caplog.clear()
+
+
+def test_what_filled_while_the_thread_rests_is_emptied_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    resting, goes_on = threading.Event(), threading.Event()
+
+    def rest(_: float) -> None:
+        resting.set()
+        assert goes_on.wait(10)
+
+    monkeypatch.setattr("adapters.epics.rounds.time.sleep", rest)
+    rounds = Rounds("test pva")
+    taken: list[int] = []
+    rounds.visit(Filled("first", 1, 1, lambda *_: None))
+    assert resting.wait(10)
+    rounds.visit(Filled("second", 1, 1, lambda _, left: taken.append(left)))
+    stopping = threading.Thread(target=rounds.stop)
+    stopping.start()
+    while not rounds._ends:
+        pass
+    goes_on.set()
+    stopping.join(10)
+    assert taken == [0]
