@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_agent.seal.slice_proof import MAGIC
 from edge_agent.segment import judge as judging
 from edge_agent.segment.report import RunReport, SegmentReport
 
@@ -45,6 +46,15 @@ def verify_path(
         for name in sorted(names):
             if Path(name).suffix in SUFFIXES:
                 yield judge(Path(folder, name), root)
+
+
+def is_proof(path: Path) -> bool:
+    """Whether a file begins like an exported slice."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
 
 def _run(path: Path, root: x509.Certificate | None, tsa_roots: Sequence[x509.Certificate], judge: judging.Judge) -> RunReport:

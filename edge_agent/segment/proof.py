@@ -21,7 +21,7 @@ from edge_agent.seal.cbor import SealError, loads
 from edge_agent.seal.dsd import Dsd, dsd_digest, parse_dsd
 from edge_agent.seal.head import State
 from edge_agent.seal.keys import check_chain
-from edge_agent.seal.slice_proof import MAGIC, Part, SliceProof, parse_slice_proof
+from edge_agent.seal.slice_proof import Part, SliceProof, parse_slice_proof
 from edge_agent.seal.tree import check_inclusion, leaf_hash
 from edge_agent.segment.heads import Checked, signed_head
 from edge_agent.segment.report import INTACT, SIGNED, SliceReport
@@ -32,15 +32,6 @@ from edge_agent.storage import DISK, durable
 
 MOST = 1 << 30
 """Bytes of stored chunks that are exported; beyond them the segments themselves are handed over."""
-
-
-def is_proof(path: Path) -> bool:
-    """Whether a file begins like an exported slice."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
 
 
 def export(places: Sequence[tuple[Path, str, Bounds]], target: Path) -> int:

@@ -33,12 +33,31 @@ def test_every_file_in_verbs_is_a_verb() -> None:
     assert verbs == set(command.commands)
 
 
-def test_help_imports_nothing_heavy() -> None:
-    heavy = "h5py asyncua p4p aiohttp pydantic numpy cryptography"
-    program = "import sys; from edge_agent.cli import main; main(['--help'])"
+def test_a_verb_that_is_built_alone_is_the_same_verb() -> None:
+    import typer
+
+    every: Any = typer.main.get_command(app.build())
+    alone: Any = typer.main.get_command(app.build("project-key"))
+    assert list(alone.commands) == ["project-key"]
+    assert list(alone.commands["project-key"].commands) == list(every.commands["project-key"].commands)
+    for other in ("", "--help", "chek"):
+        command: Any = typer.main.get_command(app.build(other))
+        assert command.commands.keys() == every.commands.keys()
+
+
+def _loaded(arguments: list[str], heavy: str) -> str:
+    """Which of some modules a command line has loaded at its end."""
+    program = f"import sys; from edge_agent.cli import main; main({arguments!r})"
     program += f"; sys.stderr.write(' '.join({{*{heavy!r}.split()}} & {{*sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200, check=True)
-    assert done.stderr == "", "edge-agent --help imports something heavy"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200, check=True).stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert _loaded(["--help"], "h5py asyncua p4p aiohttp pydantic numpy cryptography") == ""
+
+
+def test_whoever_has_a_segment_judged_does_not_load_what_its_worker_loads() -> None:
+    assert _loaded(["verify", __file__], "h5py numpy") == ""
 
 
 def test_an_unknown_verb_is_a_usage_error_with_a_next_step(run: Run) -> None:

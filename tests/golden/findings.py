@@ -16,7 +16,8 @@ from typing import Any
 from cryptography import x509
 
 from edge_agent.segment.joined import joined
-from edge_agent.segment.proof import is_proof, verify_proof
+from edge_agent.segment.levels import is_proof
+from edge_agent.segment.proof import verify_proof
 from edge_agent.segment.report import RunReport, SegmentReport
 from edge_agent.segment.run import verify_run
 from edge_agent.segment.run_slice import run_of, verify_run_slice

@@ -26,8 +26,9 @@ from edge_agent.seal.sidecar import NamedFile
 from edge_agent.seal.slice_proof import ProvenLeaf, SliceProof, parse_slice_proof
 from edge_agent.segment.joined import joined
 from edge_agent.segment.judge import judge_sources
+from edge_agent.segment.levels import is_proof
 from edge_agent.segment.master import Part, write_master
-from edge_agent.segment.proof import export, is_proof, verify_proof
+from edge_agent.segment.proof import export, verify_proof
 from edge_agent.segment.report import SliceReport, joined_from_json
 from edge_agent.segment.run_slice import run_of, verify_run_slice
 from edge_agent.segment.slice import parse_bounds, verify_slice

@@ -51,12 +51,8 @@ def verify(
     as_json: JsonFlag = False,
 ) -> int:
     """Judge everything; exit code 0 only when all of it reaches ``--level``, else 7."""
-    from edge_agent.cli import output
-    from edge_agent.errors import IntegrityError, UsageError
+    from edge_agent.errors import UsageError
     from edge_agent.segment.judge import Ready
-    from edge_agent.segment.levels import verify_path
-    from edge_agent.segment.proof import is_proof, verify_proof
-    from edge_agent.segment.report import RunReport
 
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
@@ -64,24 +60,38 @@ def verify(
     if not dataset and (export is not None or slice_ != ":"):
         raise UsageError(t("--slice and --export need --dataset."), try_=t("name a dataset of the segment, as --dataset /entry/data/data"))
     with Ready() as ready:
+        # Only now: what this loads, it loads while the worker loads.
+        from edge_agent.segment.levels import is_proof, verify_path
+
         certificate = _certificates(root)[0] if root is not None else None
         stampers = _certificates(tsa_root) if tsa_root is not None else []
         if dataset:
             return _slice(ready, paths, dataset, slice_, certificate, stampers, level, export, as_json=as_json)
         if all(path.is_file() and is_proof(path) for path in paths):
+            from edge_agent.segment.proof import verify_proof
+
             return _told([verify_proof(path, certificate, stampers) for path in paths], level, rooted=root is not None, as_json=as_json)
         found = [report for path in paths for report in verify_path(path, certificate, tsa_roots=stampers, judge=ready.judge)]
     if not found:
         raise UsageError(t("There is no run and no segment below {paths}.", paths=", ".join(map(str, paths))))
+    return _judged(found, level, rooted=root is not None, as_json=as_json)
+
+
+def _judged(found: list[Found], level: int, *, rooted: bool, as_json: bool) -> int:
+    """Say what runs and segments are worth; the exit code."""
+    from edge_agent.cli import output
+    from edge_agent.errors import IntegrityError
+    from edge_agent.segment.report import RunReport
+
     lowest = min(report.level for report in found)
     if as_json:
         items = [{"kind": "run" if isinstance(report, RunReport) else "segment", **report.as_json()} for report in found]
         output.emit({"ok": lowest >= level, "level": lowest, "asked": level, "items": items})
     else:
-        output.say(_sentence(found, rooted=certificate is not None))
+        output.say(_sentence(found, rooted=rooted))
         for report in found:
             output.say(_line(report))
-        if lowest == 1 and root is None:
+        if lowest == 1 and not rooted:
             output.say(t("Try: {what}", what=t("give the facility's root certificate with --root, to learn whose key it is")))
     return 0 if lowest >= level else IntegrityError.exit_code
 
