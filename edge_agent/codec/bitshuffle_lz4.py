@@ -9,6 +9,7 @@ are (bitshuffle, `bshuf_h5filter.c` and `bitshuffle_core.c`). The C decoder is n
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,9 @@ from edge_agent.codec.contract import (
     Writable,
     check_size,
     check_type,
-    chunk_octets,
     damaged,
     exactly,
+    octets,
     output_octets,
     stored_octets,
 )
@@ -58,18 +59,16 @@ class BitshuffleLz4:
         check_type(dtype, chunk)
         return (Filter(BITSHUFFLE, OPTIONAL, (*VERSION, dtype.itemsize, 0, LZ4)),)
 
+    @lru_cache(256)  # noqa: B019 - there is one of each library for good, and sizes of frames are few
     def bound(self, nbytes: int, itemsize: int) -> int:
         """Return the header and the worst case of every LZ4 block."""
         check_size(nbytes, itemsize)
-        return self._bound(nbytes, itemsize)
-
-    def _bound(self, nbytes: int, itemsize: int) -> int:
         return _HEADER.size + max(nbytes, self.library.bound(nbytes // itemsize, itemsize))
 
     def encode(self, raw: Readable, out: Writable, itemsize: int) -> tuple[int, int]:
         """Encode one chunk; see `contract.Encoder.encode`."""
-        data = chunk_octets(raw, itemsize)
-        space = output_octets(out, self._bound(data.nbytes, itemsize))
+        data = octets(raw, "the raw chunk")
+        space = output_octets(out, self.bound(data.nbytes, itemsize))
         block = self.library.block(itemsize)
         _HEADER.pack_into(space.data, 0, data.nbytes, block * itemsize)
         written = self.library.compress(data, space[_HEADER.size :], itemsize, block)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import threading
+from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -52,9 +53,6 @@ class BitshuffleLibrary:
         self._bound.argtypes, self._bound.restype = (size, size, size), size
         self._block.argtypes, self._block.restype = (size,), size
         self._using_avx2.argtypes, self._using_avx2.restype = (), ctypes.c_int
-        # Sizes of frames are few, and a call gives the interpreter lock away: what it says once is kept.
-        self._blocks: dict[int, int] = {}
-        self._bounds: dict[tuple[int, int], int] = {}
         # Absent when the library was built without OpenMP.
         self._limit = getattr(handle, "omp_set_num_threads", None)
         if self._limit is not None:
@@ -65,19 +63,14 @@ class BitshuffleLibrary:
         """Whether the library was compiled for AVX2."""
         return bool(self._using_avx2())
 
+    @lru_cache(256)  # noqa: B019 - a library is loaded for good, and a call would give the interpreter lock away
     def block(self, itemsize: int) -> int:
         """Return the default block size in elements."""
-        known = self._blocks.get(itemsize)
-        if known is None:
-            known = self._blocks[itemsize] = int(self._block(itemsize))
-        return known
+        return int(self._block(itemsize))
 
     def bound(self, elements: int, itemsize: int) -> int:
         """Return the largest size in bytes that `compress` may write."""
-        known = self._bounds.get((elements, itemsize))
-        if known is None:
-            known = self._bounds[elements, itemsize] = int(self._bound(elements, itemsize, 0))
-        return known
+        return int(self._bound(elements, itemsize, 0))
 
     def compress(self, raw: Octets, out: Octets, itemsize: int, block: int) -> int:
         """Compress all of `raw` into `out`, which has at least `bound()` bytes; return the size or a negative error."""

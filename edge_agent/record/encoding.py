@@ -77,7 +77,8 @@ class Encoders:
                 return False
             item, codec, data = raw
             try:
-                lease = None if isinstance(data, Packed) or self._is_hopeless(item.key) else self._lease(_bound(codec, data))
+                key = item.stream.key
+                lease = None if isinstance(data, Packed) or self._is_hopeless(key) else self._lease(_bound(codec, data))
             except Exception as error:
                 raw.item.fail(error)
                 return True
@@ -88,7 +89,7 @@ class Encoders:
             else:
                 item.again = partial(_alone, codec, data)
                 encoded = _as_it_is(codec, data) if lease is None else _encode(codec, data, lease)
-                self._remember(item.key, shrank=len(encoded.stored) < data.nbytes)
+                self._remember(key, shrank=len(encoded.stored) < data.nbytes)
                 item.encode(encoded)
         except Exception as error:
             if lease is not None:

@@ -80,12 +80,13 @@ class FrameSeries(Series):
             self.describe(item.stream)
         if self._unreadable is not None:
             raise self._unreadable
-        if self._is_told_again(item):
+        if self.cause is Cause.CRASH and self._is_told_again(item):
             item.drop()
             return
         encoded = item.result()
         segment, table, data = self._ready()
-        self._append(segment, self.continuity.before(item.number, item.t_arrival, self.cause))
+        if leaves := self.continuity.before(item.number, item.t_arrival, self.cause):
+            self._append(segment, leaves)
         self.cause = Cause.SOURCE
         offset = (table.rows, *(0,) * len(self.stream.shape))
         segment.chunk(data.path, offset, encoded.stored, encoded.mask, encoded.digest, item.t_arrival, table.rows + 1, item.number)
@@ -96,7 +97,7 @@ class FrameSeries(Series):
 
     def _is_told_again(self, item: FrameItem) -> bool:
         """Whether this is the last frame that was recorded before the crash: a PVA server tells its latest one to whoever connects."""
-        return self.cause is Cause.CRASH and item.number == self.continuity.last and NO_TIME < item.t_source <= self.continuity.last_time
+        return item.number == self.continuity.last and NO_TIME < item.t_source <= self.continuity.last_time
 
     def _note(self, item: GapItem | ResetItem) -> None:
         # The segment first: its OPEN says where the counter stood before.

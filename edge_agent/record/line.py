@@ -52,7 +52,12 @@ class Line:
         while self._is_ready() and self._turn.acquire(blocking=False):
             try:
                 while self._is_ready():
-                    self._do(self._jobs.popleft())
+                    run = self._jobs.popleft().run
+                    try:
+                        run()
+                    except Exception as error:
+                        self._failed(error)
+                    self._done()
             finally:
                 self._turn.release()
 
@@ -69,10 +74,3 @@ class Line:
         except IndexError:
             return False
         return awaited is None or awaited.ready
-
-    def _do(self, job: _Job) -> None:
-        try:
-            job.run()
-        except Exception as error:
-            self._failed(error)
-        self._done()

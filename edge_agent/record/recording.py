@@ -75,19 +75,21 @@ class FrameChannel:
     def _take(self, frame: Frame, row: bytes, waited: bool) -> bool:
         size = frame_size(frame)
         room = self.recorder.room
+        full = room.full
         if self._unreadable is not None:
             self._refuse(frame, f"the codec {codec_of(self.stream)} cannot be used: {self._unreadable.why}")
             return False
         if waited:
             room.force(size)
-        elif self._yielding.skips(room.full):
+        elif self._yielding.skips(full):
             self._refuse(frame, "thinned out")
             return False
         elif not room.try_enter(size):
             self._refuse(frame, "no room")
             return False
-        stream = self._yielding.described(room.full)
-        self._declare()
+        stream = self._yielding.described(full)
+        if self._refused is not None:
+            self._declare()
         item = FrameItem(stream, frame.number, frame.t_arrival, row, Charge(room, size))
         self.recorder.encode(item, codec_of(stream), frame.data, self.series.write)
         return True

@@ -234,7 +234,7 @@ class SegmentWriter:
 
     def rows(self, table: int, first: int, n: int, columns: Sequence[bytes | memoryview]) -> None:
         """Journal rows of a table; durable with the next commit."""
-        self._frame(journal.rows_frame(table, first, n, columns))
+        self._staged += journal.rows_frame(table, first, n, columns)
 
     def chunk(
         self, path: str, offset: tuple[int, ...], stored: bytes | memoryview, mask: int, digest: bytes, t_ns: int, rows: int,
@@ -254,7 +254,7 @@ class SegmentWriter:
 
     def append_leaf(self, payload: bytes, offset: int = 0) -> None:
         """Journal a leaf and append it to the tree."""
-        self._frame(journal.leaf_frame(offset, payload))
+        self._staged += journal.leaf_frame(offset, payload)
         self._staged_leaves.append(payload)
 
     def sign_rows(self, paths: Sequence[str], first: int, n: int, digest: bytes) -> None:

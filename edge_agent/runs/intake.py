@@ -57,7 +57,8 @@ class Intake:
             if not waited:
                 self._refuse(stream, _one(Cause.DISK, frame, "the disk is full"))
             return False
-        self._declare(stream.key)
+        if self._refused:
+            self._declare(stream.key)
         if not self._queued.get(stream.key):
             return self._frames(stream).offer(frame, waited=waited)
         if waited:
