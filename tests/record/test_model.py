@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from edge_agent.record.items import Encoded, FrameItem
 from edge_agent.storage.faults import Crashed, Fault, Faults
 from edge_agent.storage.memory import Memory
+from tests.record import conftest as kit
 from tests.record.bench import ROOT, Bench
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -144,3 +146,30 @@ def test_random_histories_lose_nothing_durable_and_hide_no_gap(tmp_path: Path) -
 @pytest.mark.slow(90)
 def test_many_random_histories_lose_nothing_durable_and_hide_no_gap(tmp_path: Path) -> None:
     histories(400, 50, tmp_path)
+
+
+def test_a_frame_that_cannot_be_encoded_again_takes_no_other_one_with_it(tmp_path: Path) -> None:
+    """Three frames are written again after a failed commit; what was written before the one that cannot be stands, and is no gap."""
+    bench = Bench(Faults(Memory(ROOT)), tmp_path)
+    bench.frame()
+    bench.commit()
+    for _ in range(3):
+        bench.frame()
+    assert bench.camera.segment is not None
+    last = bench.camera.segment._pending[-1].item
+    assert isinstance(last, FrameItem)
+    assert last.encoded is None, "its raw data is kept, from which it is encoded once more"
+
+    def refused() -> Encoded:
+        raise ValueError("not encoded")
+
+    last.again = refused
+    bench.disk.fault = Fault(len(bench.disk.calls) + 1, errno.EIO)
+    bench.commit()
+    with pytest.raises(ValueError, match="not encoded"):
+        bench.tick()
+    bench.close()
+    closed = bench.segments()
+    gaps = [(gap.first, gap.last, gap.cause) for each in closed for gap in each.gaps.get(kit.CAMERA.key, ())]
+    assert gaps == [(4, 4, "overload")]
+    assert sum(each.counts.get(kit.CAMERA.key, 0) for each in closed) == 3
