@@ -48,6 +48,8 @@ from edge_agent.storage import Storage
 __all__ = ["Damaged", "NothingDurable", "last_sequences", "recover"]
 
 REBUILT = ".rebuilt"
+EMPTY = 1 << 20
+"""No segment file is larger before its journal says anything."""
 
 
 def recover(
@@ -83,7 +85,12 @@ def recover(
         storage.unlink(part)
         return closed
     with Payload(part, storage) as payload:
-        remains = read_remains(journal_path, storage, payload.holds, limit)
+        try:
+            remains = read_remains(journal_path, storage, payload.holds, limit)
+        except NothingDurable:
+            if storage.exists(part) and storage.size(part) > EMPTY:
+                raise _without_journal(part) from None
+            raise
         if remains.covered > len(remains.payloads):
             raise Damaged(
                 f"{final_name}: the journal holds a head over {remains.covered} leaves, {len(remains.payloads)} can be read back",
@@ -114,8 +121,18 @@ def _finished(path: Path, journal_path: Path, storage: Storage) -> Closed:
     dsds = {dsd.digest(): dsd for dsd in map(parse_dsd, tables.descriptors)}
     dtypes = {dsd.path: numpy_dtype(dsd.type).str for dsd in dsds.values()}
     head = signed_head(tables.heads[-1])
-    remains = read_remains(journal_path, storage, lambda entry, number: tables.leaves[number : number + 1] == (entry.payload,))
+    try:
+        remains = read_remains(journal_path, storage, lambda entry, number: tables.leaves[number : number + 1] == (entry.payload,))
+    except NothingDurable:
+        raise _without_journal(path) from None
     return _closed(path, journal_path, remains, tables.leaves, head, storage.size(path), shapes, dtypes, dsds)
+
+
+def _without_journal(path: Path) -> Damaged:
+    return Damaged(
+        f"{path.name}: its journal has lost what it held", why=f"{path.name} is there, and was made after it",
+        try_="the files are in quarantine; check the disk (smartctl, kernel log)",
+    )  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -254,7 +254,7 @@ def read_remains(journal_path: Path, storage: Storage, holds: Callable[[LeafFram
 
     Raises:
         NothingDurable: not even the opening is there.
-        Damaged: the journal cannot be read at all.
+        Damaged: the journal cannot be read at all, or it goes on behind an opening that cannot.
     """
     try:
         data = storage.read_file(journal_path)[:limit]
@@ -265,6 +265,11 @@ def read_remains(journal_path: Path, storage: Storage, holds: Callable[[LeafFram
     first, end = next(entries, (None, 0))
     parsed = leaf.parse(first.payload) if isinstance(first, LeafFrame) else None
     if not isinstance(opening, Opening) or not isinstance(first, LeafFrame) or not isinstance(parsed, leaf.Open):
+        if any(_follows_opening(entry) for entry in journal.beyond(data, 0)):
+            raise Damaged(
+                f"{journal_path.name} has a beginning that cannot be read", why="what was durable has other bytes now",
+                try_="the files are in quarantine; check the disk (smartctl, kernel log)",
+            )  # fmt: skip
         raise NothingDurable
     remains = Remains(opening, parsed, end, [first.payload])
     for entry, position in entries:
@@ -276,3 +281,10 @@ def read_remains(journal_path: Path, storage: Storage, holds: Callable[[LeafFram
     remains.note_heads(journal.beyond(data, 0))
     remains.drop_half_frame()
     return remains
+
+
+def _follows_opening(entry: Entry) -> bool:
+    """Whether an entry is one that is written only when the opening is durable."""
+    if isinstance(entry, LeafFrame):
+        return entry.payload[4:5] != bytes([leaf.Open.TYPE])
+    return not isinstance(entry, Opening) and not (isinstance(entry, tuple) and entry[0] is Frame.SKELETON)

@@ -306,7 +306,7 @@ def test_a_flipped_byte_in_a_journal_is_noticed_or_costs_only_what_no_head_cover
     before = {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()}
     try:
         closed = recover(folder, name, crash.facility.boot(), kit.DISK, lambda: kit.T0, kit.POLICY, chain=crash.chain)
-    except (Damaged, NothingDurable):
+    except Damaged:  # never NothingDurable: its files would be removed
         assert {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()} == before
     else:
         kit.check_signed([closed], crash.facility)
@@ -397,6 +397,31 @@ def test_a_journal_without_its_opening_holds_nothing(kit: Any, facility: Any, tm
     (tmp_path / f"a.h5{JOURNAL}").write_bytes(data)
     with pytest.raises(NothingDurable):
         recover(tmp_path, "a.h5", facility.boot(), kit.DISK, lambda: 0, kit.POLICY, chain=None)
+
+
+@pytest.mark.parametrize("at", [0, 20])
+def test_a_journal_with_a_damaged_opening_is_damage_and_not_empty(crash: Crash, kit: Any, at: int) -> None:
+    for name in names(crash.folder):
+        path = crash.folder / (name + JOURNAL)
+        broken = bytearray(path.read_bytes())
+        broken[at] ^= 1
+        path.write_bytes(broken)
+        with pytest.raises(Damaged, match="has a beginning that cannot be read"):
+            recover(crash.folder, name, crash.facility.boot(), kit.DISK, lambda: kit.T0, kit.POLICY, chain=crash.chain)
+
+
+def test_an_empty_journal_beside_what_it_was_written_for_is_damage(crash: Crash, rig: Make, kit: Any) -> None:
+    (name,) = [name for name in names(crash.folder) if "camera" in name]
+    with (crash.folder / (name + PART)).open("ab") as file:
+        file.truncate(2 << 20)
+    run = rig(folder=crash.folder / "other")
+    run.state.closed = lambda closed: run.closed.update({closed.segment_id: closed})  # the journal stays
+    run.recording.frames(kit.CAMERA).offer(kit.frame(1))
+    (closed,) = run.close()
+    for folder, each in ((crash.folder, name), (run.folder, closed.path.name)):
+        (folder / (each + JOURNAL)).write_bytes(b"")
+        with pytest.raises(Damaged, match="its journal has lost what it held"):
+            recover(folder, each, crash.facility.boot(), kit.DISK, lambda: kit.T0, kit.POLICY, chain=crash.chain)
 
 
 def test_a_run_killed_while_it_opens_a_segment_leaves_no_hole_in_the_numbers(rig: Make, kit: Any, tmp_path: Path) -> None:
