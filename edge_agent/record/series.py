@@ -261,6 +261,10 @@ class Series(ABC):
     def _new(self) -> SegmentWriter:
         state, session = self.state, self.state.session()
         ordinal = state.ordinal + 1
+        while state.storage.exists(state.folder / self._file_name(ordinal)):
+            # Nobody here knows of it. A hole in the numbers shows it; its bytes are not written over.
+            log.warning("%s is there already and is left alone", self._file_name(ordinal))
+            ordinal += 1
         opening = leaf.Open(
             agent_id=session.agent_id,
             run_id=state.run.run_id,
@@ -273,15 +277,17 @@ class Series(ABC):
             series=self.name,
             last_seq=self._last_seq(),
         )
-        name = f"{state.run.name}_{self.name.replace('/', '_')}_{ordinal:06d}.h5"
         objects = layout.entry_objects(state.run, state.site, ordinal, self.name, state.record()) if self.with_data else {}
         segment = SegmentWriter(
-            state.folder, name, opening, state.context(), session, state.storage,
+            state.folder, self._file_name(ordinal), opening, state.context(), session, state.storage,
             with_data=self.with_data, objects=objects, mark=self._mark(),
             clock=state.clock,
         )  # fmt: skip
         state.ordinal = ordinal
         return segment
+
+    def _file_name(self, ordinal: int) -> str:
+        return f"{self.state.run.name}_{self.name.replace('/', '_')}_{ordinal:06d}.h5"
 
     def _closing(self, outcome: str) -> layout.Objects:
         assert self.segment is not None  # noqa: S101 - by roll

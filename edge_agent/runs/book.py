@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from edge_agent.model import Access, Label, RunContext
-from edge_agent.record.segment_writer import Closed
+from edge_agent.record.segment_writer import JOURNAL, Closed
 from edge_agent.runs.held import receipt
 from edge_agent.runs.mirror import Mirror
 from edge_agent.seal import cose
@@ -210,8 +210,29 @@ class Book:
         """The key chains of all sessions."""
         return list(self._state.under("chain/").values())
 
+    def is_ahead(self, unfinished: Sequence[RunEntry], folders: Path) -> bool:
+        """Whether the copies know of what the database never had: an older database was put in its place.
+
+        A crash between a copy and the database leaves a run whose number was given out, or a segment whose journal is still there.
+        """
+        keys = self._mirror.keys()
+        last = self._state.last_run_no()
+        if any(key[4:].isdigit() and int(key[4:]) > last for key in keys if key.startswith("run/")):
+            return True
+        newest = {key.split("/")[1]: key for key in keys if key.startswith("segment/")}
+        known = [key for entry in unfinished if (key := newest.get(entry.run.name)) is not None]
+        return any(self._state.get(key) is None and not self._has_journal(key, folders) for key in known)
+
+    def _has_journal(self, key: str, folders: Path) -> bool:
+        data = self._mirror.get(key)
+        try:
+            closed = None if data is None else _closed(folders / key.split("/")[1], data)
+        except (SealError, ValueError, TypeError, LookupError):
+            closed = None
+        return closed is not None and closed.path.with_name(closed.path.name + JOURNAL).exists()
+
     def restore(self) -> list[RunEntry]:
-        """The database is new: take everything from the copies. Returns the runs that were signed: their files have to be handed on."""
+        """The database is new, or older: take everything from the copies. Returns the signed runs, whose files have to be handed on."""
         signed = []
         for key, data in self._mirror.items().items():
             kind, _, rest = key.partition("/")
@@ -219,7 +240,9 @@ class Book:
                 if kind == "run":
                     entry = entry_of(data)
                     self._state.raise_run_no(entry.run.run_no)
-                    key = f"past/{rest}" if entry.stage is Stage.DONE else key
+                    if entry.stage is Stage.DONE:
+                        self._state.delete(key)
+                        key = f"past/{rest}"
                     signed += [entry] if entry.stage in (Stage.CLOSED, Stage.DONE) else []
                 elif kind == "segment":
                     _closed(Path(), data)

@@ -61,7 +61,10 @@ class Salvage:
             DiskError: the disk refused.
         """
         found = Recovered()
-        if self.keeper.spool.fresh:
+        spool = self.keeper.spool
+        if not spool.fresh and self.keeper.book.is_ahead(self.keeper.book.entries(), spool.folder / "runs"):
+            spool.is_older()
+        if spool.fresh:
             self._rebuild()
         known = {entry.run.name: entry for entry in self.keeper.book.entries()}
         left = self._left()
@@ -109,7 +112,7 @@ class Salvage:
             self._one(entry, folder, journal_path.name.removesuffix(JOURNAL), Recovered())
 
     def _rebuild(self) -> None:
-        """The database is new: hand everything on again that still has a file here. Targets bear being sent the same twice."""
+        """The database is new, or older: hand everything on again that still has a file here. Targets bear being sent the same twice."""
         keeper = self.keeper
         signed = keeper.book.restore()
         for folder in (keeper.spool.folder / "runs").glob("[0-9]*"):

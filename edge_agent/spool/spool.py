@@ -54,8 +54,13 @@ class Spool:
 
     @property
     def fresh(self) -> bool:
-        """The database was made by this opening: the files have to be scanned and added."""
+        """The database was made by this opening, or is older than the files: they have to be scanned and added."""
         return self._db.fresh
+
+    def is_older(self) -> None:
+        """The files know more than the database: somebody put back an older one. It is `fresh` from now on."""
+        log.warning("%s is older than the files beside it; what is missing is taken from them", DATABASE, extra={"code": "SPOOL_OLDER"})
+        self._db.fresh = True
 
     def transaction(self) -> AbstractContextManager[None]:
         """Group calls of the parts: all or none is durable at the end, with one sync. Other threads wait meanwhile."""

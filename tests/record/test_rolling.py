@@ -176,3 +176,15 @@ def test_a_counter_that_began_again_at_the_same_number_after_a_crash_is_a_new_fr
     _, closed = again.close()
     assert closed.counts == {"camera/image": 1}
     assert [type(each).__name__ for each in kit.leaves_of(closed)].count("SeqReset") == 1
+
+
+def test_a_segment_takes_no_name_that_a_file_has_already(rig: Callable[..., Any], kit: Any) -> None:
+    run = rig()
+    run.folder.mkdir(parents=True, exist_ok=True)
+    other = run.folder / "000001_camera_image_000001.h5"
+    other.write_bytes(b"of somebody else")
+    run.recording.frames(kit.CAMERA).offer(kit.frame(1))
+    (closed,) = run.close()
+    assert other.read_bytes() == b"of somebody else"
+    assert closed.path.name == "000001_camera_image_000002.h5"
+    kit.check_signed([closed], run.facility)

@@ -42,6 +42,7 @@ async def fill(house: Any, segments: int) -> None:
     await house.open("bl")
     run = house.desk.start("bl", project="p")
     await house.desk.stop("bl")
+    house.spool.state.raise_run_no(1 + RUNS)
     for number in range(2, 2 + RUNS):
         name = f"{number:06d}"
         other = replace(run, run_no=number, run_id=os.urandom(16), folder=f"p/bl/2026-11-24/{name}", label=Label())

@@ -112,3 +112,73 @@ async def test_a_copy_that_cannot_be_read_is_said_and_keeps_nothing_else_from_be
     await house.open("bl")
     assert len(house.spool.outbox.items_of_run(run.run_id)) == 4
     assert "the copy of 000009 cannot be used" in caplog.text
+
+
+async def test_an_older_database_that_was_put_back_gives_no_number_twice_and_forgets_no_run(
+    new_house: New, camera: Stream, frame: Callable[..., Frame]
+) -> None:
+    house = new_house(targets=("cloud",))
+    await house.open("bl")
+    house.desk.start("bl", project="p")
+    house.groups["bl"].offer(camera, frame(0))
+    await house.durable(camera, 1)
+    await house.crash()
+    older = {path: path.read_bytes() for path in house.folder.glob("spool.db*")}
+    house = new_house(targets=("cloud",))
+    await house.open("bl")
+    house.groups["bl"].offer(camera, frame(1))
+    first = await house.desk.stop("bl")
+    await house.complete()
+    for number in (2, 3):
+        second = house.desk.start("bl", project="p")
+        house.groups["bl"].offer(camera, frame(number))
+        await house.durable(camera, number + 1)
+        if number == 2:
+            await house.desk.stop("bl")
+            await house.complete(2)
+    runs = {run.run_no: {i.remote for i in house.spool.outbox.items_of_run(run.run_id)} for run in (first, second)}
+    await house.crash()
+    for path in house.folder.glob("spool.db*"):
+        path.unlink()
+    for path, data in older.items():
+        path.write_bytes(data)
+    house = new_house(targets=("cloud",))
+    await house.open("bl")
+    assert {run.run_no for run in house.runs()} == {1, 2, 3}
+    assert {i.remote for i in house.spool.outbox.items_of_run(first.run_id)} == runs[1]
+    assert house.groups["bl"].foreground.entry.run.run_no == 3
+    house.groups["bl"].offer(camera, frame(4))
+    third = await house.desk.stop("bl")
+    assert house.column(third, camera, "frame_number") == [3, 4]
+    totals = house.keeper.totals()[camera.key]
+    assert (totals.arrived, totals.spooled, totals.discrepancy) == (5, 5, 0)
+
+
+async def test_an_older_database_of_the_same_run_writes_over_no_segment(
+    new_house: New, camera: Stream, frame: Callable[..., Frame]
+) -> None:
+    house = new_house(targets=("cloud",))
+    await house.open("bl")
+    house.desk.start("bl", project="p")
+    house.groups["bl"].offer(camera, frame(0))
+    await house.durable(camera, 1)
+    await house.crash()
+    older = {path: path.read_bytes() for path in house.folder.glob("spool.db*")}
+    house = new_house(targets=("cloud",))
+    await house.open("bl")
+    house.groups["bl"].offer(camera, frame(1))
+    run = await house.desk.stop("bl")
+    await house.complete()
+    files = {path.name: path.read_bytes() for path in house.keeper.folder(run).iterdir() if path.is_file()}
+    await house.stop()
+    for path in house.folder.glob("spool.db*"):
+        path.unlink()
+    for path, data in older.items():
+        path.write_bytes(data)
+    house = new_house(targets=("cloud",))
+    await house.open("bl")
+    assert house.spool.fresh
+    assert house.groups["bl"].foreground is None
+    assert [entry.run.run_no for entry in house.keeper.book.past()] == [1]
+    assert {path.name: path.read_bytes() for path in house.keeper.folder(run).iterdir() if path.is_file()} == files
+    assert house.keeper.totals()[camera.key].spooled == 2
