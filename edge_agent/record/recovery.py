@@ -82,6 +82,8 @@ def recover(
     if storage.exists(path):
         # It got its name when it was complete and durable; only the steps after it are missing.
         closed = _finished(path, journal_path, storage)
+        # The name itself perhaps not yet, and the journal goes next.
+        storage.sync_folder(folder)
         storage.unlink(part)
         return closed
     with Payload(part, storage) as payload:

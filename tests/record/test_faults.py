@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -24,6 +25,9 @@ from edge_agent.seal import leaf
 from edge_agent.seal.meta import MetaObject
 from edge_agent.segment import integrity, layout
 from edge_agent.segment.file import SegmentFile
+from edge_agent.storage import disk_error
+from edge_agent.storage.faults import Faults
+from edge_agent.storage.memory import Memory
 
 Make = Callable[..., Any]
 LIMITS = Limits(size=16 << 10, min_age=0.0)
@@ -423,3 +427,30 @@ def test_tables_that_the_disk_lost_without_hdf5_saying_so_cost_a_segment_and_no_
     kit.check_signed(segments, run.facility)
     kit.check_chain(segments)
     assert list(kit.recorded_frames(segments)) == [1, 2, 3, 4, 5]
+
+
+def test_a_name_that_was_not_made_durable_is_before_its_journal_goes(kit: Any, facility: Any) -> None:
+    class Unsynced(Faults):
+        """Its folder's sync fails once behind a rename."""
+
+        renamed = False
+
+        def rename(self, source: Path, target: Path) -> None:
+            super().rename(source, target)
+            self.renamed = True
+
+        def sync_folder(self, path: Path) -> None:
+            if self.renamed:
+                self.renamed = False
+                raise disk_error(f"making the folder {path.name} durable", OSError(errno.EIO, os.strerror(errno.EIO)))
+            super().sync_folder(path)
+
+    memory = Memory(Path("/spool"))
+    run = kit.Rig(Path("/spool/000001"), facility, Unsynced(memory))
+    run.recording.frames(kit.CAMERA).offer(kit.frame(1))
+    (closed,) = run.close()
+    run.stop()
+    assert run.broken == [closed.path.name]
+    for seed in range(40):
+        left = memory.after_power_loss(random.Random(seed))
+        assert left.exists(closed.path) or left.exists(closed.journal_path), "data without a name and without a journal"
