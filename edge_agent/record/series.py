@@ -60,7 +60,8 @@ class RunState:
     """What the series of one run share. ``ordinal`` is the last one given; ``previous`` maps a series to its last segment.
 
     ``session`` is asked when a segment is opened: it changes between segments, in turn. ``closed`` and ``broken`` are called
-    in turn, again after a `DiskError`: what they do must bear being done twice. ``wait_for_disk`` returns when it is worth
+    in turn, again after a `DiskError`: what they do must bear being done twice. What ``broken`` made of a segment is in ``previous``
+    afterwards; where it is not, nothing is left of it. ``wait_for_disk`` returns when it is worth
     another try and raises the error when it is not.
     """
 
@@ -235,6 +236,7 @@ class Series(ABC):
             if broken is not None:
                 # Before anything goes on: the next segment follows what recovery makes of this one.
                 self._until_done(lambda: self.state.broken(broken))
+                items.extendleft(self._lost(broken))
         except DiskError as ended:
             self._ended = ended
             for item in items:
@@ -243,6 +245,15 @@ class Series(ABC):
         except Exception:
             log.exception("%s could not be recovered now; the next start tries again", broken.name if broken is not None else "")
         return items
+
+    def _lost(self, broken: SegmentWriter) -> list[Item]:
+        """What to declare of a segment of which nothing could be made, although it held what had been told to be durable."""
+        if self.state.previous.get(self.name, (b"", b""))[0] == broken.opening.segment_id:
+            return []
+        arrived = {key: n for key, n in broken.live.arrived.items() if n}
+        detail = f"was durable in {broken.name}, which is damaged"
+        streams = self._streams().items()
+        return [GapItem(stream, Gap(Cause.DISK, count=arrived[key], detail=detail)) for key, stream in streams if key in arrived]
 
     def _until_done(self, job: Callable[[], None]) -> None:
         while True:

@@ -340,7 +340,8 @@ class Keeper:
     def set_aside(self, folder: Path, name: str, why: str, damaged: list[str] | None = None) -> None:
         """Move a segment that cannot be used to quarantine, its journal last; nothing is deleted. ``damaged`` gets its name."""
         paths = [path for suffix in ("", PART, JOURNAL) if (path := folder / (name + suffix)).exists()]
-        self.spool.quarantine.set_aside(paths, why, name)
+        if paths:
+            self.spool.quarantine.set_aside(paths, why, name)
         known = next((entry.run.run_id for entry in self.book.entries() if entry.run.name == folder.name), None)
         self.agent_log.append(Quarantine(name, known, why, self.now_ns()))
         if damaged is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -35,3 +36,30 @@ async def test_data_whose_journal_is_gone_is_set_aside_and_what_a_recovery_left_
     assert "its journal is gone" in entry.why
     assert entry.path.read_bytes() == data
     await house.stop()
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("gone", ["data", "folder"])
+async def test_a_segment_that_somebody_removed_while_it_was_open_is_declared_with_its_number_of_frames(
+    new_house: Callable[..., Any], camera: Stream, frame: Callable[..., Frame], gone: str
+) -> None:
+    house = new_house()
+    await house.open("bl")
+    run = house.desk.start("bl", project="p")
+    for number in range(3):
+        house.groups["bl"].offer(camera, frame(number))
+    await house.durable(camera, 3)
+    folder = house.keeper.folder(run)
+    if gone == "folder":
+        shutil.rmtree(folder)
+    else:
+        (part,) = folder.glob("*.h5.part")
+        part.unlink()
+    await house.desk.stop("bl")
+    await house.complete()
+    (gap,) = house.gaps(run, camera)
+    assert (gap.cause, gap.count) == ("disk", 3)
+    assert "is damaged" in gap.detail
+    totals = house.keeper.totals()[camera.key]
+    assert (totals.arrived, totals.lost, totals.discrepancy) == (3, 3, 0)
+    assert len(house.spool.quarantine.entries()) == (gone == "data")
