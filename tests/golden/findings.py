@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import lzma
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from cryptography import x509
@@ -23,9 +19,9 @@ from edge_agent.segment.run import verify_run
 from edge_agent.segment.run_slice import run_of, verify_run_slice
 from edge_agent.segment.slice import SliceReport, parse_bounds, verify_slice, with_run
 from edge_agent.segment.verify import verify_segment
+from tests.independent import module
 
 VECTORS = Path(__file__).parent / "vectors"
-TOOL = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
 RUN = "run/000124/000124.hsc"
 
 
@@ -139,18 +135,6 @@ def independent(place: Path, case: Case) -> tuple[dict[str, Any], str]:
             series = sum(1 for entry in tool.open_run(path, roots)[0]["segments"] if entry[2] is None)
             found |= {"amendments": len(item["amendments"]), "segments": item["segments"] - series}
     return found, item["reason"]
-
-
-@cache
-def module() -> ModuleType:
-    """``tools/verify_hsc1.py``."""
-    spec = importlib.util.spec_from_file_location("verify_hsc1_golden", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = found
-    spec.loader.exec_module(found)
-    return found
 
 
 def certificate(path: Path) -> x509.Certificate:

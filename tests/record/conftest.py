@@ -8,7 +8,6 @@ import errno
 import functools
 import hashlib
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -43,6 +42,7 @@ from edge_agent.segment import integrity, peek, reader
 from edge_agent.segment.peek import CODECS
 from edge_agent.segment.verify import verify_segment
 from edge_agent.storage import DISK, Disk, Storage, disk_error
+from tests.independent import ask
 
 CAMERA = Stream(
     "camera", "image", Kind.FRAMES, "<u2", (16, 24), counted=True, codec="none", source_uri="pva://CAM:Image", source_type="NTNDArray"
@@ -350,8 +350,7 @@ def recorded_rows(segments: Sequence[Closed], key: str = "balance/mass") -> list
 
 def independent_verifier(paths: Sequence[Path], root: Path) -> str:
     """What tools/verify_hsc1.py says; it must find every file at level 2."""
-    command = [sys.executable, str(ROOT / "tools" / "verify_hsc1.py"), *map(str, paths), "--root", str(root)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = ask(*paths, "--root", root)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

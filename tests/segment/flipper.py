@@ -23,7 +23,7 @@ import hdf5plugin  # noqa: F401 - registers the filters, as a researcher's progr
 
 from edge_agent.segment.roots import load_root
 from edge_agent.segment.verify import verify_segment
-from tests.golden.findings import module
+from tests.independent import module
 
 MOST_CPU = 1.0
 """Seconds of computing for one flip, more than ten times what it needs: how busy the machine is does not matter."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from edge_agent.segment.levels import verify_path
 from edge_agent.segment.verify import verify_segment
+from tests.independent import judged
 
-TOOL = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
 DATA = "/entry/instrument/camera/image/data"
 
 
@@ -30,10 +27,7 @@ def root_file(facility: Any, tmp_path: Path) -> Path:
 
 def independent(path: Path, root: Path | None) -> int:
     """The level that the other verifier gives."""
-    command = [sys.executable, str(TOOL), str(path), "--json", *(("--root", str(root)) if root else ())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode in (0, 1), done.stderr
-    return int(json.loads(done.stdout)["level"])
+    return int(judged(path, *(("--root", root) if root else ()))["level"])
 
 
 def test_both_give_the_same_level_to_good_segments(

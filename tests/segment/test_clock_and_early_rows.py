@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +20,8 @@ from edge_agent.segment import early
 from edge_agent.segment.clock import check_clock
 from edge_agent.segment.levels import verify_path
 from edge_agent.segment.verify import verify_segment
+from tests.independent import item
 
-TOOL = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
 S = 10**9
 Leaves = list[Any]
 
@@ -38,9 +35,8 @@ def root(facility: Any, tmp_path: Path) -> Path:
 
 def independent(path: Path, root: Path) -> tuple[int, str]:
     """Level and sentence of the other verifier."""
-    done = subprocess.run([sys.executable, TOOL, path, "--json", "--root", root], capture_output=True, text=True, timeout=120, check=False)
-    (item,) = json.loads(done.stdout)["items"]
-    return int(item["level"]), str(item["reason"])
+    found = item(path, "--root", root)
+    return int(found["level"]), str(found["reason"])
 
 
 # ---- CLOCK ----------------------------------------------------------------------------------------------------------

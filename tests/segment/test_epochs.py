@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from edge_agent.seal.tree import leaf_hash, root_of
 from edge_agent.segment import integrity, reader
 from edge_agent.segment.verify import verify_segment
+from tests.independent import judged
 
-TOOL = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
 EPOCHS = "/entry/integrity/epochs"
 
 
@@ -43,8 +40,7 @@ def levels(path: Path, facility: Any, tmp_path: Path) -> tuple[int, int]:
     """What both verifiers say."""
     root = tmp_path / "root.pem"
     root.write_bytes(facility.root.public_bytes(Encoding.PEM))
-    done = subprocess.run([sys.executable, TOOL, path, "--json", "--root", root], capture_output=True, text=True, timeout=120, check=False)
-    return verify_segment(path, facility.root).level, int(json.loads(done.stdout)["level"])
+    return verify_segment(path, facility.root).level, int(judged(path, "--root", root)["level"])
 
 
 def edited(path: Path, tmp_path: Path, change: Callable[[h5py.File], Any]) -> Path:

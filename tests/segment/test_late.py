@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,10 +20,8 @@ from edge_agent.segment.report import RunReport
 from edge_agent.segment.run import verify_run
 from edge_agent.segment.statement import open_sidecar
 from edge_agent.segment.verify import verify_segment
+from tests.independent import item, module
 from tests.tsa import Tsa
-
-TOOL = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
-
 
 pytestmark = pytest.mark.needs("openssl")
 
@@ -69,10 +62,8 @@ class Landed:
     def judged(self, *, rooted: bool = True, tsa: Tsa | None = None) -> tuple[RunReport, dict[str, Any]]:
         root = self.forge.facility.root if rooted else None
         ours = verify_run(self.folder, root, tsa_roots=[tsa.root] if tsa else (), judge=verify_segment)
-        more = [*(("--root", str(self.root)) if rooted else ()), *(("--tsa-root", str(tsa.root_file)) if tsa else ())]
-        done = subprocess.run([sys.executable, str(TOOL), str(self.folder), "--json", *more], capture_output=True, text=True, timeout=120)
-        assert done.returncode in (0, 1), done.stderr
-        (theirs,) = json.loads(done.stdout)["items"]
+        more = [*(("--root", self.root) if rooted else ()), *(("--tsa-root", tsa.root_file) if tsa else ())]
+        theirs = item(self.folder, *more)
         assert ours.level == theirs["level"], (ours.notes, theirs["reason"])
         said = [[c.field, c.old, c.new] for a in ours.amendments for c in a.changes]
         assert said == [change for a in theirs["amendments"] for change in a["changes"]]
@@ -189,7 +180,7 @@ def test_no_flipped_byte_of_the_receipts_says_something_else_and_both_verifiers_
     path, root = landed.folder / "000123.receipts", landed.forge.facility.root
     right = path.read_bytes()
     stated = open_sidecar(landed.folder / "000123.hsc", root)
-    tool = load_tool()
+    tool = module()
     roots = dataclasses.replace(tool.load_roots(str(landed.root)), stampers=tool.load_roots(str(tsa.root_file)).certificates)
     run, _, _, sidecar = tool.open_run(str(stated.path), roots)
 
@@ -210,17 +201,6 @@ def test_no_flipped_byte_of_the_receipts_says_something_else_and_both_verifiers_
         level, changes = judged()
         assert level <= 4
         assert changes in ([], best[1])
-
-
-def load_tool() -> ModuleType:
-    """The other verifier as a module."""
-    spec = importlib.util.spec_from_file_location("verify_hsc1_of_late", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _receipts(landed: Landed) -> Receipts:

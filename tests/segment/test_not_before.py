@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +16,8 @@ from edge_agent.seal.head import Head
 from edge_agent.seal.receipt import Custody, Receipts, Witness
 from edge_agent.segment.run import verify_run
 from edge_agent.segment.verify import verify_segment
+from tests.independent import judged
 
-TOOL = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
 T0 = 1_795_000_000_000_000_000
 LOG = b"agent log id 016"
 
@@ -51,9 +48,7 @@ class Made:
         self.forge.sidecar(self.folder, [built])
         self.forge.receipts(self.folder, [built], change=held)
         ours = verify_run(self.folder, self.forge.facility.root, judge=verify_segment)
-        command = [sys.executable, str(TOOL), str(self.folder), "--json", "--root", str(self.root)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        return ours.level, json.loads(done.stdout)["level"], "; ".join((*ours.warnings, *ours.notes))
+        return ours.level, judged(self.folder, "--root", self.root)["level"], "; ".join((*ours.warnings, *ours.notes))
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +20,8 @@ from edge_agent.seal.sidecar import parse_sidecar
 from edge_agent.segment.integrity import Tables
 from edge_agent.segment.run import verify_run
 from edge_agent.segment.verify import verify_segment
+from tests.independent import item
 
-TOOL = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
 Heads = Callable[[list[bytes]], list[bytes]]
 
 
@@ -32,9 +29,8 @@ def independent(path: Path, root: Any, beside: Path) -> tuple[int, str]:
     """Level and reason of the first thing that the other verifier reports."""
     pem = beside / "root.pem"
     pem.write_bytes(root.public_bytes(Encoding.PEM))
-    done = subprocess.run([sys.executable, str(TOOL), str(path), "--json", "--root", str(pem)], capture_output=True, text=True, check=False)
-    (item,) = json.loads(done.stdout)["items"]
-    return int(item["level"]), str(item["reason"])
+    found = item(path, "--root", pem)
+    return int(found["level"]), str(found["reason"])
 
 
 def again(facility: Any, number: int, *signers: Any) -> Heads:

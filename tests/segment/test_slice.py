@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +23,8 @@ from edge_agent.segment import layout
 from edge_agent.segment.judge import judge_slice
 from edge_agent.segment.report import SliceReport, slice_from_json
 from edge_agent.segment.slice import check_slice, parse_bounds, verify_slice, with_run
+from tests.independent import item
 
-TOOL = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
 CAMERA = "/entry/instrument/camera/image/data"
 BIG = Stream("eiger", "image", Kind.FRAMES, "<u2", (128, 128), source_uri="pva://BIG", counted=True)
 BIG_DATA = "/entry/instrument/eiger/image/data"
@@ -74,10 +72,7 @@ def both(facility: Any, root_file: Path) -> Callable[..., SliceReport]:
 
     def judge(path: Path, dataset: str, text: str) -> SliceReport:
         ours = with_run(verify_slice(path, dataset, parse_bounds(text), facility.root), facility.root)
-        command = [sys.executable, str(TOOL), str(path), "--dataset", dataset, "--slice", text, "--root", str(root_file), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-        assert done.returncode in (0, 1), done.stderr
-        (theirs,) = json.loads(done.stdout)["items"]
+        theirs = item(path, "--dataset", dataset, "--slice", text, "--root", root_file)
         assert (ours.level, ours.level and ours.chunks) == (theirs["level"], theirs["level"] and theirs["chunks"]), (ours, theirs)
         assert not ours.level or ours.leaves == theirs["leaves"]
         return ours

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +29,8 @@ from edge_agent.segment.proof import export, verify_proof
 from edge_agent.segment.report import SliceReport, joined_from_json
 from edge_agent.segment.run_slice import run_of, verify_run_slice
 from edge_agent.segment.slice import parse_bounds, verify_slice
+from tests.independent import item, module
 
-TOOL = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
 CAMERA = "/entry/instrument/camera/image/data"
 NUMBER = "/entry/instrument/camera/image/frame_number"
 LENGTHS = (6, 4, 5)
@@ -113,26 +110,11 @@ def copy(made: Run, tmp_path: Path) -> Run:
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
     """The independent verifier as a module."""
-    spec = importlib.util.spec_from_file_location("verify_hsc1_for_slices", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return module()
 
 
 def independent(path: Path, root: Path, *more: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, str(TOOL), str(path), "--json", "--root", str(root), *more],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode in (0, 1), done.stderr
-    (item,) = json.loads(done.stdout)["items"]
-    return dict(item)
+    return item(path, "--root", root, *more)
 
 
 # ---- a slice of a run

@@ -19,7 +19,7 @@ from edge_agent.seal.keys import KeyChain
 from edge_agent.seal.sidecar import parse_sidecar
 from edge_agent.segment.run import verify_run
 from edge_agent.segment.verify import verify_segment
-from tests.golden.findings import module
+from tests.independent import module
 
 Leaves = tuple[bytes, ...]
 DATA = "/entry/instrument/camera/image/data"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +22,7 @@ from edge_agent.seal.keys import KeyChain
 from edge_agent.segment import hdf5, layout
 from edge_agent.segment.report import GapCount
 from edge_agent.segment.verify import verify_segment
+from tests.independent import judged
 
 DATA = "/entry/instrument/camera/image/data"
 NUMBER = "/entry/instrument/camera/image/frame_number"
@@ -601,10 +599,7 @@ def test_the_independent_verifier_gives_every_one_of_these_files_the_same_level(
             change(file)
     for number, (change_leaves, _) in enumerate(LIES.values()):
         forge.frames(folder / f"lie {number}.h5").close(leaves=change_leaves)
-    tool = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
-    command = [sys.executable, str(tool), str(folder), "--root", str(root), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
-    theirs = {Path(item["path"]).stem: item["level"] for item in json.loads(done.stdout)["items"]}
+    theirs = {Path(item["path"]).stem: item["level"] for item in judged(folder, "--root", root)["items"]}
     ours = {path.stem: verify_segment(path, forge.facility.root).level for path in folder.iterdir()}
     assert ours.pop("good") == theirs.pop("good") == 2
     assert set(ours.values()) == {0}

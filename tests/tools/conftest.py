@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -34,7 +33,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-TOOL = Path(__file__).parents[2] / "tools" / "verify_hsc1.py"
+from tests.independent import TOOL, ask, module
+
 README = """This file is signed chunk by chunk (HSC/1). To check it without our software:
 python verify_hsc1.py FILE --root root.pem
 The format is described in docs/signed-chunks.md of edge-agent.
@@ -469,7 +469,10 @@ def make_run(folder: Path, ca: Authority, agent: Agent | None = None, number: in
 def verify(*paths: Path, root: Path | str | None = None, level: int = 2, python: str = sys.executable) -> tuple[int, dict[str, Any]]:
     """Run the tool as a user would; exit code and its JSON."""
     options = [*(["--root", str(root)] if root else []), "--level", str(level), "--json"]
-    done = subprocess.run([python, TOOL, *options, *paths], capture_output=True, text=True, timeout=100)
+    if python == sys.executable:
+        done = ask(*options, *paths)
+    else:
+        done = subprocess.run([python, TOOL, *options, *paths], capture_output=True, text=True, timeout=100)
     assert done.returncode in (0, 1), done.stderr
     assert not done.stderr
     return done.returncode, json.loads(done.stdout)
@@ -484,13 +487,7 @@ def hsc() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def tool() -> ModuleType:
     """The verifier as a module, for its pure functions."""
-    spec = importlib.util.spec_from_file_location("verify_hsc1", TOOL)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["verify_hsc1"] = module
-    spec.loader.exec_module(module)
-    return module
+    return module()
 
 
 @pytest.fixture(scope="session")
