@@ -82,7 +82,8 @@ class FrameChannel:
         if waited:
             room.force(size)
         elif self._yielding.skips(full):
-            self._refuse(frame, "thinned out")
+            # Where there is no room, nothing is thinned out: one range that grows, however long the disk takes nothing.
+            self._refuse(frame, "thinned out" if room.has(size) else "no room")
             return False
         elif not room.try_enter(size):
             self._refuse(frame, "no room")
@@ -94,13 +95,13 @@ class FrameChannel:
         self.recorder.encode(item, codec_of(stream), frame.data, self.series.write)
         return True
 
-    def gap(self, gap: Gap) -> None:
-        """Declare a gap.
+    def gap(self, gap: Gap, *, refused: bool = False) -> None:
+        """Declare a gap. ``refused``: of frames that came, so a number that was there before is another one's.
 
         Raises:
             ValueError: a number, count or time that no counter or clock has.
         """
-        item = GapItem(self.stream, checked(gap))
+        item = GapItem(self.stream, checked(gap), refused=refused)
         with self._lock:
             self._declare()
             self.recorder.submit(lambda: self.series.write(item))

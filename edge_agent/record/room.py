@@ -51,10 +51,14 @@ class Room:
         """How much of it is taken, 0 to 1; more where one item is larger than all of it."""
         return self.used / self.limit
 
+    def has(self, size: int) -> bool:
+        """Whether `try_enter` would take ``size`` bytes now."""
+        return not self.used or self.used + size <= self.limit
+
     def try_enter(self, size: int) -> bool:
         """Take ``size`` bytes, or say no."""
         with self._lock:
-            if self.used and self.used + size > self.limit:
+            if not self.has(size):
                 return False
             self.used += size
             return True

@@ -24,10 +24,12 @@ FULL = (DiskState.HARD, DiskState.PAUSED)
 """Frames are refused: their sources cannot wait."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Queued:
     stream: Stream
     item: Frame | Gap | Reset
+    refused: bool = False
+    """Of a gap: frames that came and could not be taken, whatever their numbers."""
 
 
 class Intake:
@@ -39,6 +41,7 @@ class Intake:
         self._channels: dict[str, FrameChannel | RowChannel] = {}
         self._queue: deque[_Queued] = deque()
         self._queued: Counter[str] = Counter()
+        self._last: dict[str, _Queued] = {}
         self._queued_bytes = 0
         self._refused: dict[str, tuple[Stream, Gap]] = {}
 
@@ -65,7 +68,7 @@ class Intake:
             # What came before it still waits: it must not overtake, and its source can hold it.
             return False
         if self._queued_bytes + frame.data.nbytes > QUEUE_BYTES:
-            self._later(stream, _one(Cause.OVERLOAD, frame, "no room"))
+            self._refuse_behind(stream, _one(Cause.OVERLOAD, frame, "no room"))
             return False
         self.frame_later(stream, frame)
         return True
@@ -91,16 +94,16 @@ class Intake:
         assert isinstance(channel, RowChannel)  # noqa: S101 - by the stream's kind
         channel.put_now(block)
 
-    def gap(self, stream: Stream, gap: Gap) -> None:
-        """Declare that something is missing."""
+    def gap(self, stream: Stream, gap: Gap, *, refused: bool = False) -> None:
+        """Declare that something is missing. ``refused``: it came here, so its numbers are not those that were accounted for already."""
         if stream.kind is Kind.FILES:
             self._recording.file_gap(stream, gap)
             return
         self._declare(stream.key)
         if self._queued[stream.key]:
-            self._later(stream, gap)
+            self._later(stream, gap, refused=refused)
         else:
-            self._channel(stream).gap(gap)
+            self._tell(stream, gap, refused=refused)
 
     def reset(self, stream: Stream, reset: Reset) -> None:
         """Declare that a frame counter began again."""
@@ -127,7 +130,7 @@ class Intake:
             queued = self._pop()
             if isinstance(queued.item, Frame):
                 frame = queued.item
-                queued = _Queued(queued.stream, _one(Cause.OVERLOAD, frame, "no room"))
+                queued = _Queued(queued.stream, _one(Cause.OVERLOAD, frame, "no room"), refused=True)
             self._hand_over(queued)
         for key in list(self._refused):
             self._declare(key)
@@ -137,20 +140,31 @@ class Intake:
             if isinstance(queued.item, Frame):
                 self._frames(queued.stream).offer(queued.item)
             elif isinstance(queued.item, Gap):
-                self._channel(queued.stream).gap(queued.item)
+                self._tell(queued.stream, queued.item, refused=queued.refused)
             else:
                 self._frames(queued.stream).reset(queued.item)
         except ValueError:
             # Its adapter cannot be told any more; the others must go on.
             log.exception("%s: an item of the look-back cannot be recorded", queued.stream.key)
 
-    def _later(self, stream: Stream, item: Frame | Gap | Reset) -> None:
-        self._queue.append(_Queued(stream, item))
+    def _refuse_behind(self, stream: Stream, gap: Gap) -> None:
+        """A frame for which the queue has no room: the range before it grows where it can, however long the disk takes nothing."""
+        before = self._last[stream.key].item
+        if isinstance(before, Gap) and before.detail == gap.detail and (before.last or 0) < (gap.first or 0):
+            self._last[stream.key].item = replace(before, last=gap.last, t_to=gap.t_to)
+        else:
+            self._later(stream, gap, refused=True)
+
+    def _later(self, stream: Stream, item: Frame | Gap | Reset, *, refused: bool = False) -> None:
+        queued = self._last[stream.key] = _Queued(stream, item, refused)
+        self._queue.append(queued)
         self._queued[stream.key] += 1
 
     def _pop(self) -> _Queued:
         queued = self._queue.popleft()
         self._queued[queued.stream.key] -= 1
+        if self._last[queued.stream.key] is queued:
+            del self._last[queued.stream.key]
         if isinstance(queued.item, Frame):
             self._queued_bytes -= queued.item.data.nbytes
         return queued
@@ -173,7 +187,14 @@ class Intake:
     def _declare(self, key: str) -> None:
         refused = self._refused.pop(key, None)
         if refused is not None:
-            self.gap(*refused)
+            self.gap(*refused, refused=True)
+
+    def _tell(self, stream: Stream, gap: Gap, *, refused: bool) -> None:
+        channel = self._channel(stream)
+        if isinstance(channel, FrameChannel):
+            channel.gap(gap, refused=refused)
+        else:
+            channel.gap(gap)
 
     def _channel(self, stream: Stream) -> FrameChannel | RowChannel:
         channel = self._channels.get(stream.key)

@@ -96,6 +96,26 @@ def test_thinned_frames_are_declared_apart_from_refused_ones(rig: Make, kit: Any
     assert covered == [number for number, taken in came.items() if not taken]
 
 
+def test_however_long_a_disk_takes_nothing_what_two_streams_were_refused_is_one_range_of_each(rig: Make, kit: Any) -> None:
+    disk = kit.Gated()
+    run = rig(disk, room=10 * (768 + PER_ITEM))
+    camera, spare = run.recording.frames(kit.CAMERA), run.recording.frames(replace(kit.CAMERA, name="spare", priority=Priority.LOW))
+    assert camera.offer(kit.frame(1))
+    assert spare.offer(kit.frame(1))
+    run.durable()
+    disk.open.clear()
+    for number in range(2, 1002):
+        camera.offer(kit.frame(number))
+        spare.offer(kit.frame(number))
+    disk.open.set()
+    segments = run.close()
+    for key in ("camera/image", "camera/spare"):
+        present, gaps = kit.recorded_frames(segments, key), [g for closed in segments for g in closed.gaps.get(key, [])]
+        assert len([g for g in gaps if g.detail == "no room"]) == 1
+        missing = [n for g in gaps for n in range(g.first, g.last + 1)]
+        assert sorted([*present, *missing]) == list(range(1, 1002))
+
+
 def test_a_change_of_codec_in_the_middle_keeps_every_frame_in_order(rig: Make, kit: Any) -> None:
     run = rig(room=64 << 20)
     frames = run.recording.frames(replace(kit.CAMERA, codec="shuffle-zstd"))

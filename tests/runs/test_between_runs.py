@@ -106,6 +106,44 @@ async def test_a_ring_that_is_larger_than_the_recorders_room_goes_into_the_run_w
     assert house.gaps(run, big) == []
 
 
+async def test_frames_that_a_full_disk_refuses_are_declared_although_their_counter_begins_again(
+    new_house: New, camera: Stream, frame: MakeFrame
+) -> None:
+    house = new_house()
+    await house.open("bl")
+    run = house.desk.start("bl", project="p")
+    for state, numbers in ((DiskState.OK, range(4, 6)), (DiskState.HARD, [6, 7, 0, 1, 2]), (DiskState.OK, range(3, 5))):
+        house.disk = state
+        for number in numbers:
+            house.groups["bl"].offer(camera, frame(number))
+    await house.desk.stop("bl")
+    assert house.column(run, camera, "frame_number") == [4, 5, 3, 4]
+    assert [(g.cause, g.first, g.last, g.count) for g in house.gaps(run, camera)] == [("disk", 6, 7, 2), ("disk", 0, 2, 3)]
+    assert house.keeper.totals()[camera.key].lost == 5
+
+
+async def test_what_a_full_queue_refuses_is_one_range_that_grows_and_not_an_item_a_frame(
+    new_house: New, frame: MakeFrame, rule: New, t0: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.runs.intake.QUEUE_BYTES", 200_000)
+    house = new_house()
+    await house.open("bl", rules={"camera": rule("ring", 60.0)})
+    big = Stream("camera", "image", Kind.FRAMES, "<u2", (128, 128), counted=True)
+    group, room = house.groups["bl"], house.recorder.room
+    room.force(room.limit)
+    group.offer(big, replace(frame(0), data=np.full((128, 128), 0, "<u2")))
+    run = house.desk.start("bl", project="p", started_ns=t0)
+    for number in [*range(1, 100), *range(3, 50)]:  # its counter begins again
+        group.offer(big, replace(frame(number), data=np.full((128, 128), number, "<u2")))
+    assert len(group.foreground.intake._queue) == 6 + 2
+    room.leave(room.limit)
+    await house.desk.stop("bl")
+    assert house.column(run, big, "frame_number") == list(range(6))
+    assert [(g.cause, g.first, g.last, g.count) for g in house.gaps(run, big)] == [
+        ("overload", 6, 99, 94), ("overload", 3, 49, 47),
+    ]
+
+
 async def test_the_last_known_value_stands_first_in_a_run_and_is_no_event(new_house: New, tag: Stream, rows: MakeRows, t0: int) -> None:
     house = new_house()
     await house.open("bl")
