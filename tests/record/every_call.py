@@ -1,12 +1,11 @@
 """One history of the recorder, made to fail at each of its calls in turn: errors, short writes, kills and power failures. A program.
 
-    python -m tests.record.every_call FOLDER [--short] [--every N] [--in-turn] FAULT...
+    python -m tests.record.every_call FOLDER [--short] [--every N] FAULT...
 
 The history is the same every time: a run with a camera, a balance and vendor files, which rolls, closes and is recovered when a fault ends it.
 It is played once, and at each call that changes the medium the process forks: in the child the call fails and the history goes on from there
 to its end and its judge. So what came before a call is not played again for it, and a segment that was closed before it is verified once.
-``--every``: only every so many of HDF5's own writes, which are five in six. ``--in-turn``: each of those
-writes meets one of the faults, not all. Prints one JSON object.
+``--every``: only every so many of HDF5's own writes, which are five in six. Prints one JSON object.
 
 ``--short``: a history with one segment of each kind, one after the other, which ends with the step whose call failed. Clocks stand still, keys
 and ids are the same in each child and a session has no second key (whose signatures are other ones each time): so what is recovered has the
@@ -133,9 +132,9 @@ def stand_still() -> None:
 class Forking(Faults):
     """Forks before each call. ``chosen`` is the fault of this process; None in the one that plays the history without any."""
 
-    def __init__(self, inner: Memory, faults: list[str], every: int, in_turn: bool) -> None:
+    def __init__(self, inner: Memory, faults: list[str], every: int) -> None:
         super().__init__(inner)
-        self.faults, self.every, self.in_turn = faults, every, in_turn
+        self.faults, self.every = faults, every
         self.verified: Verified = {}
         self.chosen: str | None = None
         self.result = -1
@@ -148,8 +147,7 @@ class Forking(Faults):
         number = len(self.calls) + 1
         if self.chosen is None and (kind != HDF5 or number % self.every == 0):
             self.sites += 1
-            turn = number % len(self.faults)
-            for name in self.faults[turn : turn + 1] if self.in_turn and kind == HDF5 else self.faults:
+            for name in self.faults:
                 if self._fork(name, number):
                     break
         return super()._do(kind, path, call, half)
@@ -231,7 +229,6 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("faults", nargs="+", choices=FAULTS)
     parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--in-turn", action="store_true")
     parser.add_argument("--short", action="store_true")
     options = parser.parse_args()
     if options.short:
@@ -239,7 +236,7 @@ def main() -> int:
     facility = Prepared() if options.short else kit.Facility()
     gc.freeze()  # or each child copies what its collector looks at
     gc.disable()
-    forking = Forking(Memory(ROOT), options.faults, options.every, options.in_turn)
+    forking = Forking(Memory(ROOT), options.faults, options.every)
     disk = play(options.folder, short if options.short else long, facility, forking)
     if disk is None:
         os._exit(0)

@@ -23,19 +23,14 @@ def sweep(folder: Path, *options: str) -> None:
     kinds = result["calls"]
     assert {HDF5, "write", "sync_data", "sync_file", "sync_folder", "rename", "unlink", "cut"} <= set(kinds)
     assert kinds[HDF5] > 300
-    met, ours = result["met"].values(), sum(kinds.values()) - kinds[HDF5]
-    if "--in-turn" in options:
-        assert sum(met) == kinds[HDF5] + ours * len(met)
-        assert min(met) >= ours + kinds[HDF5] // len(met) - 10
-    else:
-        assert set(met) == {result["sites"]}
+    assert set(result["met"].values()) == {result["sites"]}
     assert result["sites"] == sum(kinds.values()) or "--every" in options
 
 
 @pytest.mark.timeout(400)
 def test_every_call_of_a_short_run_fails_or_is_the_last_and_nothing_durable_is_lost(tmp_path: Path) -> None:
-    """EIO, ENOSPC and the end of the power at each call; at each of HDF5's own writes one of the three."""
-    sweep(tmp_path, "--short", "--in-turn", "EIO", "ENOSPC", "power")
+    """EIO, ENOSPC and the end of the power at each call, HDF5's own writes too."""
+    sweep(tmp_path, "--short", "EIO", "ENOSPC", "power")
 
 
 @pytest.mark.slow(110)
