@@ -190,8 +190,7 @@ class Receiver:
             header = await self._load(key, upload)
             if header is None:
                 await self._unknown(key)
-            if upload.offset != header.size:
-                raise Refused(Code.OFFSET, "Bytes are missing", why=f"{upload.offset} of {header.size} are here", have=upload.offset)
+            _want_all(upload, header)
             if header.sha256 is None:
                 header = header.with_digest(sha256)
                 await asyncio.to_thread(self._store.note, header)
@@ -340,8 +339,7 @@ class Receiver:
             header = await self._load(key, upload)
         if header is None:
             await self._unknown(key)
-        if upload.offset != header.size:
-            raise Refused(Code.OFFSET, "Bytes are missing", why=f"{upload.offset} of {header.size} are here", have=upload.offset)
+        _want_all(upload, header)
         if header.sha256 is None:
             raise Refused(Code.NO_DIGEST, "The SHA-256 of the whole was not said", try_="PATCH with Repr-Digest and no bytes")
         return header
@@ -384,6 +382,11 @@ class Receiver:
             upload.header = None
         if not job.cancelled() and job.exception() is not None and not isinstance(job.exception(), Refused):
             _LOG.error("checking upload %s of agent %s failed", key[1], key[0].hex(), exc_info=job.exception())
+
+
+def _want_all(upload: _Upload, header: ItemHeader) -> None:
+    if upload.offset != header.size:
+        raise Refused(Code.OFFSET, "Bytes are missing", why=f"{upload.offset} of {header.size} are here", have=upload.offset)
 
 
 def _check_of(key: Key) -> bytes:

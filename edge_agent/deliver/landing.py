@@ -18,14 +18,14 @@ import aiohttp
 
 from edge_agent.deliver.carrier import FAULTS, Carriers, Part, Reply
 from edge_agent.deliver.landing_keys import LandingKeys, OpenKeys
-from edge_agent.deliver.outgoing import OutgoingFile, announce
+from edge_agent.deliver.outgoing import OutgoingFile, announce, once_more
 from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.target import Capabilities, Progress
-from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, TargetUnreachable
+from edge_agent.errors import EdgeAgentError, PermissionRefused, TargetUnreachable
 from edge_agent.model import OutboxItem, Proof, Receipt
 from edge_agent.wire.item import ItemHeader
 from edge_agent.wire.proof import ReceiptTrust
-from edge_agent.wire.refusal import Code, from_json
+from edge_agent.wire.refusal import from_json
 from edge_agent.wire.talk import MAX_CONTROL, WitnessAsk
 from edge_agent.wire.tls import READ_TIMEOUT, client_context, client_session, explain, read_body
 
@@ -108,13 +108,7 @@ class LandingTarget:
 
     async def send(self, item: OutboxItem, progress: Progress) -> Receipt:
         """See `Target.send`."""
-        try:
-            return await self._deliver(item, progress)
-        except IntegrityError as error:
-            if error.code != f"LANDING_{Code.DIGEST}":
-                raise
-        progress(0)
-        return await self._deliver(item, progress)
+        return await once_more(self._deliver, item, progress)
 
     async def witness(self, head: bytes, chain: bytes, proof: Sequence[bytes], first: int) -> bytes:
         """See `Witnesses.witness`. When the service saw another size last: `edge_agent.wire.refusal.LogSizeDiffers`."""

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from edge_agent.deliver.mqtt_talk import BrokerLostError, SilenceError, Talk, Talks, silent
-from edge_agent.deliver.outgoing import OutgoingFile, announce, late
+from edge_agent.deliver.outgoing import OutgoingFile, announce, late, once_more
 from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.pieces import PiecesAhead
 from edge_agent.deliver.target import Capabilities, Progress
-from edge_agent.errors import IntegrityError, PermissionRefused
+from edge_agent.errors import PermissionRefused
 from edge_agent.model import OutboxItem, Proof, Receipt
 from edge_agent.seal import cose
 from edge_agent.seal.head import parse_head
@@ -29,7 +29,6 @@ from edge_agent.wire.item import ItemHeader, sign_item
 from edge_agent.wire.link import Link
 from edge_agent.wire.piece import MAX_MESSAGE, room
 from edge_agent.wire.proof import ReceiptTrust
-from edge_agent.wire.refusal import Code
 from edge_agent.wire.talk import PREFIX, Ask, Reply, Verb, WitnessAsk
 
 MESSAGE = 1_000_000
@@ -112,13 +111,7 @@ class MqttTarget:
 
     async def send(self, item: OutboxItem, progress: Progress) -> Receipt:
         """See `Target.send`."""
-        try:
-            return await self._deliver(item, progress)
-        except IntegrityError as error:
-            if error.code != f"LANDING_{Code.DIGEST}":
-                raise
-        progress(0)
-        return await self._deliver(item, progress)
+        return await once_more(self._deliver, item, progress)
 
     async def witness(self, head: bytes, chain: bytes, proof: Sequence[bytes], first: int) -> bytes:
         """See `Witnesses.witness`. When the service saw another size last: `edge_agent.wire.refusal.LogSizeDiffers`."""

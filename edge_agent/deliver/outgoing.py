@@ -7,14 +7,17 @@ and hashed too. All methods block.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from edge_agent.deliver.target import Progress
 from edge_agent.errors import IntegrityError, TargetUnreachable
-from edge_agent.model import OutboxItem
+from edge_agent.model import OutboxItem, Receipt
 from edge_agent.wire.item import ItemHeader, header_of
 from edge_agent.wire.names import BadName
+from edge_agent.wire.refusal import Code
 
 _BLOCK = 1 << 20
 
@@ -36,6 +39,17 @@ def late(target: str, patience: float) -> TargetUnreachable:
     """All bytes are sent, but the check takes too long."""
     why = f"all bytes are there, no receipt after {patience:g} s"
     return TargetUnreachable(f"{target}: no receipt yet", why=why, try_="it is asked again", code="LANDING_RECEIPT_LATE")
+
+
+async def once_more(deliver: Callable[[OutboxItem, Progress], Awaitable[Receipt]], item: OutboxItem, progress: Progress) -> Receipt:
+    """Deliver an item; again from its first byte, once, when the service found other bytes than were said: they were spoilt on the way."""
+    try:
+        return await deliver(item, progress)
+    except IntegrityError as error:
+        if error.code != f"LANDING_{Code.DIGEST}":
+            raise
+    progress(0)
+    return await deliver(item, progress)
 
 
 class OutgoingFile:
