@@ -10,6 +10,7 @@ import math
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class Broadcast:
             return
         for live, destination, wanted in self._lives:
             if wanted and all(_may(run.label, destination, ObjectKind.LIVE, ObjectKind.NAME) for run in runs):
-                live.value(self._value(stream, block))
+                live.value(stream.key, partial(self._value, stream, block))
 
     def landed(self, item: OutboxItem, receipt: Receipt) -> None:
         """A target proved that it holds an item."""
@@ -78,6 +79,7 @@ class Broadcast:
         return Word(("values", stream.instrument, stream.name), content, t_ns)
 
 
+@lru_cache(256)
 def _may(label: Label, destination: Destination, *kinds: ObjectKind) -> bool:
     return all(may_send(label, destination, kind).allowed for kind in kinds)
 

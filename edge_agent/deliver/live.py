@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,16 +60,16 @@ class Live:
         self._prefix = prefix
         self._every = every
         self._timeout = timeout
-        self._values: dict[tuple[str, ...], Word] = {}
+        self._values: dict[str, Callable[[], Word]] = {}
         self._announced: deque[Word] = deque(maxlen=WAITING)
         self._wake = asyncio.Event()
         self.dropped = 0
         """Announcements that gave way or were too large for the broker."""
         self.error = ""
 
-    def value(self, word: Word) -> None:
-        """The newest value of a stream; takes the place of the one before."""
-        self._values[word.levels] = word
+    def value(self, key: str, word: Callable[[], Word]) -> None:
+        """The newest value of a stream; takes the place of the one before, which nobody has to make into a message then."""
+        self._values[key] = word
 
     def announce(self, word: Word) -> None:
         """Something landed."""
@@ -102,8 +102,8 @@ class Live:
         while not link.lost.done():
             if clock() >= due:
                 due = clock() + self._every
-                values, self._values = list(self._values.values()), {}
-                if not await self._out(link, values):
+                values, self._values = self._values, {}
+                if not await self._out(link, [word() for word in values.values()]):
                     return
             while self._announced:
                 now = list(self._announced)[: _window(link)]
