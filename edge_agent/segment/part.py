@@ -52,7 +52,8 @@ class PartialTree:
         marks = {name: text_of(value) for name, value in values.attributes(group, _MAX_ATTRIBUTE).items()}
         names: list[bytes] = []
         group.links.iterate(names.append)
-        if marks != {"NX_class": "NXcollection", "format": FORMAT} or {name.decode() for name in names} - {EPOCHS} != NAMES:
+        there = {name.decode() for name in names}
+        if marks != {"NX_class": "NXcollection", "format": FORMAT} or there - {EPOCHS} != NAMES or len(there) != len(names):
             raise SealError(f"{PATH}: another format than {FORMAT}, or holds something else than the format says")
         self.size, self._width = self._dims("leaves", 2)
         if self.size < 2:

@@ -149,6 +149,8 @@ def _group(path: str, group: h5g.GroupID, place: dict[str, MetaObject]) -> list[
         raise SealError(f"nested more than {MAX_DEPTH} deep")
     names: list[bytes] = []
     group.links.iterate(names.append)
+    if len(set(names)) != len(names):
+        raise SealError("two links of one name")
     return [(group, name) for name in names]
 
 

@@ -46,6 +46,9 @@ def attributes(node: Any, limit: int) -> dict[str, Value]:
     for index in range(count):
         attribute = h5a.open(node, index=index)
         name = attribute.name.decode()
+        # Nothing in HDF5 makes such a file; in one that was made by hand, each reader would see another of them.
+        if name in found:
+            raise SealError(f"attribute {name}: is there twice")
         try:
             tid = attribute.get_type()
             found[name] = _value(tid, types.grammar(tid), attribute.get_space(), attribute.read, limit)
