@@ -137,7 +137,14 @@ def from_cose_key(value: Any) -> PublicKey:
     Raises:
         SealError: any other kind of key, or a point that is not on P-256.
     """
-    form = value if isinstance(value, dict) else {}
+    key = _key(value if isinstance(value, dict) else {})
+    # As bytes, because True == 1.
+    if dumps(cose_key(key)) != dumps(value):
+        raise SealError("COSE key: a field of a wrong type")
+    return key
+
+
+def _key(form: dict[Any, Any]) -> PublicKey:
     head = {label: form.get(label) for label in (1, 3, -1) if not isinstance(form.get(label), bytes)}
     if set(form) == {1, -1, -2} and head == {1: _OKP, 3: None, -1: 6}:
         return Ed25519PublicKey.from_public_bytes(_bytes(form[-2], 32))

@@ -67,7 +67,7 @@ def parse_amendment(payload: bytes) -> Amendment:
         SealError: another statement, nothing changed, a field that is named twice or has no name.
     """
     name, agent, run_id, sidecar, number, previous, changes, author, reason, t_ns = fields(
-        loads(payload, "amendment"), "amendment", k1=str, k2=bytes, k3=bytes, k4=bytes, k5=int, k6=(bytes, type(None)), k7=list,
+        loads(payload, "amendment"), "amendment", k1=str, k2=16, k3=16, k4=32, k5=int, k6=(32, type(None)), k7=list,
         k8=str, k9=str, k10=int,
     )  # fmt: skip
     if name != AMENDMENT_NAME:

@@ -15,6 +15,8 @@ COSE_SIGN1 = 18
 COSE_SIGN = 98
 _DEPTH = 64
 _FALSE_TRUE_NULL = frozenset({0xF4, 0xF5, 0xF6})
+_LABELS = frozenset({*range(24), 0x20, 0x21, 0x22})
+"""Initial bytes of the integers that are map keys: 0 to 23, -1 to -3. False and True would be equal to some of them in Python."""
 _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = range(2, 8)
 
 
@@ -53,13 +55,16 @@ def loads_own(data: bytes) -> Any:
     return cbor2.loads(data)
 
 
-def fields(value: Any, what: str, **required: type | tuple[type, ...]) -> list[Any]:
+Kind = type | int
+
+
+def fields(value: Any, what: str, **required: Kind | tuple[Kind, ...]) -> list[Any]:
     """Take integer keys ``k1``, ``k2`` ... out of a map and check their types.
 
     Args:
         value: what `loads` gave.
         what: name of the part, for the message.
-        **required: ``k<number>`` to type; a key that is not named must be absent.
+        **required: ``k<number>`` to a type, to the length of a byte string, or to several of them; a key that is not named must be absent.
 
     Returns:
         The values in the order of the keyword arguments.
@@ -74,26 +79,51 @@ def fields(value: Any, what: str, **required: type | tuple[type, ...]) -> list[A
     if set(value) != set(keys) or any(type(key) is not int for key in value):
         raise SealError(f"{what}: has keys {sorted(map(str, value))}, wants {sorted(keys)}")
     for key, kind in zip(keys, required.values(), strict=True):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        if not isinstance(value[key], kinds) or (isinstance(value[key], bool) and bool not in kinds):
-            raise SealError(f"{what}: key {key} is a {type(value[key]).__name__}")
+        if not is_one_of(value[key], kind):
+            size = f" of {len(value[key])} bytes" if isinstance(value[key], bytes) else ""
+            raise SealError(f"{what}: key {key} is a {type(value[key]).__name__}{size}")
     return [value[key] for key in keys]
+
+
+def is_one_of(value: Any, kind: Kind | tuple[Kind, ...]) -> bool:
+    """Whether a decoded value is exactly of a type, a byte string of a length, or one of several such kinds."""
+    if isinstance(kind, tuple):
+        return any(is_one_of(value, one) for one in kind)
+    if isinstance(kind, int):
+        return isinstance(value, bytes) and len(value) == kind
+    # Exactly, because True is an int.
+    return type(value) is kind
+
+
+def octets(value: Any, size: int) -> bytes:
+    """A byte string of that length.
+
+    Raises:
+        SealError: anything else.
+    """
+    if not is_one_of(value, size):
+        raise SealError(f"a {type(value).__name__} where a byte string of {size} bytes belongs")
+    return bytes(value)
 
 
 def _scan(data: bytes, what: str) -> None:
     """Walk the initial bytes of RFC 8949 section 3 and refuse what is cut, too deep, or of a kind that HSC/1 does not use."""
     at = 0
-    todo = [1]
+    todo, maps = [1], [False]
     while todo:
         if not todo[-1]:
             todo.pop()
+            maps.pop()
             continue
+        key = maps[-1] and not todo[-1] & 1
         todo[-1] -= 1
         if at >= len(data):
             raise SealError(f"{what}: cut short")
         initial = data[at]
         kind, argument = initial >> 5, initial & 31
         at += 1
+        if key and kind != _TEXT and initial not in _LABELS:
+            raise SealError(f"{what}: a map key that is neither a text nor a small integer")
         if kind == _SIMPLE:
             if initial not in _FALSE_TRUE_NULL:
                 raise SealError(f"{what}: a float or simple value, which HSC/1 does not use")
@@ -110,6 +140,7 @@ def _scan(data: bytes, what: str) -> None:
             raise SealError(f"{what}: tag {argument}, which HSC/1 does not use")
         elif kind in (_ARRAY, _MAP, _TAG):
             todo.append({_ARRAY: argument, _MAP: 2 * argument, _TAG: 1}[kind])
+            maps.append(kind == _MAP)
             if len(todo) > _DEPTH:
                 raise SealError(f"{what}: nested more than {_DEPTH} deep")
     if at != len(data):

@@ -79,8 +79,13 @@ def parse_dsd(encoded: bytes) -> Dsd:
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise SealError(f"DSD: {error}") from error
-    if options != 0 or dsd.step < 1 or dsd.encode() != encoded:
+    if options != 0 or dsd.step < 1 or not _is_grammar(kind) or dsd.encode() != encoded:
         raise SealError("DSD: a field has a value that HSC/1 does not know")
     if not dsd.chunk or min(dsd.chunk) < 1 or len(dsd.chunk) != len(dsd.maxdims):
         raise SealError(f"DSD: chunks of {dsd.chunk} elements in a dataset of {dsd.maxdims}")
     return dsd
+
+
+def _is_grammar(kind: Any) -> bool:
+    """Whether a type is made of texts and numbers only; False and True would compare as numbers."""
+    return all(_is_grammar(part) for part in kind) if isinstance(kind, list) else type(kind) in (str, int)

@@ -64,11 +64,11 @@ def parse_head(payload: bytes) -> Head:
     Raises:
         SealError: not a head of HSC/1.
     """
-    optional = (bytes, type(None))
+    optional = (32, type(None))
     name, agent, tree, size, root, seq, previous, t_utc, t_boot, boot, clock, not_before, state, algorithm = fields(
-        loads(payload, "head"), "head", k1=str, k2=bytes, k3=bytes, k4=int, k5=bytes, k6=int, k7=optional, k8=int, k9=int, k10=bytes,
+        loads(payload, "head"), "head", k1=str, k2=16, k3=16, k4=int, k5=32, k6=int, k7=optional, k8=int, k9=int, k10=16,
         k11=list, k12=optional, k13=int, k14=int,
     )  # fmt: skip
-    if name != NAME or algorithm != SHA256_ID or len(not_before or bytes(32)) != 32 or state not in set(State):
+    if name != NAME or algorithm != SHA256_ID or state not in set(State):
         raise SealError("head: a field has a value that HSC/1 does not know")
     return Head(agent, tree, size, root, seq, previous, t_utc, t_boot, boot, parse_clock(clock), State(state), not_before)

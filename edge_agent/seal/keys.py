@@ -62,7 +62,7 @@ def parse_session(payload: bytes) -> SessionRecord:
         SealError: not a session record.
     """
     name, agent, values, boot, t_from, t_to = fields(
-        loads(payload, "session record"), "session record", k1=str, k2=bytes, k3=list, k4=bytes, k5=int, k6=int
+        loads(payload, "session record"), "session record", k1=str, k2=16, k3=list, k4=16, k5=int, k6=int
     )
     if name != SESSION_NAME:
         raise SealError("session record: another statement")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from edge_agent.seal import log_leaf
-from edge_agent.seal.cbor import SealError, dumps, fields, loads
+from edge_agent.seal.cbor import SealError, dumps, fields, loads, octets
 from edge_agent.seal.clock import Clock, parse_clock
 
 MAGIC = b"HSC1"
@@ -355,11 +355,11 @@ def _parse_chunk(body: bytes) -> Chunk:
 
 
 def _dataset(v: Any) -> Leaf:
-    return Dataset(*fields(v, "DATASET", k1=bytes))
+    return Dataset(*fields(v, "DATASET", k1=32))
 
 
 def _meta(v: Any) -> Leaf:
-    return Meta(*fields(v, "META", k1=bytes))
+    return Meta(*fields(v, "META", k1=32))
 
 
 def _gap(v: Any) -> Leaf:
@@ -367,18 +367,18 @@ def _gap(v: Any) -> Leaf:
 
 
 def _close(v: Any) -> Leaf:
-    datasets, meta, policy, outcome, reason = fields(v, "CLOSE", k1=list, k2=bytes, k3=bytes, k4=str, k5=str)
-    return Close(tuple((_octets(d), tuple(int(n) for n in s), int(c)) for d, s, c in datasets), meta, policy, outcome, reason)
+    datasets, meta, policy, outcome, reason = fields(v, "CLOSE", k1=list, k2=32, k3=32, k4=str, k5=str)
+    return Close(tuple((octets(d, 32), tuple(int(n) for n in s), int(c)) for d, s, c in datasets), meta, policy, outcome, reason)
 
 
 def _open(v: Any) -> Leaf:
     agent, run, no, ordinal, previous, last, policy, boot, segment, series = fields(
-        v, "OPEN", k1=bytes, k2=bytes, k3=int, k4=int, k5=(list, type(None)), k6=dict, k7=bytes, k8=bytes, k9=bytes, k10=str
+        v, "OPEN", k1=16, k2=16, k3=int, k4=int, k5=(list, type(None)), k6=dict, k7=32, k8=16, k9=16, k10=str
     )
     pair = None
     if previous is not None:
         before, head = previous
-        pair = (_octets(before), _octets(head))
+        pair = (octets(before, 16), octets(head, 32))
     return Open(agent, run, no, ordinal, pair, policy, boot, segment, series, {str(k): int(n) for k, n in last.items()})
 
 
@@ -394,47 +394,40 @@ def _clock(v: Any) -> Leaf:
 
 
 def _rows(v: Any) -> Leaf:
-    dsds, first, n, digest = fields(v, "ROWS", k1=list, k2=int, k3=int, k4=bytes)
-    return RowsLeaf(tuple(_octets(d) for d in dsds), first, n, digest)
+    dsds, first, n, digest = fields(v, "ROWS", k1=list, k2=int, k3=int, k4=32)
+    return RowsLeaf(tuple(octets(d, 32) for d in dsds), first, n, digest)
 
 
 def _file(v: Any) -> Leaf:
-    path, size, piece, root, digest, mtime = fields(v, "FILE", k1=str, k2=int, k3=int, k4=bytes, k5=bytes, k6=int)
+    path, size, piece, root, digest, mtime = fields(v, "FILE", k1=str, k2=int, k3=int, k4=32, k5=32, k6=int)
     if piece != PIECE:
         raise SealError(f"FILE: piece size {piece}")
     return FileLeaf(path, size, root, digest, mtime)
 
 
 def _boot(v: Any) -> Leaf:
-    return Boot(*fields(v, "BOOT", k1=bytes, k2=bytes, k3=str, k4=int))
+    return Boot(*fields(v, "BOOT", k1=16, k2=16, k3=str, k4=int))
 
 
 def _run_open(v: Any) -> Leaf:
-    return RunOpen(*fields(v, "RUN_OPEN", k1=int, k2=bytes, k3=bytes, k4=int))
+    return RunOpen(*fields(v, "RUN_OPEN", k1=int, k2=16, k3=32, k4=int))
 
 
 def _run_close(v: Any) -> Leaf:
-    return RunClose(*fields(v, "RUN_CLOSE", k1=int, k2=bytes, k3=bytes, k4=int))
+    return RunClose(*fields(v, "RUN_CLOSE", k1=int, k2=16, k3=32, k4=int))
 
 
 def _segment_close(v: Any) -> Leaf:
-    return SegmentClose(*fields(v, "SEGMENT_CLOSE", k1=bytes, k2=bytes, k3=bytes, k4=int, k5=int))
+    return SegmentClose(*fields(v, "SEGMENT_CLOSE", k1=16, k2=32, k3=16, k4=int, k5=int))
 
 
 def _spool_free(v: Any) -> Leaf:
     item, receipts, t_ns = fields(v, "SPOOL_FREE", k1=str, k2=list, k3=int)
-    return SpoolFree(item, tuple(_octets(r) for r in receipts), t_ns)
+    return SpoolFree(item, tuple(octets(r, 32) for r in receipts), t_ns)
 
 
 def _amended(v: Any) -> Leaf:
-    return Amended(*fields(v, "AMENDMENT", k1=bytes, k2=int, k3=bytes, k4=int))
-
-
-def _octets(value: Any) -> bytes:
-    # bytes(n) of an integer would allocate that many.
-    if not isinstance(value, bytes):
-        raise TypeError(f"a {type(value).__name__} where a byte string belongs")
-    return value
+    return Amended(*fields(v, "AMENDMENT", k1=16, k2=int, k3=32, k4=int))
 
 
 _READERS = {

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from edge_agent.seal.cbor import SealError, dumps, fields
+from edge_agent.seal.cbor import SealError, dumps, fields, octets
 
-_OPTIONAL = (bytes, type(None))
+_OPTIONAL = (16, type(None))
 
 
 def _payload(kind: int, body: dict[int, Any]) -> bytes:
@@ -177,13 +177,13 @@ LogLeaf = KeyAdd | KeyRetire | KeyCompromised | SegmentOpen | Heads | Loss | Qua
 
 
 def _kids(value: list[Any]) -> tuple[bytes, ...]:
-    if not value or not all(isinstance(kid, bytes) for kid in value):
-        raise SealError("agent log: kids that are not byte strings, or none")
-    return tuple(value)
+    if not value:
+        raise SealError("agent log: no kids")
+    return tuple(octets(kid, 32) for kid in value)
 
 
 def _key_add(v: Any) -> KeyAdd:
-    kids, record, t_ns = fields(v, "KEY_ADD", k1=list, k2=bytes, k3=int)
+    kids, record, t_ns = fields(v, "KEY_ADD", k1=list, k2=32, k3=int)
     return KeyAdd(_kids(kids), record, t_ns)
 
 
@@ -201,20 +201,20 @@ def _heads(v: Any) -> Heads:
     heads, t_ns = fields(v, "HEADS", k1=list, k2=int)
     if not all(isinstance(head, list) and list(map(type, head)) == [bytes, int, bytes] for head in heads):
         raise SealError("HEADS: a head is not [segment id, size, head hash]")
-    return Heads(tuple((segment, size, digest) for segment, size, digest in heads), t_ns)
+    return Heads(tuple((octets(segment, 16), size, octets(digest, 32)) for segment, size, digest in heads), t_ns)
 
 
 READERS: dict[int, Callable[[Any], LogLeaf]] = {
     65: _key_add,
     70: _key_retire,
     71: _key_compromised,
-    72: lambda v: SegmentOpen(*fields(v, "SEGMENT_OPEN", k1=bytes, k2=bytes, k3=int, k4=str, k5=int)),
+    72: lambda v: SegmentOpen(*fields(v, "SEGMENT_OPEN", k1=16, k2=16, k3=int, k4=str, k5=int)),
     73: _heads,
     74: lambda v: Loss(*fields(v, "LOSS", k1=str, k2=_OPTIONAL, k3=str, k4=int)),
     75: lambda v: Quarantine(*fields(v, "QUARANTINE", k1=str, k2=_OPTIONAL, k3=str, k4=int)),
     76: lambda v: ClockStep(*fields(v, "CLOCK_STEP", k1=int, k2=int)),
-    77: lambda v: ConfigChange(*fields(v, "CONFIG_CHANGE", k1=bytes, k2=int)),
+    77: lambda v: ConfigChange(*fields(v, "CONFIG_CHANGE", k1=32, k2=int)),
     78: lambda v: Update(*fields(v, "UPDATE", k1=str, k2=str, k3=int)),
-    79: lambda v: LogRestart(*fields(v, "LOG_RESTART", k1=bytes, k2=int, k3=int)),
+    79: lambda v: LogRestart(*fields(v, "LOG_RESTART", k1=16, k2=int, k3=int)),
 }
 """Leaf type to what reads its decoded body; raises `SealError`."""

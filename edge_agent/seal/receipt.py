@@ -37,7 +37,7 @@ def parse_witness(payload: bytes) -> Witness:
     Raises:
         SealError: another statement.
     """
-    name, *rest = fields(loads(payload, "WITNESS"), "WITNESS", k1=str, k2=bytes, k3=bytes, k4=int, k5=bytes, k6=bytes, k7=int)
+    name, *rest = fields(loads(payload, "WITNESS"), "WITNESS", k1=str, k2=16, k3=16, k4=int, k5=32, k6=32, k7=int)
     if name != WITNESS_NAME:
         raise SealError("WITNESS: another statement")
     return Witness(*rest)
@@ -75,7 +75,7 @@ def parse_custody(payload: bytes) -> Custody:
     """
     name, *rest = fields(
         loads(payload, "CUSTODY"), "CUSTODY",
-        k1=str, k2=bytes, k3=bytes, k4=bytes, k5=bytes, k6=int, k7=str, k8=str, k9=int, k10=str,
+        k1=str, k2=16, k3=16, k4=32, k5=32, k6=int, k7=str, k8=str, k9=int, k10=str,
     )  # fmt: skip
     if name != CUSTODY_NAME:
         raise SealError("CUSTODY: another statement")
@@ -136,7 +136,7 @@ def parse_receipts(data: bytes) -> Receipts:
         raise SealError("receipts: another file, or parts of a wrong type")
     proofs = []
     for item in inclusions:
-        log_id, size, index, payload, proof = fields(item, "inclusion proof", k1=bytes, k2=int, k3=int, k4=bytes, k5=list)
+        log_id, size, index, payload, proof = fields(item, "inclusion proof", k1=16, k2=int, k3=int, k4=bytes, k5=list)
         if not all(isinstance(h, bytes) and len(h) == 32 for h in proof):
             raise SealError("inclusion proof: a hash is not 32 bytes")
         proofs.append(Inclusion(log_id, size, index, payload, tuple(proof)))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_agent.seal.cbor import SealError, dumps, fields, loads
+from edge_agent.seal.cbor import Kind, SealError, dumps, fields, is_one_of, loads
 from edge_agent.seal.keys import KeyChain, key_chain
 
 FORMAT = "HSC/1"
@@ -70,19 +70,19 @@ def parse_run(payload: bytes) -> RunStatement:
         SealError: another statement, or parts of a wrong type.
     """
     name, agent, no, run_id, segments, files, master, others, gaps, outcome, policy = fields(
-        loads(payload, "run statement"), "run statement", k1=str, k2=bytes, k3=int, k4=bytes, k5=list, k6=list,
-        k7=(list, type(None)), k8=dict, k9=list, k10=str, k11=bytes,
+        loads(payload, "run statement"), "run statement", k1=str, k2=16, k3=int, k4=16, k5=list, k6=list,
+        k7=(list, type(None)), k8=dict, k9=list, k10=str, k11=32,
     )  # fmt: skip
     if name != RUN_NAME:
         raise SealError("run statement: another statement")
     try:
-        entries = tuple(_typed(SegmentEntry(*s), (int, bytes, (str, type(None)), int, bytes, bytes, int)) for s in segments)
-        named = tuple(_typed(NamedFile(*f), (str, int, bytes)) for f in files)
-        main = None if master is None else _typed(NamedFile(*master), (str, int, bytes))
+        entries = tuple(_typed(SegmentEntry(*s), (int, 16, (str, type(None)), int, 32, 32, int)) for s in segments)
+        named = tuple(_typed(NamedFile(*f), (str, int, 32)) for f in files)
+        main = None if master is None else _typed(NamedFile(*master), (str, int, 32))
         counts = tuple((str(s), int(n), None if c is None else int(c)) for s, n, c in gaps)
     except (TypeError, ValueError) as error:
         raise SealError(f"run statement: {error}") from error
-    if not all(isinstance(k, str) and isinstance(v, bytes) for k, v in others.items()):
+    if not all(isinstance(k, str) and isinstance(v, bytes) and len(v) == 32 for k, v in others.items()):
         raise SealError("run statement: field 8 is not {name: digest}")
     statement = RunStatement(agent, no, run_id, entries, named, main, others, counts, outcome, policy)
     if statement.payload() != payload:
@@ -118,7 +118,7 @@ def parse_sidecar(data: bytes) -> Sidecar:
         raise SealError("sidecar: a head is not a byte string")
     by_id: dict[bytes, tuple[bytes, ...]] = {}
     for tree in trees:
-        segment_id, leaves = fields(tree, "file tree", k1=bytes, k2=list)
+        segment_id, leaves = fields(tree, "file tree", k1=16, k2=list)
         if not all(isinstance(leaf, bytes) for leaf in leaves):
             raise SealError("file tree: a leaf is not a byte string")
         if segment_id in by_id:
@@ -127,8 +127,8 @@ def parse_sidecar(data: bytes) -> Sidecar:
     return Sidecar(statement, tuple(heads), key_chain(chain), by_id)
 
 
-def _typed(value: Any, kinds: tuple[type | tuple[type, ...], ...]) -> Any:
+def _typed(value: Any, kinds: tuple[Kind | tuple[Kind, ...], ...]) -> Any:
     for name, kind in zip(value.__dataclass_fields__, kinds, strict=True):
-        if not isinstance(getattr(value, name), kind):
+        if not is_one_of(getattr(value, name), kind):
             raise TypeError(f"{type(value).__name__}.{name} is a {type(getattr(value, name)).__name__}")
     return value

@@ -98,6 +98,16 @@ def account(payloads: Sequence[bytes], descriptors: Sequence[bytes], *, files: b
     return result
 
 
+def check_mask(where: str, item: leaf.Chunk, dsd: Dsd) -> None:
+    """That a chunk left out none but filters of its dataset.
+
+    Raises:
+        SealError: it did.
+    """
+    if item.filter_mask >> len(dsd.filters):
+        raise SealError(f"{where}: filter mask {item.filter_mask:#x} names filters that the dataset does not have")
+
+
 def _check_close(opening: leaf.Open, closing: leaf.Close, *, files: bool) -> None:
     if closing.reason not in REASONS:
         raise SealError(f"CLOSE: reason {closing.reason!r} is unknown")
@@ -162,8 +172,7 @@ class _Reader:
             raise SealError(f"{where}: a chunk of another segment")
         if len(item.offset) != len(dsd.chunk) or any(o % c for o, c in zip(item.offset, dsd.chunk, strict=True)):
             raise SealError(f"{where}: not on a chunk boundary of {dsd.chunk}")
-        if item.filter_mask >> len(dsd.filters):
-            raise SealError(f"{where}: filter mask {item.filter_mask:#x} names filters that the dataset does not have")
+        check_mask(where, item, dsd)
         if item.offset in self.account.chunks[item.dsd]:
             raise SealError(f"{where}: two leaves for one chunk")
         self.account.chunks[item.dsd][item.offset] = item

@@ -23,6 +23,7 @@ from edge_agent.seal.head import State
 from edge_agent.seal.keys import check_chain
 from edge_agent.seal.slice_proof import Part, SliceProof, parse_slice_proof
 from edge_agent.seal.tree import check_inclusion, leaf_hash
+from edge_agent.segment.account import check_mask
 from edge_agent.segment.heads import Checked, signed_head
 from edge_agent.segment.report import INTACT, SIGNED, SliceReport
 from edge_agent.segment.slice import Bounds, check_slice, touched, with_statement, within
@@ -146,6 +147,7 @@ def _judged(part: Part, report: SliceReport, root: x509.Certificate | None) -> S
     for offset, item, stored in zip(wanted, chunks, part.chunks, strict=True):
         if not isinstance(item, leaf.Chunk) or (item.dsd, item.offset, item.segment_id) != (name, offset, opening.segment_id):
             raise SealError(f"{dsd.path} at {offset}: the leaf is of another chunk")
+        check_mask(f"{dsd.path} at {offset}", item, dsd)
         if len(stored) != item.size or hashlib.sha256(stored).digest() != item.digest:
             raise SealError(f"{dsd.path} at {offset}: the stored bytes are not those that were signed")
         numbers += [n for n in (item.seq_first, item.seq_last) if n != leaf.NO_COUNTER]

@@ -26,6 +26,7 @@ from edge_agent.seal.keys import check_chain
 from edge_agent.seal.meta import encode_meta, meta_digest
 from edge_agent.seal.slice_proof import Part, ProvenLeaf
 from edge_agent.segment import reader
+from edge_agent.segment.account import check_mask
 from edge_agent.segment.late import with_receipts
 from edge_agent.segment.part import PartialTree
 from edge_agent.segment.report import INTACT, SIGNED, RunReport, SliceReport
@@ -181,6 +182,7 @@ def _check_chunks(
         where = f"{dsd.path} at {offset}"
         if chunk.segment_id != opening.segment_id:
             raise SealError(f"{where}: a chunk of another segment")
+        check_mask(where, chunk, dsd)
         mask, data = node.read_direct_chunk(offset)
         if (len(data), mask) != (chunk.size, chunk.filter_mask) or hashlib.sha256(data).digest() != chunk.digest:
             raise SealError(f"{where}: the stored bytes are not those that were signed")

@@ -86,27 +86,35 @@ def test_the_bytes_of_each_kind_are_those_of_the_page() -> None:
         assert leaf.parse(item.payload()) == item
 
 
+S, D = b"s" * 16, b"d" * 32
+OPENED = {1: S, 2: S, 3: 1, 4: 1, 5: None, 6: {}, 7: D, 8: S, 9: S, 10: ""}
+CLOSED = {1: [], 2: D, 3: D, 4: "", 5: ""}
 BODIES: list[tuple[int, Any, str]] = [
     (2, {1: "d"}, "key 1 is a str"),
+    (2, {1: S}, "key 1 is a bytes of 16 bytes"),
     (2, {}, "has keys"),
     (2, [], "not a map"),
     (4, {1: "a", 2: True, 3: 2, 4: "c", 5: None, 6: 3, 7: 4, 8: ""}, "key 2 is a bool"),
-    (6, {1: [1], 2: b"", 3: b"", 4: "", 5: ""}, "leaf of type 6"),
-    (6, {1: [[5, [1], 1]], 2: b"", 3: b"", 4: "", 5: ""}, "a int where a byte string belongs"),
-    (6, {1: [[2**40, [1], 1]], 2: b"", 3: b"", 4: "", 5: ""}, "a int where a byte string belongs"),
-    (6, {1: [[b"", ["1"], 1]], 2: b"", 3: b"", 4: "", 5: ""}, "a field of a wrong type"),
-    (6, {1: [[b"", [1], "x"]], 2: b"", 3: b"", 4: "", 5: ""}, "leaf of type 6"),
-    (7, {1: b"", 2: b"", 3: 1, 4: 1, 5: [b""], 6: {}, 7: b"", 8: b"", 9: b"", 10: ""}, "leaf of type 7"),
-    (7, {1: b"", 2: b"", 3: 1, 4: 1, 5: [b"", 9], 6: {}, 7: b"", 8: b"", 9: b"", 10: ""}, "a int where a byte string belongs"),
-    (7, {1: b"", 2: b"", 3: 1, 4: 1, 5: None, 6: {"a": "x"}, 7: b"", 8: b"", 9: b"", 10: ""}, "leaf of type 7"),
-    (7, {1: b"", 2: b"", 3: 1, 4: 1, 5: None, 6: {1: 1}, 7: b"", 8: b"", 9: b"", 10: ""}, "a field of a wrong type"),
-    (7, {1: b"", 2: b"", 3: 1, 4: 1, 5: None, 6: {"a": True}, 7: b"", 8: b"", 9: b"", 10: ""}, "a field of a wrong type"),
-    (10, {1: "f", 2: 1, 3: 4096, 4: b"", 5: b"", 6: 2}, "FILE: piece size 4096"),
-    (69, {1: "i", 2: ["x"], 3: 5}, "a str where a byte string belongs"),
+    (4, {1: "a", 2: None, 3: None, 4: "c", 5: None, 6: 3, 7: 4, 8: None}, "key 8 is a NoneType"),
+    (6, CLOSED | {1: [1]}, "leaf of type 6"),
+    (6, CLOSED | {1: [[5, [1], 1]]}, "a int where a byte string of 32 bytes belongs"),
+    (6, CLOSED | {1: [[2**40, [1], 1]]}, "a int where a byte string of 32 bytes belongs"),
+    (6, CLOSED | {1: [[S, [1], 1]]}, "a bytes where a byte string of 32 bytes belongs"),
+    (6, CLOSED | {1: [[D, ["1"], 1]]}, "a field of a wrong type"),
+    (6, CLOSED | {1: [[D, [1], "x"]]}, "leaf of type 6"),
+    (6, CLOSED | {2: b""}, "key 2 is a bytes of 0 bytes"),
+    (7, OPENED | {5: [S]}, "leaf of type 7"),
+    (7, OPENED | {5: [S, 9]}, "a int where a byte string of 32 bytes belongs"),
+    (7, OPENED | {6: {"a": "x"}}, "leaf of type 7"),
+    (7, OPENED | {6: {1: 1}}, "a field of a wrong type"),
+    (7, OPENED | {6: {"a": True}}, "a field of a wrong type"),
+    (7, OPENED | {2: b"run"}, "key 2 is a bytes of 3 bytes"),
+    (10, {1: "f", 2: 1, 3: 4096, 4: D, 5: D, 6: 2}, "FILE: piece size 4096"),
+    (69, {1: "i", 2: ["x"], 3: 5}, "a str where a byte string of 32 bytes belongs"),
     (5, {1: None, 2: None, 3: 1, 4: 2}, "CLOCK: says nothing"),
     (5, {1: None, 2: ["a", 1, None], 3: 1, 4: 2}, "the clock field"),
     (5, {1: None, 2: ["a", True, None, True], 3: 1, 4: 2}, "the clock field"),
-    (9, {1: [1], 2: 3, 3: 4, 4: b""}, "a int where a byte string belongs"),
+    (9, {1: [1], 2: 3, 3: 4, 4: D}, "a int where a byte string of 32 bytes belongs"),
     (11, {}, "type 11 is unknown"),
     (63, {}, "type 63 is unknown"),
 ]
