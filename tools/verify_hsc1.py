@@ -110,6 +110,16 @@ def anything(value: object) -> bool:
     return True
 
 
+def positive(value: object) -> bool:
+    """A number from 1 on."""
+    return fits(value, int) and value > 0  # type: ignore[operator]
+
+
+def grammar(value: object) -> bool:
+    """What a type is made of: texts, numbers and arrays of them."""
+    return all(map(grammar, value)) if isinstance(value, list) else isinstance(value, str) or fits(value, int)
+
+
 MAYBE_INT = (int, None)
 CLOCK_STATE = [str, MAYBE_INT, MAYBE_INT, bool]
 HEAD = {1: "HSC/1/head", 2: b16, 3: b16, 4: int, 5: b32, 6: int, 7: (b32, None), 8: int, 9: int, 10: b16,
@@ -121,10 +131,10 @@ ALGORITHMS = {1: -19, 2: -9, 7: -49}  # of a COSE key, by its type
 NAMES = {-19: "Ed25519", -9: "ES256", -49: "ML-DSA-65"}
 SESSION = {1: "HSC/1/session", 2: b16, 3: [(ED25519_KEY, P256_KEY, ML_DSA_KEY)], 4: b16, 5: int, 6: int}
 CHAIN = {1: [bytes], 2: [bytes]}
-DSD = {1: str, 2: list, 3: [int], 4: [MAYBE_INT], 5: [[int, int, [int]]], 6: bytes, 7: 0, 8: [str, int, MAYBE_INT]}
+DSD = {1: str, 2: grammar, 3: [positive], 4: [MAYBE_INT], 5: [[int, int, [int]]], 6: bytes, 7: 0, 8: [str, (0, 1), positive]}
 OPEN = {1: b16, 2: b16, 3: int, 4: int, 5: (None, [b16, b32]), 6: {str: int}, 7: b32, 8: b16, 9: b16, 10: str}
 CLOSE = {1: [[b32, [int], int]], 2: (b32, None), 3: b32, 4: str, 5: str}
-GAP = {1: str, 2: MAYBE_INT, 3: MAYBE_INT, 4: str, 5: MAYBE_INT, 6: int, 7: int, 8: anything}
+GAP = {1: str, 2: MAYBE_INT, 3: MAYBE_INT, 4: str, 5: MAYBE_INT, 6: int, 7: int, 8: str}
 CLOCK = {1: MAYBE_INT, 2: (None, CLOCK_STATE), 3: int, 4: int}
 ROWS = {1: [b32], 2: int, 3: int, 4: b32}
 RESET = {1: str, 2: MAYBE_INT, 3: int, 4: str}
@@ -172,6 +182,23 @@ def fits(value: Any, spec: Any) -> bool:
     return bool(spec(value)) if callable(spec) else type(value) is type(spec) and value == spec
 
 
+def known(value: Any) -> bool:
+    """Whether all that is in it is of the kinds that the format uses; True and False are no keys, though Python takes them for 1 and 0."""
+    if isinstance(value, Mapping):
+        return all(type(key) in (int, str) and known(one) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(known, value))
+    return value is None or isinstance(value, str | bytes | bool) or fits(value, int)
+
+
+def decode_dsd(raw: bytes, what: str) -> Json:
+    """A descriptor, checked as far as that goes without its dataset."""
+    dsd: Json = decode(raw, what, DSD)
+    want(unicodedata.is_normalized("NFC", dsd[1]), f"{dsd[1]}: the path in the descriptor is not in form NFC")
+    want(0 < len(dsd[3]) == len(dsd[4]), f"{dsd[1]}: chunks and dataset have different ranks")
+    return dsd
+
+
 def decode(raw: bytes, what: str, spec: Any = anything) -> Any:
     """Decode deterministic CBOR (RFC 8949 section 4.2.1), compare it with its own encoding, check its form."""
     try:
@@ -180,6 +207,7 @@ def decode(raw: bytes, what: str, spec: Any = anything) -> Any:
     except Exception as error:
         raise Bad(f"{what}: is not CBOR ({error})") from error
     want(again == raw, f"{what}: is not deterministic CBOR, or something follows it")
+    want(known(value.value if isinstance(value, cbor2.CBORTag) else value), f"{what}: has a key or value that the format does not use")
     want(fits(value, spec), f"{what}: has other fields than the format allows")
     return value
 
@@ -640,24 +668,26 @@ def open_chain(item: Any, roots: Roots, what: str) -> dict[bytes, Session]:
     want(fits(chain, CHAIN), f"{what}: has other fields than the format allows")
     keys: dict[bytes, Json] = {}
     owners: dict[bytes, tuple[str, bool]] = {}
-    order, seen = list[bytes](), set[x509.Certificate]()
+    order, seen, agents = list[bytes](), set[x509.Certificate](), set[str]()
     below: x509.Certificate | None = None
     for certificate in certificates(chain[1], what):
         if names_agent(certificate):
-            found = key_with_name(certificate, r"urn:hsc:agent:[0-9a-f]{32}")
-            want(found, f"{what}: an identity certificate has another kind of key, or not one name of an agent")
+            found = key_with_name(certificate, r"urn:hsc:agent:(?s:.*)")
+            named = found and re.fullmatch("[0-9a-f]{32}", found[1].removeprefix("urn:hsc:agent:"))
+            want(named, f"{what}: an identity certificate has another kind of key, or not one name of an agent")
             want(certificate not in seen, f"{what}: an identity certificate stands there twice")
             seen.add(certificate)
             assert found is not None  # noqa: S101 - by the line above
             kid = thumbprint(found[0])
             trusted = roots.certify(certificate, chain[1]) or (kid in owners and owners[kid][1])
             keys[kid], owners[kid] = found[0], (found[1][-32:], trusted)
+            agents.add(found[1])
             order += [kid] if order[-1:] != [kid] else []
             below = certificate
         else:
             want(below is not None and issued(below, certificate), f"{what}: a certificate is no identity and certifies none before it")
             below = None
-    want(len({agent for agent, _ in owners.values()}) == 1, f"{what}: has identity certificates of no agent or of several")
+    want(len(agents) == 1, f"{what}: has identity certificates of no agent or of several")
     signers = list[bytes]()
     sessions: dict[bytes, Session] = {}
     for number, record in enumerate(chain[2]):
@@ -828,6 +858,7 @@ class Log:
     datasets: list[bytes] = field(default_factory=list)
     chunks: dict[bytes, dict[tuple[int, ...], tuple[int, int, bytes]]] = field(default_factory=dict)
     numbers: dict[bytes, list[int]] = field(default_factory=dict)
+    frames: dict[bytes, list[int]] = field(default_factory=dict)
     meta: bytes | None = None
     gaps: list[Json] = field(default_factory=list)
     files: list[Json] = field(default_factory=list)
@@ -840,7 +871,7 @@ class Log:
 
 def read_log(payloads: Iterable[bytes], sizes: set[int], dsds: dict[bytes, Json]) -> Log:
     """Read leaves in order and check what concerns order: OPEN, CLOSE, DATASET before CHUNK, continuity."""
-    log, tree, epoch = Log(), Frontier(), Frontier()
+    log, tree, epoch = Log(roots={0: sha()}), Frontier(), Frontier()
     steps = {d[8][0]: d[8][2] for d in dsds.values() if d[8][1] == 1}
     following: dict[str, int] = {}
 
@@ -871,6 +902,7 @@ def read_log(payloads: Iterable[bytes], sizes: set[int], dsds: dict[bytes, Json]
             want(segment_id == log.open[9], f"{what}: belongs to another segment")
             want(len(offset) == len(dsds[dsd][3]), f"{what}: has the wrong rank")
             want(offset not in log.chunks[dsd], f"{what}: is in the tree twice")
+            check_mask(entry[0], dsds[dsd], what)
             source, frames, _ = dsds[dsd][8]
             numbered = first == end and (first != NO_COUNTER) == bool(frames)
             want(numbered, f"{what}: does not have the numbers of its kind of source")
@@ -878,6 +910,7 @@ def read_log(payloads: Iterable[bytes], sizes: set[int], dsds: dict[bytes, Json]
                 advance(source, first, end, what)
             log.chunks[dsd][offset] = entry
             log.numbers[dsd].append(index)
+            log.frames.setdefault(dsd, []).append(first)
             continue
         want(kind in BODIES, f"{what}: is of the unknown type {kind}")
         name, spec = BODIES[kind]
@@ -960,6 +993,11 @@ def parse_chunk(payload: bytes, what: str) -> tuple[tuple[int, ...], bytes, tupl
     want(0 < rank <= 32 and len(payload) == 122 + 8 * rank, f"{what} (CHUNK): has the wrong length")
     segment_id, dsd, _, *offset, mask, size, digest, _, first, end = struct.unpack(f">16s32sB{rank}QIQ32sqQQ", payload[5:])
     return tuple(offset), dsd, (mask, size, digest), first, end, segment_id
+
+
+def check_mask(mask: int, dsd: Json, what: str) -> None:
+    """The filters that a chunk left out are among those of its dataset."""
+    want(not mask >> len(dsd[5]), f"{what}: the filter mask {mask:#x} names filters that the dataset does not have")
 
 
 def check_close(head: Json, log: Log, what: str) -> None:
@@ -1090,6 +1128,7 @@ class Segment:
         """Names and link infos of a group; refuses external links."""
         names: list[bytes] = []
         group.links.iterate(lambda name: names.append(name if isinstance(name, bytes) else name.encode()))
+        want(len(set(names)) == len(names), f"{what}: two links have one name")
         for name in names:
             info = group.links.get_info(name)
             want(info.type in (h5l.TYPE_HARD, h5l.TYPE_SOFT), f"{what}: link {name.decode()!r} leads out of the file")
@@ -1172,8 +1211,8 @@ class Segment:
             want(found[part].type == h5l.TYPE_HARD, "/entry/integrity: is reached by a soft link")
             group = h5o.open(group, part)
             want(isinstance(group, h5g.GroupID), "/entry/integrity: is not a group")
-        marks = {name: (dims, text(value)) for name, (_, dims, value) in self.attributes(group, self.at).items()}
-        expected = {"NX_class": (None, "NXcollection"), "format": (None, FORMAT)}
+        marks = {name: text(*value) for name, value in self.attributes(group, self.at).items()}
+        expected = {"NX_class": "NXcollection", "format": FORMAT}
         want(marks == expected, f"/entry/integrity: has other attributes than NX_class and format = {FORMAT}")
         members = sorted(name.decode() for name, _ in self.links(group, self.at))
         right = ["README", "descriptors", "events", "heads", "index", "keychain", "leaves"]
@@ -1198,8 +1237,8 @@ class Segment:
         index = h5o.open(group, b"index")
         plain = isinstance(index, h5g.GroupID) and h5o.get_info(index).rc == 1 and h5o.get_info(group).rc == 1
         want(plain, "/entry/integrity/index: is not a plain group")
-        marks = {name: (dims, text(value)) for name, (_, dims, value) in self.attributes(index, "/entry/integrity/index").items()}
-        want(marks == {"NX_class": (None, "NXcollection")}, "/entry/integrity/index: has other attributes than NX_class")
+        marks = {name: text(*value) for name, value in self.attributes(index, "/entry/integrity/index").items()}
+        want(marks == {"NX_class": "NXcollection"}, "/entry/integrity/index: has other attributes than NX_class")
         return index
 
     def rows(self, group: Any, name: str, width: int, rank: int, first: int | None, count: int) -> Any:
@@ -1225,13 +1264,11 @@ class Segment:
         want(isinstance(item, h5d.DatasetID), f"{path}: is not a dataset")
         refuse_foreign(item, path)
         tid, dims = item.get_type(), dims_of(item.get_space(), path)
-        form, layout = type_of(tid, path), item.get_create_plist().get_layout()
-        plain = layout in (h5d.CONTIGUOUS, h5d.COMPACT) or (width == 4 and not item.get_create_plist().get_nfilters())
-        want(plain, f"{path}: is stored in chunks")
+        form = type_of(tid, path)
+        want(item.get_create_plist().get_layout() in (h5d.CONTIGUOUS, h5d.COMPACT), f"{path}: is stored in chunks")
         want(h5a.get_num_attrs(item) == 0 and h5o.get_info(item).rc == 1, f"{path}: has attributes or further links")
         if name == "README":
-            want(dims is None and form[0] in ("str", "vstr"), f"{path}: is not one text")
-            words = text(value_of(item, tid, dims, self.limit, path))
+            words = text(form, dims, value_of(item, tid, dims, self.limit, path))
             want(words == README, f"{path}: has another text")
             return README
         want(form == ["int", width, 0, 0, 8 * width, 0] and dims is not None and len(dims) == rank, f"{path}: has the wrong type or rank")
@@ -1241,10 +1278,12 @@ class Segment:
         return raw.reshape(dims) if rank == 2 else raw
 
 
-def text(value: Any) -> str | None:
-    """A string value of META as text; None when it is none."""
-    raw = value[0] if isinstance(value, list) and len(value) == 1 else value
-    return raw.rstrip(b"\0").decode(errors="replace") if isinstance(raw, bytes) else None
+def text(form: list[Any], dims: list[int] | None, value: Any) -> str | None:
+    """A scalar string of META as text; None when it is another value."""
+    if dims is not None or form[0] not in ("str", "vstr"):
+        return None
+    raw = bytes(value[0] if isinstance(value, list) else value)
+    return raw.rstrip(b"\0").decode(errors="replace")
 
 
 def refuse_foreign(dataset: Any, path: str) -> None:
@@ -1307,6 +1346,7 @@ def check_dataset(dataset: Any, dsd: Json, shape: list[int], chunks: Chunks, lim
         want(real == signed, f"{path}: the {name} is {real!r}, but {signed!r} was signed")
     for offset, (mask, size, digest) in chunks.items():
         what = f"{path} chunk at {list(offset)}"
+        check_mask(mask, dsd, what)
         want(all(o % g == 0 and o < n for o, g, n in zip(offset, grid, shape, strict=True)), f"{what}: is no place of a chunk")
         want(size <= limit, f"{what}: claims {size} bytes, more than the file has")
         try:
@@ -1323,8 +1363,8 @@ def check_dataset(dataset: Any, dsd: Json, shape: list[int], chunks: Chunks, lim
         infos = map(dataset.get_chunk_info, range(min(stored, 100_000)))
         extra = next((list(i.chunk_offset) for i in infos if tuple(i.chunk_offset) not in chunks), None)
         raise Bad(f"{path} chunk at {extra}: is in the file but not signed ({stored} chunks, {len(chunks)} signed)")
-    complete = len(chunks) == math.prod(-(-n // g) for n, g in zip(shape, grid, strict=True))
-    want(complete or plist.get_fill_time() != h5d.FILL_TIME_NEVER, f"{path}: has no fill value for the chunks it lacks")
+    whole = math.prod(-(-n // g) for n, g in zip(shape, grid, strict=True))
+    want(len(chunks) == whole, f"{path}: {len(chunks)} chunks were signed, and its shape needs {whole}")
 
 
 def check_early(log: Log, dsds: dict[bytes, Json], chunked: dict[str, Any]) -> list[str]:
@@ -1352,6 +1392,24 @@ def check_early(log: Log, dsds: dict[bytes, Json], chunked: dict[str, Any]) -> l
         last = f"rows {first} to {first + n - 1}"
         want(digest.digest() == body[4], f"{dsds[names[0]][1]}: {last} are not those that were signed before their chunk")
     return list(skipped)
+
+
+def check_numbers(log: Log, dsds: dict[bytes, Json], chunked: dict[str, Any]) -> None:
+    """The `frame_number` beside a dataset that counts is what its chunks were signed as, where that column can be decoded here."""
+    paths = {dsd[1]: name for name, dsd in dsds.items()}
+    for name, dsd in dsds.items():
+        beside = paths.get(f"{dsd[1].rpartition('/')[0]}/frame_number")
+        if dsd[8][1] != 1 or beside is None:
+            continue
+        column = dsds[beside]
+        if column[2] != ["int", 8, 0, 0, 64, 0] or len(column[3]) != 1 or not decodable(column):
+            continue
+        length, numbers = column[3][0], dict[int, bytes]()
+        for offset, entry in log.chunks[beside].items():
+            numbers[offset[0]] = decode_chunk(chunked[column[1]], column, offset, entry)
+        for (row, *_), signed in zip(log.chunks[name], log.frames.get(name, []), strict=True):
+            found = numbers.get(row - row % length, b"")[8 * (row % length) :][:8]
+            want(found and int.from_bytes(found, "little") == signed, f"{column[1]} at {row}: is not {signed}, the frame's signed number")
 
 
 def decodable(dsd: Json) -> bool:
@@ -1416,14 +1474,12 @@ def check_segment(segment: Segment, roots: Roots) -> Json:
     arrays, indices = segment.tables()
     sessions = open_chain(arrays["keychain"].tobytes(), roots, "/entry/integrity/keychain")
     raw = decode(arrays["descriptors"].tobytes(), "/entry/integrity/descriptors", [bytes])
-    dsds = {sha(b"HSC1-dsd\0", one): decode(one, f"descriptor {n}", DSD) for n, one in enumerate(raw)}
+    dsds = {sha(b"HSC1-dsd\0", one): decode_dsd(one, f"descriptor {n}") for n, one in enumerate(raw)}
     paths = {dsd[1]: name for name, dsd in dsds.items()}
     want(len(paths) == len(raw), "/entry/integrity/descriptors: two descriptors of one dataset")
     steps: dict[str, int] = {}
     for path, name in paths.items():
         source, kind, step = dsds[name][8]
-        want(unicodedata.is_normalized("NFC", path), f"{path}: the path in the descriptor is not in form NFC")
-        want(kind in (0, 1) and (kind == 0 or (step is not None and step > 0)), f"{path}: has a source of unknown kind")
         want(kind == 0 or steps.setdefault(source, step) == step, f"{path}: source {source} has two steps")
     items = decode(arrays["heads"].tobytes(), "/entry/integrity/heads", [bytes])
     heads = [open_head(item, sessions, f"head {n}") for n, item in enumerate(items)]
@@ -1461,6 +1517,7 @@ def check_segment(segment: Segment, roots: Roots) -> Json:
     result["downgrade"] = next((downgrade for _, _, _, downgrade in heads if downgrade), "")
     result["clock"] = clock_warning([entry[0] for entry in heads], log.clocks)
     result["early"] = check_early(log, dsds, chunked)
+    check_numbers(log, dsds, chunked)
     counted = {d[8][0] for d in dsds.values() if d[8][1] == 1}
     result["uncounted"] = sorted({d[8][0] for d in dsds.values()} - counted)
     return result
@@ -1542,7 +1599,7 @@ def check_slice(segment: Segment, roots: Roots, path: str, slice_: str) -> Json:
     opening, closing = decode(first[5:], "OPEN", OPEN), decode(last[5:], "CLOSE", CLOSE)
     log = Log(roots={proven.size: proven.root()}, open=opening, close=closing, size=proven.size)
     check_close(head, log, "the close head")
-    named = [(n, one, decode(one, f"descriptor {n}", DSD)) for n, one in enumerate(raw)]
+    named = [(n, one, decode_dsd(one, f"descriptor {n}")) for n, one in enumerate(raw)]
     found = [entry for entry in named if entry[2][1] == path]
     want(len(found) == 1, f"{path}: was not signed as a dataset of chunks")
     number, encoded, dsd = found[0]
@@ -1550,7 +1607,7 @@ def check_slice(segment: Segment, roots: Roots, path: str, slice_: str) -> Json:
     said = [(shape, count) for digest, shape, count in closing[1] if digest == name]
     want(len(said) == 1, f"{path}: CLOSE does not name it once")
     shape, count = said[0]
-    want(len(shape) == len(dsd[3]) and all(g > 0 for g in dsd[3]), f"{path}: has the wrong rank")
+    want(len(shape) == len(dsd[3]), f"{path}: has the wrong rank")
     steps = [range(a - a % g, b, g) for (a, b), g in zip(parse_slice(slice_, shape, path), dsd[3], strict=True)]
     want(math.prod(map(len, steps)) <= 1 << 20, f"{path}: the slice touches too many chunks")
     wanted = list(itertools.product(*steps))
@@ -1641,11 +1698,11 @@ def check_part(part: Json, path: str, roots: Roots, what: str) -> Json:
     opening, closing = decode(first[5:], "OPEN", OPEN), decode(last[5:], "CLOSE", CLOSE)
     log = Log(roots={head[4]: head[5]}, open=opening, close=closing, size=head[4])
     check_close(head, log, f"{what}: close head")
-    dsd, name = decode(part[4], f"{what}: descriptor", DSD), sha(b"HSC1-dsd\0", part[4])
+    dsd, name = decode_dsd(part[4], f"{what}: descriptor"), sha(b"HSC1-dsd\0", part[4])
     want(dsd[1] == path, f"{what}: is of another dataset than {path}")
     shapes = [shape for digest, shape, _ in closing[1] if digest == name]
     want(len(shapes) == 1 and len(shapes[0]) == len(dsd[3]) == len(part[6]), f"{path}: CLOSE does not name it once, or with another rank")
-    inside = all(0 <= a < b <= n for (a, b), n in zip(part[6], shapes[0], strict=True)) and all(g > 0 for g in dsd[3])
+    inside = all(0 <= a < b <= n for (a, b), n in zip(part[6], shapes[0], strict=True))
     want(inside, f"{path}: the slice is empty or outside of the signed shape {shapes[0]}")
     steps = [range(a - a % g, b, g) for (a, b), g in zip(part[6], dsd[3], strict=True)]
     want(math.prod(map(len, steps)) == len(part[7]) == len(part[3]) - 2, f"{path}: the chunks are not those that hold the slice")
@@ -1653,7 +1710,8 @@ def check_part(part: Json, path: str, roots: Roots, what: str) -> Json:
     for place_, (_, payload, _), stored in zip(itertools.product(*steps), part[3][2:], part[7], strict=True):
         where = f"{path} chunk at {list(place_)}"
         want(payload[:5] == b"HSC1\1", f"{where}: its leaf is not one of a chunk")
-        offset, dataset, (_, size, digest), seq, _, segment_id = parse_chunk(payload, where)
+        offset, dataset, (mask, size, digest), seq, _, segment_id = parse_chunk(payload, where)
+        check_mask(mask, dsd, where)
         want((offset, dataset, segment_id) == (place_, name, opening[9]), f"{where}: the leaf is of another chunk")
         want(len(stored) == size and sha(stored) == digest, f"{where}: the stored bytes are not the signed ones")
         numbers += [seq] if seq != NO_COUNTER else []

@@ -302,7 +302,7 @@ def make_segment(
     heads: Callable[[list[bytes]], list[bytes]] = lambda heads: heads,
     state: int = 1,
 ) -> Part:
-    """A segment with a frame stream that has a hole, rows without counter, and a dataset with a missing chunk."""
+    """A segment with a frame stream that has a hole, and rows without counter."""
     rng = np.random.default_rng(ordinal)
     path, segment_id, agent = run.folder / name, os.urandom(16), run.agent
     with h5py.File(path, "w", libver=("earliest", "v110")) as file:
@@ -313,7 +313,7 @@ def make_segment(
         space = h5py.h5s.create_simple((frames, 4, 6), (h5py.h5s.UNLIMITED, 4, 6))
         h5py.Dataset(h5py.h5d.create(file["entry/camera"].id, b"data", h5py.h5t.STD_U16LE, space, plist)).attrs["units"] = "counts"
         values = file.create_dataset(VALUES, (20,), "<f8", chunks=(8,), maxshape=(None,))
-        flags = file.create_dataset(FLAGS, (6,), "<i4", chunks=(2,), maxshape=(None,), fillvalue=-1)
+        flags = file.create_dataset(FLAGS, (4,), "<i4", chunks=(2,), maxshape=(None,), fillvalue=-1)
         values.attrs["units"], flags.attrs["units"] = "g", ""
         stored_filter = file[FRAMES].id.get_create_plist().get_filter(0)
         filters = [[stored_filter[0], stored_filter[1], [int(v) for v in stored_filter[2]]]]
@@ -332,18 +332,18 @@ def make_segment(
         number = first
         for frame in range(frames):
             if frame == 2:
-                leaves.append(leaf(4, {1: "camera/image", 2: number, 3: number + 2, 4: "lost", 5: 3, 6: UNKNOWN, 7: UNKNOWN, 8: None}))
+                leaves.append(leaf(4, {1: "camera/image", 2: number, 3: number + 2, 4: "lost", 5: 3, 6: UNKNOWN, 7: UNKNOWN, 8: ""}))
                 number += 3
             put(0, (frame, 0, 0), rng.bytes(30 + frame), 1 if frame == 3 else 0, number)
             number += 1
         leaves += [leaf(2, {1: names[1]}), leaf(2, {1: names[2]})]
         for row in range(3):
             put(1, (8 * row,), rng.bytes(64))
-        for row in (0, 2):
+        for row in range(2):
             put(2, (2 * row,), rng.bytes(8))
         more(file)
         leaves.append(leaf(3, {1: h(b"HSC1-meta\0", cbor(meta))}))
-        shapes = [[names[0], [frames, 4, 6], frames], [names[1], [20], 3], [names[2], [6], 2]]
+        shapes = [[names[0], [frames, 4, 6], frames], [names[1], [20], 3], [names[2], [4], 2]]
         leaves.append(leaf(6, {1: shapes, 2: h(b"HSC1-meta\0", cbor(meta)), 3: run.policy, 4: "complete", 5: "run-end"}))
         leaves = signed(leaves)
         anchors = [agent.head(segment_id, leaves[:2], 0, None, 0)]

@@ -48,6 +48,11 @@ def edit(index, change):
     return lambda leaves: [*leaves[:index], change(leaves[index]), *leaves[index + 1 :]]
 
 
+def closed(leaves):
+    """What CLOSE says of the datasets."""
+    return cbor2.loads(leaves[-1][5:])[1]
+
+
 # Leaves of a segment: 0 OPEN, 1 DATASET, 2 3 CHUNK, 4 GAP, 5 6 7 CHUNK, 8 9 DATASET, 10..14 CHUNK, 15 META, 16 CLOSE.
 LEAVES = {
     "two frames swapped": (swap(2, 3), "source camera/image goes on at 100, but 102 is next"),
@@ -105,9 +110,13 @@ ONLY_SIGNED = {
         edit(10, lambda p: chunk_with(p, 54, struct.pack(">Q", 4))),
         f"{VALUES} chunk at [4]: is no place of a chunk",
     ),
-    "a place without chunk": (
-        edit(13, lambda p: chunk_with(p, 54, struct.pack(">Q", 2))),
-        f"{FLAGS} chunk at [2]: is signed, but the file",
+    "a place outside of the shape": (
+        edit(13, lambda p: chunk_with(p, 54, struct.pack(">Q", 4))),
+        f"{FLAGS} chunk at [4]: is no place of a chunk",
+    ),
+    "a chunk that nobody signed": (
+        lambda ls: [*ls[:14], ls[15], with_field(ls[16], _1=[*closed(ls)[:2], [closed(ls)[2][0], [4], 1]])],
+        f"{FLAGS} chunk at [2]: is in the file but not signed",
     ),
     "another META": (lambda ls: [*ls[:15], *(with_field(ls[n], **{f"_{n - 14}": bytes(32)}) for n in (15, 16))], "META digest"),
     "a dataset missing in the close": (
@@ -234,10 +243,9 @@ FILES = {
     "other maximum shape": (recreate(FRAMES, maxshape=(50, 4, 6)), f"{FRAMES}: the maximum shape is [50, 4, 6], but [None, 4, 6]"),
     "another fill value": (recreate(FLAGS, fillvalue=-2), f"{FLAGS}: the fill value is"),
     "another chunk shape": (recreate(FLAGS, chunks=(1,)), f"{FLAGS}: the chunk shape is [1], but [2]"),
-    "a shorter dataset": (lambda f: f[FLAGS].resize((5,)), f"{FLAGS}: the shape is [5], but [6]"),
+    "a shorter dataset": (lambda f: f[FLAGS].resize((3,)), f"{FLAGS}: the shape is [3], but [4]"),
     "a filter mask and size": (masked, f"{FRAMES} chunk at [1, 0, 0]: is signed, but the file does not hold it in 31 bytes"),
     "stored bytes": (overwritten(FRAMES, (4, 0, 0)), f"{FRAMES} chunk at [4, 0, 0]: the stored bytes are not the signed ones"),
-    "an extra chunk": (lambda f: f[FLAGS].id.write_direct_chunk((2,), bytes(8)), f"{FLAGS} chunk at [2]: is in the file but not signed"),
     "an attribute on the tables": (relabel(TABLES, more=1), f"{TABLES}: has other attributes"),
     "a format of another name": (relabel(TABLES, format="HSC/2"), f"{TABLES}: has other attributes"),
     "a table more": (lambda f: f.__setitem__(f"{TABLES}/extra", 1), f"{TABLES}: holds README, descriptors, events, extra,"),
