@@ -15,21 +15,24 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
 
-from edge_agent.errors import EdgeAgentError
-from edge_agent.model import Block, FileItem, Frame, Gap, Kind, Reset, RunContext, Stream
+from edge_agent.errors import DiskError, EdgeAgentError
+from edge_agent.model import Block, Cause, FileItem, Frame, Gap, Kind, Reset, RunContext, Stream
 from edge_agent.runs.live import LiveRun
 from edge_agent.runs.look_back import LookBack
 from edge_agent.runs.rows import as_initial, events, initial_rows, is_usable, masked, take_rows
 
 log = logging.getLogger(__name__)
 WAITING_GAPS = 1000
+RETRY = 1.0
+"""Seconds for which nobody tries again to begin a background run that the disk refused."""
 KEPT_WHOLE = 4096
 """Bytes of values up to which a block is kept for its last row."""
 
@@ -71,6 +74,9 @@ class Group:
     _last: dict[str, tuple[Stream, Block, int]] = field(default_factory=dict)
     """The last known value of each stream: a block and its row, not taken out of it before somebody asks."""
     _gaps: deque[tuple[Stream, Gap]] = field(default_factory=lambda: deque(maxlen=WAITING_GAPS))
+    _refused: dict[str, list[tuple[Stream, Gap]]] = field(default_factory=dict)
+    """What came while the disk let no background run begin; the next one says so."""
+    _refusal: tuple[float, DiskError] | None = None
     _shut: bool = False
     _told_other_project: tuple[bytes, str] = (b"", "")
 
@@ -129,7 +135,12 @@ class Group:
         with self.lock:
             if self._shut:
                 return False
-            taken = self._route(stream, frame, waited)
+            try:
+                taken = self._route(stream, frame, waited)
+            except DiskError as error:
+                taken = False
+                if not waited:
+                    self._refuse(stream, Gap(Cause.DISK, frame.number, frame.number, 1, frame.t_arrival, frame.t_arrival, _why(error)))
             if taken or not waited:
                 self._seen(stream, 1, frame.t_arrival)
             return taken
@@ -167,7 +178,12 @@ class Group:
             if left.any() and self._waits(stream):
                 self._waiting.add(stream, masked(block, left))
             elif left.any():
-                self._idle_rows(stream, masked(block, left))
+                rest = masked(block, left)
+                try:
+                    self._idle_rows(stream, rest)
+                except DiskError as error:
+                    if n := events(rest):
+                        self._refuse(stream, Gap(Cause.DISK, None, None, n, int(rest.t_arrival[0]), int(rest.t_arrival[-1]), _why(error)))
                 left[:] = False
             settled = np.flatnonzero(~left)
             if settled.size:
@@ -271,15 +287,41 @@ class Group:
         return [*([self.foreground] if self.foreground is not None else []), *self.ending]
 
     def _background(self) -> LiveRun:
-        """The background run; one that has just begun gets the last known values first."""
-        live = self.background()
+        """The background run; one that has just begun gets the last known values first.
+
+        Raises:
+            DiskError: the disk let none begin, now or a moment ago.
+        """
+        if self._refusal is not None and time.monotonic() < self._refusal[0]:
+            raise self._refusal[1]
+        try:
+            live = self.background()
+        except DiskError as error:
+            if self._refusal is None:
+                log.warning("%s: no run can begin, what comes is refused and declared: %s", self.name, error, extra={"code": error.code})
+            self._refusal = time.monotonic() + RETRY, error
+            raise
+        self._refusal = None
         if live is not self._known_background:
             self._known_background = live
             self._give_last_known(live, self._last)
             gaps, self._gaps = self._gaps, deque(maxlen=WAITING_GAPS)
             for stream, gap in gaps:
                 live.intake.gap(stream, gap)
+            refused, self._refused = self._refused, {}
+            for stream, gap in (each for ranges in refused.values() for each in ranges):
+                live.intake.gap(stream, gap, refused=stream.kind is Kind.FRAMES)
         return live
+
+    def _refuse(self, stream: Stream, gap: Gap) -> None:
+        """Remember what came and had no run; a frame counter that begins again makes another range."""
+        ranges = self._refused.setdefault(stream.key, [])
+        before = ranges[-1][1] if ranges else None
+        if before is None or (before.last is not None and gap.last is not None and gap.last < before.last):
+            ranges.append((stream, gap))
+            return
+        count = None if before.count is None or gap.count is None else before.count + gap.count
+        ranges[-1] = stream, replace(before, last=gap.last, count=count, t_to=gap.t_to)
 
     def _give_last_known(self, live: LiveRun, last: dict[str, tuple[Stream, Block, int]]) -> None:
         for stream, block, row in last.values():
@@ -344,6 +386,10 @@ class Group:
     def _seen(self, stream: Stream, n: int, t_arrival: int) -> None:
         count = self.arrivals.get(stream.key, (0.0, 0))[1]
         self.arrivals[stream.key] = (t_arrival / 1e9, count + n)
+
+
+def _why(error: DiskError) -> str:
+    return f"no run could begin: {error.why}"
 
 
 def _covers(live: LiveRun, item: FileItem) -> bool:

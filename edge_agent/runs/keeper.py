@@ -117,6 +117,8 @@ class Keeper:
     held: Held = field(init=False)
     settling: Settling = field(init=False)
     live: list[LiveRun] = field(init=False, default_factory=list)
+    _tried: dict[NewRun, tuple[int, bytes, bool]] = field(init=False, default_factory=dict)
+    """Runs that the disk did not let begin: number, id, and whether the agent log has them."""
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
     _counting: threading.RLock = field(init=False, default_factory=threading.RLock)
 
@@ -133,17 +135,33 @@ class Keeper:
         return run_folder(self.spool.folder, run.name)
 
     def open(self, new: NewRun) -> LiveRun:
-        """Begin a run; its number is one more than the last."""
-        number = self.spool.state.next_run_no()
+        """Begin a run; its number is one more than the last. What the disk refuses keeps its number for the next try.
+
+        Raises:
+            DiskError: the disk refused.
+        """
+        try:
+            return self._open(new)
+        except sqlite3.Error as error:
+            raise database_error(error) from error
+
+    def _open(self, new: NewRun) -> LiveRun:
+        same = replace(new, started_ns=0)
+        number, run_id, logged = self._tried.get(same) or (self.spool.state.next_run_no(), os.urandom(16), False)
+        self._tried[same] = number, run_id, logged
         date = datetime.fromtimestamp(new.started_ns / 1e9, UTC).astimezone(self.timezone).date().isoformat()
         run = RunContext(
-            os.urandom(16), number, new.project, new.group, new.started_ns, f"{new.project}/{new.group}/{date}/{number:06d}",
+            run_id, number, new.project, new.group, new.started_ns, f"{new.project}/{new.group}/{date}/{number:06d}",
             new.label, new.title, new.user, new.sample, new.trigger or new.kind, new.role, new.rule, new.rule_source, new.refused,
         )  # fmt: skip
         entry = RunEntry(run, Stage.OPEN, new.kind)
-        self.agent_log.append(RunOpen(number, run.run_id, policy_digest(run.label.access.value, run.label.allowed), new.started_ns))
+        if not logged:
+            self.agent_log.append(RunOpen(number, run.run_id, policy_digest(run.label.access.value, run.label.allowed), new.started_ns))
+            self._tried[same] = number, run_id, True
         self.book.put(entry)
-        return self._start(entry, [])
+        live = self._start(entry, [])
+        del self._tried[same]
+        return live
 
     def resume(self, entry: RunEntry) -> LiveRun:
         """Go on with a run that was interrupted; its counters go on from its last segments."""
