@@ -29,7 +29,15 @@ async def waiting(new_house: Make, camera: Stream) -> tuple[Any, RoutedInlet]:
 
 async def test_a_source_that_can_wait_waits_for_room_and_loses_nothing(waiting: tuple[Any, RoutedInlet], frame: Make, camera: Stream) -> None:
     house, inlet = waiting
-    for number in range(1, FRAMES + 1):
+    room = house.recorder.room
+    room.force(room.limit)
+    first = asyncio.create_task(inlet.put_frame(frame(1)))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert (first.done(), room.used) == (False, room.limit), "it waits, and takes nothing beyond the room"
+    room.leave(room.limit)
+    await first
+    for number in range(2, FRAMES + 1):
         await inlet.put_frame(frame(number))
     await house.desk.stop("bl")
     run = await house.complete()
