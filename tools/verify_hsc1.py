@@ -154,10 +154,15 @@ CUSTODY = {1: "HSC/1/custody", 2: b16, 3: b16, 4: b32, 5: b32, 6: int, 7: str, 8
 SLICE = {1: "HSC/1/slice", 2: str, 3: [{1: CHAIN, 2: bytes, 3: [[int, bytes, [b32]]], 4: bytes, 5: bytes, 6: [[int, int]], 7: [bytes]}],
          4: (bytes, None), 5: (bytes, None)}  # fmt: skip
 SLICE_BEGINS = b"\xa5\x01\x6bHSC/1/slice"
-KEY_LEAVES = (b"\x41", b"\x46", b"\x47")
-KEY_ADD = {1: [b32], 2: b32, 3: int}
 KEY_END = {1: [b32], 2: str, 3: int}
-SEGMENT_CLOSE = {1: b16, 2: b32, 3: b16, 4: int, 5: int}
+SET_ASIDE = {1: str, 2: (b16, None), 3: str, 4: int}
+LOG_BODIES: dict[int, Json] = {
+    64: {1: b16, 2: b16, 3: str, 4: int}, 65: {1: [b32], 2: b32, 3: int}, 66: {1: int, 2: b16, 3: b32, 4: int},
+    67: {1: int, 2: b16, 3: b32, 4: int}, 68: {1: b16, 2: b32, 3: b16, 4: int, 5: int}, 69: {1: str, 2: [b32], 3: int}, 70: KEY_END,
+    71: KEY_END, 72: {1: b16, 2: b16, 3: int, 4: str, 5: int}, 73: {1: [[b16, int, b32]], 2: int}, 74: SET_ASIDE, 75: SET_ASIDE,
+    76: {1: int, 2: int}, 77: {1: b32, 2: int}, 78: {1: str, 2: str, 3: int}, 79: {1: b16, 2: int, 3: int},
+    80: {1: b16, 2: int, 3: b32, 4: int},
+}  # fmt: skip
 
 
 def fits(value: Any, spec: Any) -> bool:
@@ -1781,6 +1786,7 @@ def open_run(path: str, roots: Roots, given: bytes | None = None) -> tuple[Json,
     want(statement[2] == signer.agent_id, "the run statement: names another agent than its key")
     entries = statement[5]
     want([e[0] for e in entries] == list(range(1, len(entries) + 1)), "the run statement: segments are not numbered 1, 2, 3 ...")
+    want(len({source for source, _, _ in statement[9]}) == len(statement[9]), "the run statement: counts the gaps of a source twice")
     heads, kids = {}, {}
     for number, item in enumerate(sidecar[3]):
         head, head_hash, session, lacks = open_head(item, sessions, f"close head {number} of the sidecar")
@@ -1891,17 +1897,19 @@ def read_receipts(raw: bytes, run: Json, roots: Roots, chain: Any) -> Json:
         root = seen.get((proof[1], proof[2]))
         good = root is not None and included(proof[4], proof[3], proof[2], proof[5], root)
         want(good, f"{what}: does not lead to a root that a witness signed")
-        if proof[4][:5] == b"HSC1\x44":
-            body = decode(proof[4][5:], what, SEGMENT_CLOSE)
+        kind = proof[4][4] if proof[4][:4] == b"HSC1" and len(proof[4]) > 4 else 0
+        want(kind in LOG_BODIES, f"{what}: is of no leaf of an agent log")
+        body = decode(proof[4][5:], what, LOG_BODIES[kind])
+        if kind == 68:
             entry = segments.get(body[1].hex())
             if entry and [entry[5], run["run"], entry[0]] == [body[2].hex(), body[3].hex(), body[4]]:
                 witnessed.append(entry[5])
                 gained = run["times"][entry[5]][0] - first_seen[proof[1], proof[2]]
                 ahead[entry[5]] = max(gained, ahead.get(entry[5], gained))
                 closes.setdefault(entry[5], []).append((proof[1], proof[3]))
-        elif proof[4][:4] == b"HSC1" and proof[4][4:5] in KEY_LEAVES:
-            body = decode(proof[4][5:], what, KEY_ADD if proof[4][4] == 65 else KEY_END)
-            key_leaves.append((proof[1], proof[3], proof[4][4], body[1]))
+        elif kind in (65, 70, 71):
+            want(body[1], f"{what}: names no key")
+            key_leaves.append((proof[1], proof[3], kind, body[1]))
     misplaced = ""
     for ordinal, _, _, _, _, head, _ in run["segments"]:
         for log, place in closes.get(head, []):

@@ -95,6 +95,8 @@ def read_sidecar(data: bytes, path: Path, root: x509.Certificate | None) -> Stat
     statement = parse_run(word.payload)
     if statement.agent_id != trusted.agent_id:
         raise SealError("run statement: names another agent than its key chain")
+    if len({source for source, _, _ in statement.gaps}) != len(statement.gaps):
+        raise SealError("run statement: counts the gaps of a source twice")
     for number, entry in enumerate(statement.segments, 1):
         if entry.ordinal != number:
             raise SealError(f"run statement: segment {entry.ordinal} stands where segment {number} belongs")

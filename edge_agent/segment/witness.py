@@ -70,10 +70,13 @@ def _receipt(data: bytes, certificates: tuple[bytes, ...], statement: RunStateme
     return witness
 
 
-def _included(inclusion: Inclusion, witnesses: list[Witness]) -> tuple[leaf.Leaf, int]:
+def _included(inclusion: Inclusion, witnesses: list[Witness]) -> tuple[leaf.LogLeaf, int]:
     """The leaf that is proven, and the earliest time at which its log was seen."""
     if not witnesses or not check_inclusion(
         leaf_hash(inclusion.payload), inclusion.index, inclusion.size, inclusion.proof, witnesses[0].root
     ):
         raise SealError("leads to no valid witness")
-    return leaf.parse(inclusion.payload), min(witness.t_ns for witness in witnesses)
+    item = leaf.parse(inclusion.payload)
+    if not isinstance(item, leaf.LogLeaf):
+        raise SealError(f"of a leaf of type {item.TYPE}, which no agent log has")
+    return item, min(witness.t_ns for witness in witnesses)

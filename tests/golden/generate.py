@@ -203,10 +203,23 @@ def relabelled(path: Path) -> None:
         file[CAMERA].attrs.modify("units", "photon")
 
 
+def twice(path: Path) -> None:
+    """Somebody gave the frames a second unit, beside the signed one."""
+    forge().frames(path, n=1).close()
+    with h5py.File(path, "r+", libver=("earliest", "v110")) as file:
+        file[CAMERA].attrs["unitx"] = "photon"
+    path.write_bytes(path.read_bytes().replace(b"unitx\0", b"units\0"))
+
+
+def shortened(path: Path) -> None:
+    """A run whose id is three bytes long."""
+    forge().frames(path, n=1).close(leaves=lambda given: [replace(given[0], run_id=b"run"), *given[1:]])
+
+
 SEGMENTS: dict[str, Callable[[Path], Builder | None]] = {
     "frames.h5": frames, "rows.h5": rows, "tags.h5": tags, "early.h5": early, "epochs.h5": epochs, "es256.h5": es256,
     "classical.h5": classical, "downgraded.h5": downgraded, "recovered.h5": recovered, "damaged.h5": damaged,
-    "unenrolled.h5": unenrolled, "flipped.h5": flipped, "relabelled.h5": relabelled,
+    "unenrolled.h5": unenrolled, "flipped.h5": flipped, "relabelled.h5": relabelled, "twice.h5": twice, "shortened.h5": shortened,
 }  # fmt: skip
 
 

@@ -28,6 +28,8 @@ from edge_agent.seal.algorithm import Es256Signer, algorithm
 from edge_agent.seal.cbor import loads
 from edge_agent.seal.keys import AGENT_URN, KeyChain
 from edge_agent.segment import layout
+from edge_agent.segment.proof import export, verify_proof
+from edge_agent.segment.run import verify_run
 from edge_agent.segment.slice import verify_slice
 from edge_agent.segment.verify import verify_segment
 from tests.golden.findings import module
@@ -40,14 +42,15 @@ ORDER_OF_P256 = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC6325
 
 @pytest.fixture
 def levels(facility: Any, tmp_path: Path) -> Callable[[Path], tuple[int, int]]:
-    """What both verifiers say of a segment under the facility's root."""
+    """What both verifiers say of a segment, or of a run by its sidecar, under the facility's root."""
     root = tmp_path / "root.pem"
     root.write_bytes(facility.root.public_bytes(Encoding.PEM))
     tool = module()
 
     def judged(path: Path) -> tuple[int, int]:
         (item,) = tool.items([str(path)], tool.load_roots(str(root)))
-        return verify_segment(path, facility.root).level, item["level"]
+        ours = verify_run(path, facility.root, judge=verify_segment) if path.suffix == ".hsc" else verify_segment(path, facility.root)
+        return ours.level, item["level"]
 
     return judged
 
@@ -365,3 +368,59 @@ def test_a_link_that_stands_there_twice_is_damage(name: str, frames_file: Path, 
         assert list(file[name].parent).count(name.rpartition("/")[2]) == 2
     assert levels(path) == (0, 0)
     assert verify_slice(path, DATA, ((0, 1),), facility.root).level == 0
+
+
+# ---- Beside a run
+
+
+PROOFS = {
+    "a leaf of an unknown type": b"HSC1\x60\xa0",
+    "a BOOT without fields": b"HSC1\x40\xa0",
+    "a leaf of a segment": leaf.Meta(bytes(32)).payload(),
+    "no leaf": b"zz",
+    "a KEY_ADD of no key": b"HSC1\x41" + encoded({1: [], 2: bytes(32), 3: 1}),
+    "a SEGMENT_CLOSE with a short id": b"HSC1\x44" + encoded({1: b"x", 2: bytes(32), 3: bytes(16), 4: 1, 5: 1}),
+}
+
+
+def test_a_proof_of_what_no_agent_log_holds_takes_all_worth_from_the_receipts(forge: Any, facility: Any, levels: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "000123"
+    folder.mkdir()
+    built = forge.frames(folder / "000123_camera_image_000001.h5", n=1).close()
+    sidecar = forge.sidecar(folder, [built])
+    others = (leaf.RunOpen(123, bytes(16), bytes(32), 1), leaf.Amended(bytes(16), 1, bytes(32), 1))
+    for name, after in ({"good": others} | {name: (Raw(data),) for name, data in PROOFS.items()}).items():
+        forge.receipts(folder, [built], after=after)
+        assert levels(sidecar) == ((3, 3) if name == "good" else (2, 2)), name
+
+
+def test_a_statement_that_counts_the_gaps_of_a_source_twice_is_damage(forge: Any, levels: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "000123"
+    folder.mkdir()
+    built = forge.frames(folder / "000123_camera_image_000001.h5").close()
+    for number, other in enumerate((("camera/image", 9, 9), ("camera/image", 0, 0), ("camera/image", 1, 2))):
+        sidecar = forge.sidecar(folder, [built], change=lambda said, other=other: replace(said, gaps=(other, *said.gaps)))
+        assert levels(sidecar) == (0, 0), number
+
+
+def test_the_bounds_of_an_exported_slice_name_elements_of_its_chunks_and_no_others(
+    forge: Any, facility: Any, tmp_path: Path
+) -> None:
+    """They are not signed: within the chunks that are proven, another slice is as true."""
+    built, path = forge.frames(tmp_path / "a.h5").close(), tmp_path / "a.hsc1"
+    export([(built.path, DATA, ((1, 3),))], path)
+    root = tmp_path / "root.pem"
+    root.write_bytes(facility.root.public_bytes(Encoding.PEM))
+    tool, good = module(), loads(path.read_bytes(), "slice")
+    cases = {
+        2: ([[1, 3], [0, 12], [0, 16]], [[1, 3], [3, 5], [0, 1]]),
+        0: (
+            [[1, 4], [0, 12], [0, 16]], [[2, 4], [0, 12], [0, 16]], [[1, 2], [0, 12], [0, 16]], [[1, 1], [0, 12], [0, 16]], [[1, 3]],
+            [[-1, 3], [0, 12], [0, 16]], [[0, 2**63], [0, 12], [0, 16]], [[1, 3], [0, 13], [0, 16]], [[True, 3], [0, 12], [0, 16]],
+        ),
+    }  # fmt: skip
+    for level, bounds in cases.items():
+        for one in bounds:
+            path.write_bytes(encoded(good | {3: [good[3][0] | {6: one}]}))
+            (item,) = tool.items([str(path)], tool.load_roots(str(root)))
+            assert (verify_proof(path, facility.root).level, item["level"]) == (level, level), one
