@@ -11,15 +11,18 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_agent.config.models import Config
-from edge_agent.deliver.live import Live, Word
 from edge_agent.model import NO_TIME, Block, ItemKind, Label, OutboxItem, Receipt, RunContext, Stream, Valid
 from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, may_send
 from edge_agent.wire.broker import Broker
+
+if TYPE_CHECKING:
+    # Where nothing goes out live, no MQTT client is loaded.
+    from edge_agent.deliver.live import Live, Word
 
 LARGEST = 64
 """Elements of a value that goes out; larger ones are for files."""
@@ -33,6 +36,8 @@ class Broadcast:
         self._site = config.site
         self._lives: list[tuple[Live, Destination, bool]] = []
         for name, table in config.live.items():
+            from edge_agent.deliver.live import Live
+
             tls = ssl.create_default_context(cafile=table.ca) if table.ca is not None else None
             password = None if table.password is None else table.password.reveal()
             parsed = Broker.parse(table.sinetstream, tls)
@@ -64,6 +69,8 @@ class Broadcast:
                     "run": f"{item.run_no:06d}", "project": item.project, "target": receipt.target, "proof": receipt.proof.value,
                     "site": self._site, "time": _iso(receipt.t_ns),
                 }  # fmt: skip
+                from edge_agent.deliver.live import Word
+
                 live.announce(Word(("landed", item.project), content, receipt.t_ns))
 
     def _value(self, stream: Stream, block: Block) -> Word:
@@ -76,6 +83,8 @@ class Broadcast:
             "stream": stream.key, "value": _plain(block.values[-1]), "unit": stream.unit, "good": bool(good), "time": _iso(t_ns),
             "clock": origin, "site": self._site,
         }  # fmt: skip
+        from edge_agent.deliver.live import Word
+
         return Word(("values", stream.instrument, stream.name), content, t_ns)
 
 

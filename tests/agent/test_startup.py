@@ -33,3 +33,14 @@ def test_a_start_opens_no_segment_and_does_little_for_each_that_waits(tmp_path: 
     assert not [path for path in many["opened"] if path.startswith(("runs/", "book/segment", "quarantine/"))]
     assert few["listed"] == many["listed"] <= RUNS + 10
     assert many["calls"] - few["calls"] <= CALLS * 800
+
+
+def test_an_agent_loads_the_client_of_no_protocol_and_no_target_that_it_is_not_told_of(tmp_path: Path) -> None:
+    clients = ("asyncua", "p4p", "caproto", "serial", "aioboto3", "aiobotocore", "boto3", "botocore", "paho", "aiomqtt", "pyrage")
+    program = (
+        "import asyncio, sys; from pathlib import Path; from benchmarks.startup import begin\n"
+        "async def main():\n    await (await begin(Path(sys.argv[1]))).stop()\n"
+        f"asyncio.run(main()); print(sorted({{*{clients}}} & {{*sys.modules}}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(configure(tmp_path))], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
