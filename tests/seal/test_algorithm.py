@@ -67,6 +67,7 @@ WRONG_KEYS = {
     "ML-DSA-44": ({1: 7, 3: -48, -1: bytes(1312)}, "neither"),
     "ML-DSA-65 of another length": ({1: 7, 3: -49, -1: bytes(1312)}, "a part is not 1952 bytes"),
     "an algorithm too many": ({1: 1, 3: -19, -1: 6, -2: X}, "neither"),
+    "True for a kind": ({1: True, -1: 6, -2: X}, "a field of a wrong type"),
     "a private part": ({1: 2, -1: 1, -2: X, -3: Y, -4: X}, "neither"),
 }
 

@@ -275,6 +275,22 @@ def test_frame_numbers_that_people_read_are_compared_by_both(forge: Any, levels:
         assert levels(builder.close().path) == (level, level), numbers
 
 
+def test_a_filter_mask_names_no_filter_that_is_not_there(forge: Any, facility: Any, levels: Any, tmp_path: Path) -> None:
+    """The file says the same as the leaf, and HDF5 does not mind; in a slice, too, it is asked."""
+    builder = forge.frames(tmp_path / "a.h5", n=0)
+    stream, write = next(iter(builder.streams.values())), builder.file.write_chunk
+    builder.file.write_chunk = lambda path, offset, stored, mask, rows: write(path, offset, stored, mask | 8, rows)
+    builder.frame(layout.stream_layout(stream, default=True), np.zeros(stream.shape, stream.dtype), 4)
+    builder.leaves[-1] = replace(builder.leaves[-1], filter_mask=builder.leaves[-1].filter_mask | 8)
+    path = builder.close().path
+    assert levels(path) == (0, 0)
+    said, tool = verify_slice(path, DATA, ((0, 1),), facility.root), module()
+    item = tool.slice_item(str(path), tool.Roots(), DATA, "0:1")
+    assert (said.level, item["level"]) == (0, 0)
+    assert "names filters that the dataset does not have" in said.reason
+    assert "names filters that the dataset does not have" in item["reason"]
+
+
 # ---- The file
 
 

@@ -148,6 +148,12 @@ def test_an_agent_cannot_sign_what_the_format_forbids_or_the_file_does_not_hold(
     assert wrong_reports(hsc, run, root, cases) == {}
 
 
+def test_a_chunk_that_nobody_signed_is_missing_also_where_readers_would_see_a_fill_value(hsc, run, root):
+    grown = edit(16, lambda p: with_field(p, _1=[*cbor2.loads(p[5:])[1][:2], [cbor2.loads(p[5:])[1][2][0], [6], 2]]))
+    path = hsc.make_segment(run, "a.h5", signed=grown, after=lambda f: f[FLAGS].resize((6,))).path
+    assert f"{FLAGS}: 2 chunks were signed, and its shape needs 3" in reason(hsc, path, root)
+
+
 def relabel(path, **changes):
     def change(file):
         for name, value in changes.items():
