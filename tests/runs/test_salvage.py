@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edge_agent.errors import DiskError
 from edge_agent.model import Frame, Stream
 
 
@@ -63,3 +64,26 @@ async def test_a_segment_that_somebody_removed_while_it_was_open_is_declared_wit
     totals = house.keeper.totals()[camera.key]
     assert (totals.arrived, totals.lost, totals.discrepancy) == (3, 3, 0)
     assert len(house.spool.quarantine.entries()) == (gone == "data")
+
+
+async def test_a_segment_is_not_rebuilt_where_the_disk_has_no_room_for_it_and_is_when_it_has(
+    new_house: Callable[..., Any], camera: Stream, frame: Callable[..., Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = new_house()
+    await house.open("bl")
+    run = house.desk.start("bl", project="p")
+    house.groups["bl"].offer(camera, frame(0))
+    await house.durable(camera, 1)
+    folder = house.keeper.folder(run)
+    await house.crash()
+    left = {path.name: path.read_bytes() for path in folder.iterdir()}
+    house = new_house()
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_agent.runs.keeper.RECOVERY_ROOM", 1 << 60)
+        with pytest.raises(DiskError, match="There is no room to recover"):
+            await house.open("bl")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == left
+    await house.crash()
+    house = new_house()
+    await house.open("bl")
+    assert house.recovered.items == {camera.key: 1}
