@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_agent.seal.cbor import SealError, dumps, fields, loads
+from edge_agent.seal.cbor import SealError, dumps, fields, is_one_of, loads, octets
 
 NAME = "EAP/1/key-compromised"
 COMPROMISED = "application/x.hsc1-key-compromised+cbor"
@@ -45,12 +45,11 @@ def parse_compromised(payload: bytes) -> Compromised:
         SealError: another statement.
     """
     name, agent_id, identity, logs, t_ns = fields(
-        loads(payload, "KEY_COMPROMISED"), "KEY_COMPROMISED", k1=str, k2=bytes, k3=bytes, k4=list, k5=int
+        loads(payload, "KEY_COMPROMISED"), "KEY_COMPROMISED", k1=str, k2=16, k3=32, k4=list, k5=int
     )
     if name != NAME:
         raise SealError("KEY_COMPROMISED: another statement")
-    try:
-        seen = tuple(SeenLog(bytes(log_id), int(size), bytes(root)) for log_id, size, root in logs)
-    except (TypeError, ValueError) as error:
-        raise SealError("KEY_COMPROMISED: not a list of logs") from error
+    if not all(is_one_of(log, list) and len(log) == 3 and is_one_of(log[1], int) for log in logs):
+        raise SealError("KEY_COMPROMISED: not a list of logs")
+    seen = tuple(SeenLog(octets(log_id, 16), size, octets(root, 32)) for log_id, size, root in logs)
     return Compromised(agent_id, identity, seen, t_ns)

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from edge_agent.enrolment import enrol, renew
 from edge_agent.errors import PermissionRefused, TargetUnreachable
 from edge_agent.seal import cose
-from edge_agent.seal.cbor import SealError
+from edge_agent.seal.cbor import SealError, dumps
 from edge_agent.seal.keys import signing_key
-from edge_agent.wire.revocation import COMPROMISED, SeenLog, parse_compromised
+from edge_agent.wire.revocation import COMPROMISED, NAME, SeenLog, parse_compromised
 from edge_agent.wire.tls import client_context
 from edge_agent.words import explanation
 from landing.__main__ import app
@@ -139,7 +139,11 @@ async def test_the_operator_is_told_in_both_languages(
     assert ("締め出し" if reader == "ja" else "shut this agent out") in found.meaning
 
 
-@pytest.mark.parametrize("payload", [b"\xa0", b"\xa5\x01\x61x\x02\x40\x03\x40\x04\x80\x05\x00", b"\xff"])
+LOGS_OF_A_NUMBER = dumps({1: NAME, 2: bytes(16), 3: bytes(32), 4: [[1 << 40, 1, bytes(32)]], 5: 0})
+"""A number where bytes belong; ``bytes`` of it would be that many."""
+
+
+@pytest.mark.parametrize("payload", [b"\xa0", b"\xa5\x01\x61x\x02\x40\x03\x40\x04\x80\x05\x00", b"\xff", LOGS_OF_A_NUMBER])
 def test_another_statement_is_no_revocation(payload: bytes) -> None:
     with pytest.raises(SealError):
         parse_compromised(payload)
