@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +44,9 @@ for line in sys.stdin:
 """
 
 
+_TURN = threading.Lock()
+
+
 @cache
 def module() -> ModuleType:
     """The tool as a module, for its functions."""
@@ -63,10 +67,11 @@ def _forking() -> subprocess.Popen[str]:
 
 def ask(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """What ``python verify_hsc1.py ARGUMENTS`` says, by its exit code and its two outputs."""
-    process, told = _forking(), [str(argument) for argument in arguments]
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+    told = [str(argument) for argument in arguments]
+    with _TURN, tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+        process = _forking()
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(json.dumps([told, out.name, err.name]) + "\n")
         process.stdin.flush()
         return subprocess.CompletedProcess(told, int(process.stdout.readline()), out.read(), err.read())
