@@ -188,7 +188,7 @@ def _latency(found: Any) -> str:
 ## Arrival to durable
 
 At half of the most, {found["frames_per_s"]:.0f} frames/s, 99 of 100 frames are durable within {found["durable_p99_ms"]:.0f} ms. Both syncs alone take {found["syncs_p99_ms"]:.0f} ms (99th percentile); {at_most(found["durable_p99_ms"], found["allowed_ms"])} (20 ms and twice the syncs).
-With the two syncs and nothing else, 99 of 100 frames that arrive at that pace are durable within {found["bare_p99_ms"]:.0f} ms: a sync that takes long holds many frames, and is one of a thousand syncs.
+With the two syncs and nothing else, 99 of 100 frames that arrive at that pace are durable within {found["bare_p99_ms"]:.0f} ms: a sync that takes long holds many frames, and is one of a thousand syncs. Both come after two seconds at the fastest rate, which some disks let nobody write for long: then the frames after it wait, whoever writes them.
 The agent publishes it as `edge_agent_durable_latency_p99_seconds`.
 
     {found["command"]}

@@ -30,14 +30,16 @@ def no_unexpected_errors(request: pytest.FixtureRequest, caplog: pytest.LogCaptu
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the longest files first, so that the workers end together. Take out tests whose ``needs`` are missing.
+    """Put the longest files first, then those with the most tests, so that the workers end together. Take out tests whose ``needs`` are missing.
 
     But never in CI and never for root, who can install them.
     """
     seconds: Counter[Path] = Counter()
+    tests: Counter[Path] = Counter()
     for item in items:
         seconds[item.path] += _seconds(item)
-    items.sort(key=lambda item: seconds[item.path], reverse=True)
+        tests[item.path] += 1
+    items.sort(key=lambda item: (seconds[item.path], tests[item.path]), reverse=True)
     missing: dict[str, str] = {}
     if os.environ.get("CI") or _is_root():
         config.stash[NOT_RUN] = missing
