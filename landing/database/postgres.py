@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, LiteralString, cast
 
 import psycopg
@@ -90,12 +90,18 @@ class PostgresDatabase:
         """See `Database.alone`."""
         with self._errors():
             connection = psycopg.connect(self._where, **cast(dict[str, Any], _OPTIONS))
+        number, ours = _number(b"alone", about), False
         try:
             with self._errors():
                 call: LiteralString = "SELECT pg_advisory_lock(%s)" if wait else "SELECT pg_try_advisory_lock(%s)"
-                row = connection.execute(call, (_number(b"alone", about),)).fetchone()
-            yield wait or bool(row and row[0])
+                row = connection.execute(call, (number,)).fetchone()
+                ours = wait or bool(row and row[0])
+            yield ours
         finally:
+            if ours:
+                # Told: what a closed connection holds is held until the server has seen that it is closed.
+                with suppress(psycopg.Error):
+                    connection.execute("SELECT pg_advisory_unlock(%s)", (number,))
             connection.close()
 
     @contextmanager

@@ -123,11 +123,17 @@ class Recording:
             time.sleep(0.1)
 
     def until_connected(self, *instruments: str, **sources: int) -> None:
-        """Every source of these instruments answers, of which there are as many as `sources` says, else at least one."""
+        """Every source of these instruments has answered once, of which there are as many as `sources` says, else at least one.
+
+        Not all at the same time: a line that is polled and held back falls silent again while others still connect.
+        """
+        waited = set(instruments)
 
         def connected() -> bool:
             found: dict[str, Any] = {i["name"]: i["connections"] for i in self.ask("/status")["instruments"]}
-            return all(len(found[name]) >= sources.get(name, 1) and all(up for up, _ in found[name].values()) for name in instruments)
+            up = {name for name in waited if len(found[name]) >= sources.get(name, 1) and all(up for up, _ in found[name].values())}
+            waited.difference_update(up)
+            return not waited
 
         self.until(connected)
 
