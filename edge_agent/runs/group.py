@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -27,6 +27,7 @@ from edge_agent.errors import DiskError, EdgeAgentError
 from edge_agent.model import Block, Cause, FileItem, Frame, Gap, Kind, Reset, RunContext, Stream
 from edge_agent.runs.live import LiveRun
 from edge_agent.runs.look_back import LookBack
+from edge_agent.runs.ranges import grown
 from edge_agent.runs.rows import as_initial, events, initial_rows, is_usable, masked, take_rows
 
 log = logging.getLogger(__name__)
@@ -316,12 +317,11 @@ class Group:
     def _refuse(self, stream: Stream, gap: Gap) -> None:
         """Remember what came and had no run; a frame counter that begins again makes another range."""
         ranges = self._refused.setdefault(stream.key, [])
-        before = ranges[-1][1] if ranges else None
-        if before is None or (before.last is not None and gap.last is not None and gap.last < before.last):
+        longer = grown(ranges[-1][1], gap) if ranges else None
+        if longer is None:
             ranges.append((stream, gap))
-            return
-        count = None if before.count is None or gap.count is None else before.count + gap.count
-        ranges[-1] = stream, replace(before, last=gap.last, count=count, t_to=gap.t_to)
+        else:
+            ranges[-1] = stream, longer
 
     def _give_last_known(self, live: LiveRun, last: dict[str, tuple[Stream, Block, int]]) -> None:
         for stream, block, row in last.values():

@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from edge_agent.model import Block, Cause, Frame, Gap, Kind, Reset, Stream
 from edge_agent.record.recording import FrameChannel, Recording, RowChannel
+from edge_agent.runs.ranges import grown
 from edge_agent.runs.rows import events
 from edge_agent.spool.disk import DiskState
 
@@ -150,10 +151,11 @@ class Intake:
     def _refuse_behind(self, stream: Stream, gap: Gap) -> None:
         """A frame for which the queue has no room: the range before it grows where it can, however long the disk takes nothing."""
         before = self._last[stream.key].item
-        if isinstance(before, Gap) and before.detail == gap.detail and (before.last or 0) < (gap.first or 0):
-            self._last[stream.key].item = replace(before, last=gap.last, t_to=gap.t_to)
-        else:
+        longer = grown(before, gap) if isinstance(before, Gap) and before.detail == gap.detail else None
+        if longer is None:
             self._later(stream, gap, refused=True)
+        else:
+            self._last[stream.key].item = longer
 
     def _later(self, stream: Stream, item: Frame | Gap | Reset, *, refused: bool = False) -> None:
         queued = self._last[stream.key] = _Queued(stream, item, refused)
@@ -175,14 +177,10 @@ class Intake:
             log.warning("%s: the disk is full, data is refused and declared as a gap", stream.key, extra={"code": "DISK_FULL"})
             self._refused[stream.key] = (stream, gap)
             return
-        before = held[1]
-        if before.last is not None and gap.last is not None and gap.last < before.last:
-            # The counter began again meanwhile: two ranges.
+        longer = grown(held[1], gap)
+        if longer is None:
             self._declare(stream.key)
-            self._refused[stream.key] = (stream, gap)
-            return
-        count = None if before.count is None or gap.count is None else before.count + gap.count
-        self._refused[stream.key] = (stream, replace(before, last=gap.last, count=count, t_to=gap.t_to))
+        self._refused[stream.key] = (stream, longer or gap)
 
     def _declare(self, key: str) -> None:
         refused = self._refused.pop(key, None)
