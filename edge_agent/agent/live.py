@@ -19,10 +19,11 @@ from edge_agent.config.models import Config
 from edge_agent.model import NO_TIME, Block, ItemKind, Label, OutboxItem, Receipt, RunContext, Stream, Valid
 from edge_agent.provenance.policy import Destination, DestinationKind, ObjectKind, may_send
 from edge_agent.wire.broker import Broker
+from edge_agent.wire.sinetstream import Word
 
 if TYPE_CHECKING:
     # Where nothing goes out live, no MQTT client is loaded.
-    from edge_agent.deliver.live import Live, Word
+    from edge_agent.deliver.live import Live
 
 LARGEST = 64
 """Elements of a value that goes out; larger ones are for files."""
@@ -69,8 +70,6 @@ class Broadcast:
                     "run": f"{item.run_no:06d}", "project": item.project, "target": receipt.target, "proof": receipt.proof.value,
                     "site": self._site, "time": _iso(receipt.t_ns),
                 }  # fmt: skip
-                from edge_agent.deliver.live import Word
-
                 live.announce(Word(("landed", item.project), content, receipt.t_ns))
 
     def _value(self, stream: Stream, block: Block) -> Word:
@@ -83,8 +82,6 @@ class Broadcast:
             "stream": stream.key, "value": _plain(block.values[-1]), "unit": stream.unit, "good": bool(good), "time": _iso(t_ns),
             "clock": origin, "site": self._site,
         }  # fmt: skip
-        from edge_agent.deliver.live import Word
-
         return Word(("values", stream.instrument, stream.name), content, t_ns)
 
 

@@ -9,17 +9,15 @@ may come twice, with the same ``item``.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edge_agent.errors import EdgeAgentError
 from edge_agent.wire.broker import Broker
 from edge_agent.wire.link import Link, Message, open_link
-from edge_agent.wire.sinetstream import frame, topic
+from edge_agent.wire.sinetstream import Word, topic
 
 WAITING = 1000
 ENVELOPE = 1024
@@ -27,19 +25,6 @@ ENVELOPE = 1024
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """One message: the levels of its topic below the configured one, its content, when it was acquired (UTC ns, 0: unknown)."""
-
-    levels: tuple[str, ...]
-    content: Mapping[str, Any]
-    t_ns: int
-
-    def payload(self) -> bytes:
-        """The SINETStream frame around JSON in UTF-8."""
-        return frame(json.dumps(self.content, ensure_ascii=False, allow_nan=False).encode(), self.t_ns)
 
 
 class Live:

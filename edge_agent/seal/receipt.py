@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_agent.seal.cbor import SealError, dumps, fields, loads
+from edge_agent.seal.cbor import SealError, dumps, fields, is_one_of, loads
 from edge_agent.seal.keys import KeyChain, key_chain
 
 WITNESS_NAME = "HSC/1/witness"
@@ -137,7 +137,7 @@ def parse_receipts(data: bytes) -> Receipts:
     proofs = []
     for item in inclusions:
         log_id, size, index, payload, proof = fields(item, "inclusion proof", k1=16, k2=int, k3=int, k4=bytes, k5=list)
-        if not all(isinstance(h, bytes) and len(h) == 32 for h in proof):
+        if not all(is_one_of(h, 32) for h in proof):
             raise SealError("inclusion proof: a hash is not 32 bytes")
         proofs.append(Inclusion(log_id, size, index, payload, tuple(proof)))
     return Receipts(tuple(certificates), tuple(receipts), tuple(proofs), tuple(tokens), tuple(amendments), key_chain(chain))

@@ -82,7 +82,7 @@ def parse_run(payload: bytes) -> RunStatement:
         counts = tuple((str(s), int(n), None if c is None else int(c)) for s, n, c in gaps)
     except (TypeError, ValueError) as error:
         raise SealError(f"run statement: {error}") from error
-    if not all(isinstance(k, str) and isinstance(v, bytes) and len(v) == 32 for k, v in others.items()):
+    if not all(isinstance(k, str) and is_one_of(v, 32) for k, v in others.items()):
         raise SealError("run statement: field 8 is not {name: digest}")
     statement = RunStatement(agent, no, run_id, entries, named, main, others, counts, outcome, policy)
     if statement.payload() != payload:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.seal.cbor import SealError, dumps, fields, loads
+from edge_agent.seal.cbor import SealError, dumps, fields, is_one_of, loads
 from edge_agent.seal.keys import KeyChain, key_chain
 
 NAME = "HSC/1/slice"
@@ -90,6 +90,6 @@ def _leaf(value: Any) -> ProvenLeaf:
     if not isinstance(value, list) or list(map(type, value)) != [int, bytes, list]:
         raise SealError("part of a slice: a leaf is not [number, payload, proof]")
     number, payload, path = value
-    if not all(isinstance(node, bytes) and len(node) == 32 for node in path):
+    if not all(is_one_of(node, 32) for node in path):
         raise SealError("part of a slice: a proof is not of hashes")
     return ProvenLeaf(number, payload, tuple(path))

@@ -8,7 +8,11 @@ asynchronous reader, so a topic of ours carries frames only. Avro specification 
 from __future__ import annotations
 
 import hashlib
+import json
 import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 HEADER = bytes.fromhex("df030000 0000 c301 1f9c0c91eb33664f")
 """The fingerprint is the CRC-64-AVRO of the schema, little-endian; the developer guide prints another one, which the reader refuses."""
@@ -25,6 +29,19 @@ def frame(message: bytes, t_ns: int = 0) -> bytes:
         t_ns: when it was acquired, UTC ns; 0: not known. The format keeps microseconds.
     """
     return HEADER + _long(t_ns // 1000) + _long(len(message)) + message
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One message: the levels of its topic below the configured one, its content, when it was acquired (UTC ns, 0: unknown)."""
+
+    levels: tuple[str, ...]
+    content: Mapping[str, Any]
+    t_ns: int
+
+    def payload(self) -> bytes:
+        """The SINETStream frame around JSON in UTF-8."""
+        return frame(json.dumps(self.content, ensure_ascii=False, allow_nan=False).encode(), self.t_ns)
 
 
 def topic(*parts: str) -> str:
