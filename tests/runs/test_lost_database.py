@@ -114,9 +114,8 @@ async def test_a_copy_that_cannot_be_read_is_said_and_keeps_nothing_else_from_be
     assert "the copy of 000009 cannot be used" in caplog.text
 
 
-async def test_an_older_database_that_was_put_back_gives_no_number_twice_and_forgets_no_run(
-    new_house: New, camera: Stream, frame: Callable[..., Frame]
-) -> None:
+async def interrupted(new_house: New, camera: Stream, frame: Callable[..., Frame]) -> tuple[Any, dict[Path, bytes]]:
+    """A run that goes on after a crash, and the database as it was at the crash."""
     house = new_house(targets=("cloud",))
     await house.open("bl")
     house.desk.start("bl", project="p")
@@ -127,6 +126,21 @@ async def test_an_older_database_that_was_put_back_gives_no_number_twice_and_for
     house = new_house(targets=("cloud",))
     await house.open("bl")
     house.groups["bl"].offer(camera, frame(1))
+    return house, older
+
+
+def put_back(house: Any, older: dict[Path, bytes]) -> None:
+    """The database of an earlier day in the place of today's."""
+    for path in house.folder.glob("spool.db*"):
+        path.unlink()
+    for path, data in older.items():
+        path.write_bytes(data)
+
+
+async def test_an_older_database_that_was_put_back_gives_no_number_twice_and_forgets_no_run(
+    new_house: New, camera: Stream, frame: Callable[..., Frame]
+) -> None:
+    house, older = await interrupted(new_house, camera, frame)
     first = await house.desk.stop("bl")
     await house.complete()
     for number in (2, 3):
@@ -138,10 +152,7 @@ async def test_an_older_database_that_was_put_back_gives_no_number_twice_and_for
             await house.complete(2)
     runs = {run.run_no: {i.remote for i in house.spool.outbox.items_of_run(run.run_id)} for run in (first, second)}
     await house.crash()
-    for path in house.folder.glob("spool.db*"):
-        path.unlink()
-    for path, data in older.items():
-        path.write_bytes(data)
+    put_back(house, older)
     house = new_house(targets=("cloud",))
     await house.open("bl")
     assert {run.run_no for run in house.runs()} == {1, 2, 3}
@@ -157,24 +168,12 @@ async def test_an_older_database_that_was_put_back_gives_no_number_twice_and_for
 async def test_an_older_database_of_the_same_run_writes_over_no_segment(
     new_house: New, camera: Stream, frame: Callable[..., Frame]
 ) -> None:
-    house = new_house(targets=("cloud",))
-    await house.open("bl")
-    house.desk.start("bl", project="p")
-    house.groups["bl"].offer(camera, frame(0))
-    await house.durable(camera, 1)
-    await house.crash()
-    older = {path: path.read_bytes() for path in house.folder.glob("spool.db*")}
-    house = new_house(targets=("cloud",))
-    await house.open("bl")
-    house.groups["bl"].offer(camera, frame(1))
+    house, older = await interrupted(new_house, camera, frame)
     run = await house.desk.stop("bl")
     await house.complete()
     files = {path.name: path.read_bytes() for path in house.keeper.folder(run).iterdir() if path.is_file()}
     await house.stop()
-    for path in house.folder.glob("spool.db*"):
-        path.unlink()
-    for path, data in older.items():
-        path.write_bytes(data)
+    put_back(house, older)
     house = new_house(targets=("cloud",))
     await house.open("bl")
     assert house.spool.fresh
