@@ -61,6 +61,8 @@ class LineInstrument(Instrument):
         self._next: deque[Fault] = deque()
         self._held: Reading | None = None
         self._drops: asyncio.Queue[bytes] = asyncio.Queue()
+        self._dripping = b""
+        """What is left of the line that drips now."""
 
     @abstractmethod
     def obey(self, command: str) -> bytes | None:
@@ -209,20 +211,21 @@ class LineInstrument(Instrument):
 
     def _put(self, data: bytes) -> None:
         # What drips goes before what comes after it.
-        if not self._drops.empty() or asyncio.get_running_loop().time() < self._dripping_until:
+        if self._dripping or not self._drops.empty() or asyncio.get_running_loop().time() < self._dripping_until:
             self._drops.put_nowait(data)
         else:
             self._link.send(data)
 
     async def _drip(self) -> None:
         while True:
-            data = await self._drops.get()
-            while data and asyncio.get_running_loop().time() < self._dripping_until:
-                self._link.send(data[:1])
-                data = data[1:]
+            self._dripping = await self._drops.get()
+            while self._dripping and asyncio.get_running_loop().time() < self._dripping_until:
+                self._link.send(self._dripping[:1])
+                self._dripping = self._dripping[1:]
                 await asyncio.sleep(DRIP_SECONDS)
-            if data:
-                self._link.send(data)
+            if self._dripping:
+                self._link.send(self._dripping)
+                self._dripping = b""
 
 
 def _flipped(data: bytes, end: int) -> bytes:

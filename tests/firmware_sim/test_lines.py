@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import hashlib
 import itertools
@@ -15,7 +16,10 @@ from contextlib import contextmanager
 import pytest
 import serial
 
+from firmware_sim.balance import Balance
+from firmware_sim.instrument import Options
 from firmware_sim.launch import Device
+from firmware_sim.links import PtyLink
 
 StartDevice = Callable[..., Device]
 LINES = pytest.mark.parametrize("line", [(), ("--tcp",)], ids=["pty", "tcp"])
@@ -199,6 +203,36 @@ def test_a_line_that_drips_is_the_same_line(device: StartDevice) -> None:
     balance.wait_stopped()
     assert [str(float(line.split()[2])) for line in data.decode().splitlines()] == values(balance, "mass")
     assert sum(b - a > 0.001 for a, b in itertools.pairwise(times)) > 15, "bytes came one by one for a while"
+
+
+class Recorded(PtyLink):
+    """Keeps what is sent; ``came`` is set at each piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+        self.came = asyncio.Event()
+
+    def send(self, line: bytes) -> bool:
+        self.sent += line
+        self.came.set()
+        return True
+
+
+async def test_a_line_that_drips_when_the_dripping_ends_is_sent_whole_before_the_next_one() -> None:
+    balance, link = Balance(Options()), Recorded()
+    balance._link = link
+    await balance.open()
+    balance._dripping_until = math.inf
+    balance._put(b"first\r\n")
+    await link.came.wait()
+    balance._dripping_until = 0.0
+    balance._put(b"second\r\n")
+    while len(link.sent) < len(b"first\r\nsecond\r\n"):
+        link.came.clear()
+        await asyncio.wait_for(link.came.wait(), 60)
+    assert link.sent == b"first\r\nsecond\r\n"
+    await balance.close()
 
 
 def test_faults_at_random_are_in_the_truth(device: StartDevice) -> None:
