@@ -85,13 +85,13 @@ ALLOWED = {
 }
 
 
-@pytest.mark.parametrize("kind", list(ObjectKind))
-@pytest.mark.parametrize("destination", list(DESTINATIONS))
 @pytest.mark.parametrize("label", list(LABELS))
-def test_every_cell_of_the_policy(label: str, destination: str, kind: ObjectKind) -> None:
-    decision = may_send(LABELS[label], DESTINATIONS[destination], kind)
-    assert decision.allowed == (kind in ALLOWED[label].get(destination, NONE))
-    assert decision.reason
+def test_every_cell_of_the_policy(label: str) -> None:
+    for name, destination in DESTINATIONS.items():
+        for kind in ObjectKind:
+            decision = may_send(LABELS[label], destination, kind)
+            assert decision.allowed == (kind in ALLOWED[label].get(name, NONE)), (name, kind)
+            assert decision.reason, (name, kind)
 
 
 @pytest.mark.parametrize("value", ["", "anything", None, 7])
