@@ -23,6 +23,7 @@ from landing.room import Room
 from landing.store import Store, Whole
 
 SIGNED_LEVEL = 2
+RECEIPTS_SUFFIX = ".receipts"
 WORKERS = 2
 _FINAL = frozenset({Code.DIGEST, Code.SEGMENT, Code.FACTS, Code.CLASH})
 _LOG = logging.getLogger(__name__)
@@ -72,13 +73,21 @@ class CheckIn:
             _check_digest(header, whole.sha256, whole.size)
             level = _check_facts(header, await self._judge.judge(whole.path)) if header.kind is ItemKind.SEGMENT else None
             await asyncio.to_thread(self._room.check_quota, header)
-            replace = header.kind is ItemKind.RECEIPTS
+            replace = await asyncio.to_thread(self._may_replace, header)
             proof = await asyncio.to_thread(self._store.place, header, whole, replace=replace)
         except Refused as refused:
             if refused.refusal.code in _FINAL and not whole.placed:
                 await self._keep(header, refused, whole)
             raise
         return await self._sign(header, whole.sha256, level, proof)
+
+    def _may_replace(self, header: ItemHeader) -> bool:
+        """Receipts take the place of what the same agent put there as receipts of the same run, and of nothing else."""
+        if header.kind is not ItemKind.RECEIPTS or not header.path.endswith(RECEIPTS_SUFFIX):
+            return False
+        found = self._catalogue.at(header.path)
+        there = None if found is None else found[0]
+        return there is None or (there.agent_id, there.run_id, there.kind) == (header.agent_id, header.run_id, header.kind)
 
     async def _sign(self, header: ItemHeader, sha256: bytes, level: int | None, proof: Proof) -> bytes:
         now = self._clock()

@@ -97,6 +97,31 @@ async def test_receipts_files_may_be_replaced(site: Any, enrolled: Any, make_ite
     assert (site.home.space / remote).read_bytes() == b"one two"
 
 
+@pytest.mark.parametrize("name", ["000001.hsc", "000001.receipts"])
+async def test_what_another_agent_put_there_is_never_replaced_by_receipts(
+    site: Any, enrolled: Any, make_item: Any, progress: list[int], name: str
+) -> None:
+    await site.open()
+    remote = f"demo-project/beamline/2026-11-24/000001/{name}"
+    kind = ItemKind.RECEIPTS if name.endswith("receipts") else ItemKind.SIDECAR
+    await (await enrolled("one")).https().send(make_item(b"the only copy", item_id="a", kind=kind, remote=remote), progress.append)
+    other = make_item(b"of a namesake", item_id="b", kind=ItemKind.RECEIPTS, remote=remote)
+    with pytest.raises(IntegrityError, match="is taken"):
+        await (await enrolled("two")).https().send(other, progress.append)
+    assert (site.home.space / remote).read_bytes() == b"the only copy"
+
+
+@pytest.mark.parametrize("name", ["000001.nxs", "files/a.receipts"])
+async def test_only_receipts_are_replaced_by_receipts(site: Any, enrolled: Any, make_item: Any, progress: list[int], name: str) -> None:
+    await site.open()
+    target = (await enrolled()).https()
+    remote = f"demo-project/beamline/2026-11-24/000001/{name}"
+    await target.send(make_item(b"the only copy", item_id="a", kind=ItemKind.FILE, remote=remote), progress.append)
+    with pytest.raises(IntegrityError, match="is taken"):
+        await target.send(make_item(b"other", item_id="b", kind=ItemKind.RECEIPTS, remote=remote), progress.append)
+    assert (site.home.space / remote).read_bytes() == b"the only copy"
+
+
 async def test_a_segment_lands_when_the_judge_finds_what_was_announced(
     site: Any, enrolled: Any, make_item: Any, progress: list[int], good_verdict: Any
 ) -> None:
