@@ -1,20 +1,21 @@
 """A folder as a target: a mounted share, an external disk.
 
-Copy to a temporary name in the same directory, sync, let the page cache go, read back and compare (see `folder_copy`), rename, fsync the
-directory. What that proves is the weakest kind, ``read-back``. The folder itself is never created: a share that is not mounted must not
-fill the disk below it. Where the spool knows the digest of the item, that is what is compared with, and the source is hashed only to tell
-which of the two is wrong.
+Copy to a temporary name in the same directory, sync, let the page cache go, read back and compare (see `folder_copy`), give it its name,
+which is never taken from another file, fsync the directory. What is there already is believed after the same syncs. What that proves is
+the weakest kind, ``read-back``. The folder itself is never created: a share that is not mounted must not fill the disk below it. Where the
+spool knows the digest of the item, that is what is compared with, and the source is hashed only to tell which of the two is wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import threading
 from pathlib import Path, PurePosixPath
 
-from edge_agent.deliver.folder_copy import Copied, Reins, copy, read_back
+from edge_agent.deliver.folder_copy import Copied, Reins, copy, make_durable, read_back
 from edge_agent.deliver.pace import UNLIMITED, Pace
 from edge_agent.deliver.target import Capabilities, Progress
 from edge_agent.errors import EdgeAgentError, IntegrityError, PermissionRefused, TargetUnreachable
@@ -23,6 +24,8 @@ from edge_agent.model import ItemKind, OutboxItem, Proof, Receipt, utc_now_ns
 SMALL_AT_ONCE = 8
 """File systems make durable together what is synced at once."""
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
+"""What file systems say that know no hard links: FAT, some shares."""
 FORBIDDEN = {chr(c) for c in range(32)} | set("\\" if os.name != "nt" else '\\:*?"<>|')
 
 
@@ -76,7 +79,13 @@ class FolderTarget:
 
     def _copy(self, item: OutboxItem, place: Path, progress: Progress, stop: threading.Event) -> bytes:
         reins = Reins(lambda size: self._wait(size, stop), lambda: _check(stop), progress)
+        # Of this item alone: another agent that writes to the same folder may be at the same name.
+        part = place.with_name(f".{hashlib.sha256(item.item_id.encode()).hexdigest()[:32]}.part")
+        part.unlink(missing_ok=True)
         if place.exists() and item.kind is not ItemKind.RECEIPTS:
+            # Whoever put it there, we ourselves before a fault too, may not have come to that.
+            make_durable(place)
+            _fsync_dir(place.parent)
             held = read_back(place, reins)
             if held != item.sha256 and held != (digest := self._hash_source(item, reins)):
                 raise IntegrityError(
@@ -87,13 +96,11 @@ class FolderTarget:
                 )
             progress(item.size)
             return held
-        part = place.with_name(f".{place.name}.part")
-        part.unlink(missing_ok=True)
         try:
             copied = copy(item.path, part, item.size, reins, hash_source=item.sha256 is None)
             if (copied.size, copied.held) != (item.size, item.sha256):
                 self._compare(item, copied, reins)
-            os.replace(part, place)
+            _give_name(part, place, replace=item.kind is ItemKind.RECEIPTS)
             _fsync_dir(place.parent)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -173,6 +180,29 @@ class FolderTarget:
             why=str(error),
             try_=f"check that {self._root} is mounted and has room; it is tried again by itself",
         )
+
+
+def _give_name(part: Path, place: Path, *, replace: bool) -> None:
+    """Rename; a name that somebody else took a moment ago stays his.
+
+    Raises:
+        FileExistsError: it is taken, and not ``replace``.
+    """
+    if replace:
+        os.replace(part, place)
+        return
+    if os.name != "nt":
+        try:
+            os.link(part, place)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            if place.exists():
+                raise FileExistsError(errno.EEXIST, "somebody took the name", str(place)) from error
+        else:
+            part.unlink()
+            return
+    os.rename(part, place)  # on Windows it replaces nothing
 
 
 def _check(stop: threading.Event) -> None:

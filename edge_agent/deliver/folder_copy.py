@@ -78,6 +78,13 @@ def copy(source: Path, target: Path, size: int, reins: Reins, *, hash_source: bo
     return Copied(written, held, None if digest is None else digest.digest())
 
 
+def make_durable(path: Path) -> None:
+    """Sync a file that is there."""
+    # Windows syncs only what may be written.
+    with path.open("r+b" if os.name == "nt" else "rb", buffering=0) as file:
+        _sync(file)
+
+
 def read_back(path: Path, reins: Reins) -> bytes:
     """SHA-256 of what the disk holds of a file that was synced before."""
     digest, buffer = hashlib.sha256(), memoryview(bytearray(AT_ONCE))

@@ -56,7 +56,10 @@ class DirectoryStore:
 
     def place(self, header: ItemHeader, whole: Whole, *, replace: bool) -> Proof:
         """See `Store.place`."""
-        if not whole.placed:
+        if whole.placed:
+            # A server that died before it synced the name, or a person, put it there.
+            self._space.make_durable(whole.path)
+        else:
             with self._placing:
                 self._space.place(whole.path, header.path, whole.sha256, replace=replace)
         return Proof.FSYNCED

@@ -51,11 +51,28 @@ class Space:
                 raise clash(path, "it is a folder")
             if target.exists() and hash_file(target)[0] != sha256 and not replace:
                 raise clash(path, "it holds other bytes")
-            fd = os.open(part, os.O_RDWR)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            _sync(part)
             part.replace(target)
             sync_folder(target.parent)
             sync_folder(part.parent)
+
+    def make_durable(self, target: Path) -> None:
+        """Sync a file that has its final name already, and the names that lead to it.
+
+        Raises:
+            Refused: TROUBLE.
+        """
+        with disk_errors():
+            _sync(target)
+            for folder in target.parents:
+                sync_folder(folder)
+                if folder == self._home.space:
+                    break
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

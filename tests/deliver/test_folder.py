@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import dataclasses
+import errno
 import hashlib
 import os
 import subprocess
@@ -10,6 +12,7 @@ import threading
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,13 +23,18 @@ from edge_agent.deliver import folder_copy
 from edge_agent.deliver.folder import FolderTarget
 from edge_agent.deliver.target import Target
 from edge_agent.errors import IntegrityError, PermissionRefused, TargetUnreachable
-from edge_agent.model import ItemKind, OutboxItem, Proof
+from edge_agent.model import ItemKind, OutboxItem, Proof, Receipt
 
 MakeItem = Callable[..., OutboxItem]
 
 
 def ignore(_: int) -> None:
     """No progress wanted."""
+
+
+def part_of(share: Path, item: OutboxItem) -> Path:
+    """Where an item is before it has its name."""
+    return (share / item.remote).with_name(f".{hashlib.sha256(item.item_id.encode()).hexdigest()[:32]}.part")
 
 
 def leftovers(share: Path) -> list[Path]:
@@ -79,6 +87,77 @@ async def test_other_bytes_under_the_same_name_are_not_replaced(share: Path, mak
     assert "move the one in the folder away" in caught.value.try_
 
 
+@pytest.mark.parametrize("links", [True, False])
+async def test_a_name_that_another_agent_takes_while_an_item_is_copied_stays_its_own(
+    share: Path, make_item: MakeItem, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    if not links:
+        monkeypatch.setattr(folder_module.os, "link", refuse)
+    item = make_item("a")
+    place = share / item.remote
+    target = FolderTarget("disk", share)
+    with pytest.raises(TargetUnreachable):
+        await target.send(item, lambda _: place.write_bytes(b"somebody's only copy"))
+    assert place.read_bytes() == b"somebody's only copy"
+    assert leftovers(share) == []
+    place.unlink()
+    await target.send(item, ignore)
+    assert place.read_bytes() == item.path.read_bytes()
+    assert leftovers(share) == []
+
+
+async def test_of_two_agents_at_one_name_none_takes_the_others_part(
+    share: Path, make_item: MakeItem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_item("a", data=b"of the one")
+    second = dataclasses.replace(make_item("b", data=b"of another"), remote=first.remote)
+    loop, target, copy = asyncio.get_running_loop(), FolderTarget("disk", share), folder_module.copy
+    written, named = threading.Event(), threading.Event()
+    others: list[concurrent.futures.Future[Receipt]] = []
+
+    def copied(source: Path, *arguments: Any, **options: Any) -> folder_copy.Copied:
+        found = copy(source, *arguments, **options)
+        if source == first.path:
+            others.append(asyncio.run_coroutine_threadsafe(target.send(second, ignore), loop))
+            assert written.wait(60)
+        else:
+            written.set()
+            assert named.wait(60)
+        return found
+
+    monkeypatch.setattr(folder_module, "copy", copied)
+    await target.send(first, ignore)
+    held = (share / first.remote).read_bytes()
+    named.set()
+    with pytest.raises(TargetUnreachable):
+        await asyncio.wrap_future(others[0])
+    assert held == (share / first.remote).read_bytes() == b"of the one"
+    assert leftovers(share) == []
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "fsync"])
+async def test_what_is_there_already_is_no_proof_before_it_and_its_name_were_synced(
+    share: Path, make_item: MakeItem, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    item, target = make_item("a"), FolderTarget("disk", share)
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    if call == "fdatasync":
+        await target.send(item, ignore)
+    (share / item.remote).parent.mkdir(parents=True, exist_ok=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module.os, call, refuse)
+        for _ in range(2):
+            with pytest.raises(TargetUnreachable, match="cannot be used now"):
+                await target.send(item, ignore)
+    assert (await target.send(item, ignore)).size == item.size
+
+
 async def test_receipts_may_grow_in_place(share: Path, make_item: MakeItem) -> None:
     target = FolderTarget("disk", share)
     await target.send(make_item("rcp", ItemKind.RECEIPTS, data=b"one"), ignore)
@@ -89,7 +168,7 @@ async def test_receipts_may_grow_in_place(share: Path, make_item: MakeItem) -> N
 
 async def test_a_stale_part_of_an_earlier_crash_is_no_obstacle(share: Path, make_item: MakeItem) -> None:
     item = make_item("a")
-    part = (share / item.remote).with_name(".a.h5.part")
+    part = part_of(share, item)
     part.parent.mkdir(parents=True)
     part.write_bytes(b"half")
     await FolderTarget("disk", share).send(item, ignore)
@@ -203,7 +282,7 @@ async def test_bytes_that_come_back_different_are_an_integrity_error_and_never_g
 ) -> None:
     data = os.urandom(size)
     item = make_item("a", data=data, sha256=digest_of(data, known))
-    part = (share / item.remote).with_name(".a.h5.part")
+    part = part_of(share, item)
 
     def rot(_: int) -> None:
         with part.open("r+b") as file:
@@ -228,7 +307,7 @@ async def test_every_byte_is_read_back_after_it_was_synced_and_had_left_the_memo
     share: Path, make_item: MakeItem, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     item = make_item("a", data=os.urandom(size))
-    part = str((share / item.remote).with_name(".a.h5.part"))
+    part = str(part_of(share, item))
     synced = let_go = 0
     sync, advise, read = os.fdatasync, os.posix_fadvise, FileIO.readinto
 
@@ -322,7 +401,7 @@ async def test_errors_of_the_disk_are_told_by_what_can_be_done(
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(folder_module.os, "replace", refuse)
+    monkeypatch.setattr(folder_module.os, "link", refuse)
     with pytest.raises(kind, match="folder of target disk"):
         await FolderTarget("disk", share).send(make_item("a"), ignore)
     assert leftovers(share) == []

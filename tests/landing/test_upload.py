@@ -97,6 +97,23 @@ async def test_receipts_files_may_be_replaced(site: Any, enrolled: Any, make_ite
     assert (site.home.space / remote).read_bytes() == b"one two"
 
 
+async def test_there_is_no_receipt_as_long_as_the_final_name_is_not_durable(
+    site: Any, enrolled: Any, make_item: Any, progress: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    await site.open()
+    target, item = (await enrolled()).https(), make_item()
+    with monkeypatch.context() as patch:
+        patch.setattr("landing.store.space.sync_folder", refuse)
+        for _ in range(2):
+            with pytest.raises(TargetUnreachable, match="disk has a fault"):
+                await target.send(item, progress.append)
+    assert (site.home.space / item.remote).exists()
+    assert (await target.send(item, progress.append)).proof is Proof.FSYNCED
+
+
 @pytest.mark.parametrize("name", ["000001.hsc", "000001.receipts"])
 async def test_what_another_agent_put_there_is_never_replaced_by_receipts(
     site: Any, enrolled: Any, make_item: Any, progress: list[int], name: str
