@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,8 +34,10 @@ from edge_agent.record.agent_log import AgentLog
 from edge_agent.record.recorder import Recorder
 from edge_agent.record.segment_writer import Closed
 from edge_agent.record.session import Session, new_session
+from edge_agent.runs.day import Day
 from edge_agent.runs.group import Group
 from edge_agent.runs.keeper import Keeper, NewRun, Routes
+from edge_agent.runs.live import LiveRun
 from edge_agent.seal.keys import AGENT_URN
 from edge_agent.segment.report import SIGNED
 from edge_agent.segment.verify import verify_segment
@@ -76,6 +78,22 @@ class Result:
         return 1e6 * self.cpu / self.samples
 
 
+class NoDays:
+    """Everything goes into the run that is open."""
+
+    def today(self, group: str, project: str = "") -> Day:
+        """See `Days`."""
+        raise NotImplementedError
+
+    def begin_run(self, group: str, day: Day) -> LiveRun:
+        """See `Days`."""
+        raise NotImplementedError
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """See `Days`."""
+        raise NotImplementedError
+
+
 def session() -> tuple[Session, x509.Certificate]:
     """A key of this boot, certified by an identity that is its own root."""
     agent_id, key = os.urandom(16), Ed25519PrivateKey.generate()
@@ -106,7 +124,7 @@ async def measure(tags: int, blocks: int, rate: int | None, folder: Path) -> Res
     base = _peak()
     cpu, started = time.process_time(), time.perf_counter()
     live = keeper.open(NewRun("bl", "session", "benchmark", Label(), time.time_ns()))
-    group = Group("bl", {}, lambda: live)
+    group = Group("bl", {}, NoDays())
     group.open(live)
     inlets = [RoutedInlet(stream, group, keeper) for stream in streams]
     for n in range(blocks):

@@ -308,7 +308,7 @@ class Agent:
             members = self._members(name)
             rules = {m: Rule(Idle(idle.mode), idle.seconds) for m in members if (idle := self.config.instruments[m].idle) is not None}
             look_back = max(self.config.instruments[m].look_back for m in members) if name in triggered else 0.0
-            groups[name] = Group(name, rules, partial(self.desk.background, name), look_back)
+            groups[name] = Group(name, rules, self.desk, look_back)
         return groups
 
     def _known_rows(self, group: str) -> int:

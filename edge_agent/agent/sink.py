@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy.typing as npt
@@ -83,8 +84,8 @@ class RoutedInlet:
         if size:
             await self._room.enter(size)
         try:
-            self._group.take(self.stream, block)
-            if self._live is not None:  # in the same step, so that no run begins or ends between
+            known = self._group.take(self.stream, block)
+            if known and self._live is not None:  # in the same step, so that no run begins or ends between
                 self._live(self.stream, block, self._group.open_runs())
         finally:
             if size:
@@ -148,7 +149,7 @@ class AgentSink:
         while self._keeper.disk() in FULL:  # noqa: ASYNC110 - a state that is read, and nobody announces it
             await asyncio.sleep(DISK_POLL)
         items = (item, *others)
-        live = self._group.run_for_file(stream, *items)
+        live = await self._run_for(stream, items)
         if live is None:
             for each in items:
                 await asyncio.to_thread(self._keeper.spool.state.remember_adopted, stream.key, each.name, each.size, each.mtime_ns)
@@ -157,6 +158,15 @@ class AgentSink:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+    async def _run_for(self, stream: Stream, items: Sequence[FileItem]) -> LiveRun | None:
+        """The run that waits for these files; one that must begin first takes as long as the disk takes."""
+        found = asyncio.ensure_future(asyncio.to_thread(self._group.run_for_file, stream, *items))
+        try:
+            return await asyncio.shield(found)
+        except asyncio.CancelledError:
+            found.add_done_callback(partial(_leave, len(items)))
+            raise
 
     async def _adopt(self, live: LiveRun, stream: Stream, item: FileItem) -> None:
         """Take one file into a run that waits for it."""
@@ -177,6 +187,8 @@ class AgentSink:
 
     async def durable(self) -> None:
         """See `Sink`. What waits in a look-back belongs to no run yet, and is not waited for."""
+        while self._group.unsettled() & self._state.streams.keys():  # noqa: ASYNC110 - other threads settle it
+            await asyncio.sleep(AGAIN)
         await self._keeper.recorder.durable()
 
     async def note(self, key: str, value: str) -> None:
@@ -211,6 +223,13 @@ class AgentSink:
     def describe(self, facts: Mapping[str, str | int | float]) -> None:
         """See `Sink`."""
         self._state.facts.update(facts)
+
+
+def _leave(n: int, found: asyncio.Future[LiveRun | None]) -> None:
+    """Nobody brings the files any more for which a run was found: it does not wait for them."""
+    if not found.cancelled() and found.exception() is None and (live := found.result()) is not None:
+        for _ in range(n):
+            live.adopting.leave()
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import partial
@@ -19,6 +21,7 @@ from typing import Any
 from edge_agent.errors import DiskError, EdgeAgentError, UsageError
 from edge_agent.model import NAME, Access, Label, Outcome, RunContext
 from edge_agent.runs.book import RunEntry, Stage
+from edge_agent.runs.day import Day
 from edge_agent.runs.group import Group
 from edge_agent.runs.keeper import Keeper, NewRun
 from edge_agent.runs.live import LiveRun
@@ -37,6 +40,8 @@ IGNORED = "ignored"
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0
 SHUTDOWN = 4.5
 """Seconds for closing all runs when the daemon stops; papers that are not made by then are made by the next start."""
+SETTLE, DRAIN = 1.5, 2.5
+"""Of these: until runs have begun for what waits for one, and until what waits for room has found it."""
 STOP_WAIT = 90.0
 """Seconds after which somebody who ended a session is told that it goes on without him."""
 
@@ -65,31 +70,30 @@ class Desk:
     labels: Callable[[str, str, int, Access | None], Label] | None = None
     """The label of a group's run for a project that begins then (UTC ns), with the access that a person chose; None: the plan's."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    _daily: dict[tuple[str, str], tuple[date, LiveRun]] = field(default_factory=dict)
-    """By group and project."""
+    _beginner: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "runs"))
+    """Begins the runs of the day. A thread for nothing else: workers that copy large files must not keep a camera waiting."""
     _ignored: dict[str, int] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _drain_until: float = math.inf
+    """By the loop's clock: what waits for room is declared as missing then, because the daemon stops."""
 
     def __post_init__(self) -> None:
         """Without rules of a daemon the plans say the project."""
         self.routing = Routing((Configured({name: plan.project for name, plan in self.plans.items()}),))
 
-    def background(self, group: str, project: str = "") -> LiveRun:
-        """The daily run of a group, for the project that a file's path names if one is; begins today's where there is none.
+    def today(self, group: str, project: str = "") -> Day:
+        """See `Days`."""
+        now = self.keeper.now_ns()
+        return Day(self._date(now), self.routing.decide(group, now, project, PATH), now)
 
-        From any thread, under the group's lock.
-        """
-        today, route = self._date(), self.routing.decide(group, self.keeper.now_ns(), project, PATH)
-        key = (group, route.project)
-        known = self._daily.get(key)
-        if known is not None and known[0] == today:
-            return known[1]
-        live = self.keeper.open(self._new(group, "daily", route, self.keeper.now_ns()))
-        self._daily[key] = (today, live)
-        if known is not None:
-            self._retire(group, known[1])
-        return live
+    def begin_run(self, group: str, day: Day) -> LiveRun:
+        """See `Days`."""
+        return self.keeper.open(self._new(group, "daily", day.route, day.t_ns))
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """See `Days`."""
+        self._beginner.submit(work)
 
     def start(
         self, group: str, *, project: str, user: str = "", role: str = "", sample: str = "", title: str = "",
@@ -190,7 +194,7 @@ class Desk:
         if entry.stage is Stage.OPEN and name in self.groups and (entry.kind != "daily" or self._is_today(entry)):
             live = self.keeper.resume(entry)
             if entry.kind == "daily":
-                self._daily[name, entry.run.project] = (self._date(), live)
+                self.groups[name].go_on(live, self._date(self.keeper.now_ns()))
             else:
                 self.groups[name].open(live)
             log.info("run %s goes on", entry.run.name)
@@ -204,9 +208,10 @@ class Desk:
         while True:
             await asyncio.sleep(TICK)
             self.keeper.look()
-            for name, group in self.groups.items():
+            for group in self.groups.values():
                 group.expire()
-                self._roll_day(name, group)
+                for live in group.over():
+                    self._begin(self._end(live, Outcome.COMPLETE, 0.0))
                 await asyncio.to_thread(self._count_ignored, group)
             await asyncio.to_thread(self.keeper.settling.settle)
             # A disk that refuses is felt and told by the recorder; this is done again with the next tick.
@@ -216,19 +221,26 @@ class Desk:
 
     async def shutdown(self) -> None:
         """Close every run cleanly, within `SHUTDOWN` s; triggers and sessions that were open are marked aborted."""
+        began = self.loop.time()
         self._stopping.set()
-        for name, group in self.groups.items():
+        self._drain_until = began + DRAIN
+        for group in self.groups.values():
             group.shut()
             live = group.end(self.keeper.now_ns())
             if live is not None:
                 self._begin(self._end(live, Outcome.ABORTED, 0.0))
-            with group.lock:
-                for key in [key for key in self._daily if key[0] == name]:
-                    self._retire(name, self._daily.pop(key)[1])
+        waiting = [group for group in self.groups.values() if group.unsettled()]
+        settling = [self.loop.run_in_executor(self._beginner, group.background.settle) for group in waiting]
+        if settling:
+            await asyncio.wait(settling, timeout=SETTLE)
+        self._beginner.shutdown(wait=False, cancel_futures=True)
+        for group in self.groups.values():
+            group.give_up()
+            for live in group.over(everything=True):
+                self._begin(self._end(live, Outcome.COMPLETE, 0.0))
             await asyncio.to_thread(self._count_ignored, group)
-        await asyncio.sleep(0)  # what `_retire` called comes first
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=SHUTDOWN)
+            _, late = await asyncio.wait(self._tasks, timeout=max(0.0, began + SHUTDOWN - self.loop.time()))
             if late:
                 log.warning("%d runs could not be finished in time; the next start does it", len(late), extra={"code": "RUN_LATE"})
                 self.papers.stopping.set()
@@ -239,9 +251,9 @@ class Desk:
     async def _end(self, live: LiveRun, outcome: Outcome, grace: float, told: asyncio.Future[None] | None = None) -> None:
         group = self.groups[live.entry.run.group]
         await self._pause(grace)
-        while live.intake.busy and not self._stopping.is_set():
+        while live.intake.busy and self.loop.time() < self._drain_until:
             group.expire()
-            await self._pause(0.02)
+            await asyncio.sleep(0.02)
         group.close(live)
         await self._finish(live, outcome, told)
 
@@ -317,20 +329,10 @@ class Desk:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
-    def _retire(self, group: str, live: LiveRun) -> None:
-        """Close a daily run; may be called from an adapter's thread, under the group's lock."""
-        self.groups[group].close(live)
-        self._call(lambda: self._begin(self._finish(live, Outcome.COMPLETE)))
-
     def _call(self, what: Callable[[], object]) -> None:
         """Call on the loop, from any thread; a loop that is closed does nothing any more."""
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(what)
-
-    def _roll_day(self, name: str, group: Group) -> None:
-        with group.lock:
-            for key in [key for key, (day, _) in self._daily.items() if key[0] == name and day != self._date()]:
-                self._retire(name, self._daily.pop(key)[1])
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(work)
@@ -368,11 +370,11 @@ class Desk:
             raise UsageError(f"there is no group {group!r}", why=f"groups: {', '.join(sorted(self.plans))}", code="GROUP_UNKNOWN")
         return self.plans[group]
 
-    def _date(self) -> date:
-        return datetime.fromtimestamp(self.keeper.now_ns() / 1e9, UTC).astimezone(self.keeper.timezone).date()
+    def _date(self, t_ns: int) -> date:
+        return datetime.fromtimestamp(t_ns / 1e9, UTC).astimezone(self.keeper.timezone).date()
 
     def _is_today(self, entry: RunEntry) -> bool:
-        return datetime.fromtimestamp(entry.run.started_ns / 1e9, UTC).astimezone(self.keeper.timezone).date() == self._date()
+        return self._date(entry.run.started_ns) == self._date(self.keeper.now_ns())
 
 
 def _check_project(project: str) -> None:

@@ -8,34 +8,30 @@ so long; a run that begins takes all of it).
 Look-back: with a trigger, an item that no run holds waits `look_back` seconds before the idle rule applies, and a run that ended
 stays as long, so the race between shutter and frame is decided by their times and not by who came first. Frames that arrive after
 the shutter closed, but before the message says so, are in the run: nothing is held back while a run is open. Thread-safe:
-everything may be called from any thread; what a method hands to the recorder it hands over before it returns.
+everything may be called from any thread, and nothing but `run_for_file` waits for the disk; what a method hands to the recorder it
+hands over before it returns. Runs of the day begin in another thread, and what belongs to them waits until then: see `background`.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from enum import StrEnum
 
 import numpy as np
 
-from edge_agent.errors import DiskError, EdgeAgentError
-from edge_agent.model import Block, Cause, FileItem, Frame, Gap, Kind, Reset, RunContext, Stream
+from edge_agent.errors import EdgeAgentError
+from edge_agent.model import Block, FileItem, Frame, Gap, Kind, Reset, RunContext, Stream
+from edge_agent.runs.background import Background
+from edge_agent.runs.day import Days
+from edge_agent.runs.last_known import LastKnown, give
 from edge_agent.runs.live import LiveRun
 from edge_agent.runs.look_back import LookBack
-from edge_agent.runs.ranges import grown
-from edge_agent.runs.rows import as_initial, events, initial_rows, is_usable, masked, take_rows
+from edge_agent.runs.rows import events, initial_rows, masked
 
 log = logging.getLogger(__name__)
-WAITING_GAPS = 1000
-RETRY = 1.0
-"""Seconds for which nobody tries again to begin a background run that the disk refused."""
-KEPT_WHOLE = 4096
-"""Bytes of values up to which a block is kept for its last row."""
 
 
 class Idle(StrEnum):
@@ -56,37 +52,33 @@ class Rule:
 
 @dataclass(slots=True)
 class Group:
-    """See the module. ``background`` gives the open background run, beginning one where there is none; it is called under ``lock``.
-
-    Files may name their project: then it is called with that name and gives the run that the day has for it.
-    """
+    """See the module. ``days`` says where what nobody else takes belongs, and begins those runs."""
 
     name: str
     rules: dict[str, Rule]
-    background: Callable[..., LiveRun]
+    days: Days
     look_back: float = 0.0
     foreground: LiveRun | None = None
     ending: list[LiveRun] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
     arrivals: dict[str, tuple[float, int]] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
-    _known_background: LiveRun | None = None
+    background: Background = field(init=False)
     _waiting: LookBack = field(default_factory=LookBack)
-    _last: dict[str, tuple[Stream, Block, int]] = field(default_factory=dict)
-    """The last known value of each stream: a block and its row, not taken out of it before somebody asks."""
-    _gaps: deque[tuple[Stream, Gap]] = field(default_factory=lambda: deque(maxlen=WAITING_GAPS))
-    _refused: dict[str, list[tuple[Stream, Gap]]] = field(default_factory=dict)
-    """What came while the disk let no background run begin; the next one says so."""
-    _refusal: tuple[float, DiskError] | None = None
+    _last: LastKnown = field(default_factory=LastKnown)
     _shut: bool = False
     _told_other_project: tuple[bytes, str] = (b"", "")
+
+    def __post_init__(self) -> None:
+        """No run is open."""
+        self.background = Background(self.name, self.days, self.lock, self._last)
 
     def open(self, live: LiveRun) -> None:
         """Make ``live`` the foreground run: the last known value of each row stream first, then what waits and belongs to it."""
         with self.lock:
             self.foreground = live
             taken = self._waiting.take(live, lambda stream: self._rule(stream).idle is Idle.RING)
-            self._give_last_known(live, {**self._last, **{key: (*last, 0) for key, last in self._waiting.last_rows().items()}})
+            give(live, {**self._last.now(), **{key: (*last, 0) for key, last in self._waiting.last_rows().items()}})
             for stream, gap in self._waiting.squeezed(live):
                 live.intake.gap(stream, gap)
             for waiting in taken:
@@ -94,7 +86,7 @@ class Group:
                     live.intake.frame_later(waiting.stream, waiting.item)
                 elif isinstance(waiting.item, Block):
                     live.intake.rows(waiting.stream, waiting.item)
-                    self._remember(waiting.stream, waiting.item, len(waiting.item) - 1)
+                    self._last.remember(waiting.stream, waiting.item, len(waiting.item) - 1)
                 else:
                     live.intake.gap(waiting.stream, waiting.item)
             live.intake.drain()
@@ -116,13 +108,35 @@ class Group:
                 self.ending.remove(live)
             if self.foreground is live:
                 self.foreground = None
-            if self._known_background is live:
-                self._known_background = None
+            self.background.forget(live)
+
+    def go_on(self, live: LiveRun, day: date) -> None:
+        """A run of that day goes on after a restart."""
+        with self.lock:
+            self.background.go_on(live, day)
+
+    def over(self, *, everything: bool = False) -> list[LiveRun]:
+        """The runs of days that are over, or of all; whoever asks closes them."""
+        with self.lock:
+            return self.background.over(everything=everything)
 
     def shut(self) -> None:
-        """The daemon stops: nothing that comes from now on is taken."""
+        """The daemon stops: nothing that comes from now on is taken, and no run opens any more over what waits in the look-back."""
         with self.lock:
             self._shut = True
+            for waiting in self._waiting.clear():
+                self._idle(waiting.stream, waiting.item)
+
+    def give_up(self) -> None:
+        """The daemon stops, and what still waits for a run has none: say so, because nothing else will."""
+        with self.lock:
+            for key, n in self.background.give_up().items():
+                log.error("%s: %d items are lost, no run could begin for them before the agent stopped", key, n, extra={"code": "RUN_LOST"})
+
+    def unsettled(self) -> set[str]:
+        """The streams of which the recorder does not have everything that is kept: it waits for a run of the day, or for room in a run."""
+        with self.lock:
+            return self.background.streams().union(*(live.intake.streams() for live in self._runs()))
 
     def offer(self, stream: Stream, frame: Frame, *, waited: bool = False) -> bool:
         """Route one frame; never blocks. False: refused, and declared; or, where its source ``waited`` for room, not now.
@@ -136,35 +150,30 @@ class Group:
         with self.lock:
             if self._shut:
                 return False
-            try:
-                taken = self._route(stream, frame, waited)
-            except DiskError as error:
-                taken = False
-                if not waited:
-                    self._refuse(stream, Gap(Cause.DISK, frame.number, frame.number, 1, frame.t_arrival, frame.t_arrival, _why(error)))
+            taken = self._route(stream, frame, waited)
             if taken or not waited:
                 self._seen(stream, 1, frame.t_arrival)
             return taken
 
-    def take(self, stream: Stream, block: Block) -> None:
-        """Route rows and hand them over; the caller waited for room.
+    def take(self, stream: Stream, block: Block) -> bool:
+        """Route rows and hand them over; the caller waited for room. Whether it is known where all of them belong: none waits.
 
         Raises:
             ValueError: they are not what the stream says.
         """
         if not len(block):
-            return
+            return True
         if block.values.shape[1:] != stream.shape or (stream.counted and block.seq is None):
             found = f"{block.values.shape[1:]}, {'no ' if block.seq is None else ''}seq"
             raise ValueError(f"{stream.key}: values of shape {found}; the stream says {stream.shape}, counted: {stream.counted}")
         with self.lock:
             if self._shut:
-                return
+                return False
             self._seen(stream, events(block), int(block.t_arrival[-1]))
             if self.foreground is not None and self.foreground.holds_all(block):
                 self.foreground.intake.rows(stream, block)
-                self._remember(stream, block, len(block) - 1)
-                return
+                self._last.remember(stream, block, len(block) - 1)
+                return True
             left = np.ones(len(block), bool)
             initial = initial_rows(block)
             for live in self._runs():
@@ -174,49 +183,38 @@ class Group:
                 if inside.any():
                     live.intake.rows(stream, masked(block, inside))
                     left &= ~inside
-            if self.foreground is None and self._known_background is None:
+            if self.foreground is None and initial.any() and not self.background.begun():
                 left &= ~initial  # alone it begins no run: it is remembered for the next one
+            known = True
             if left.any() and self._waits(stream):
                 self._waiting.add(stream, masked(block, left))
+                known = False
             elif left.any():
-                rest = masked(block, left)
-                try:
-                    self._idle_rows(stream, rest)
-                except DiskError as error:
-                    if n := events(rest):
-                        self._refuse(stream, Gap(Cause.DISK, None, None, n, int(rest.t_arrival[0]), int(rest.t_arrival[-1]), _why(error)))
+                known = self._idle(stream, masked(block, left))
                 left[:] = False
             settled = np.flatnonzero(~left)
             if settled.size:
-                self._remember(stream, block, int(settled[-1]))
+                self._last.remember(stream, block, int(settled[-1]))
+            return known
 
     def open_runs(self) -> list[RunContext]:
         """The runs that may take what comes now; none where that is not known before the look-back has passed."""
         with self.lock:
             if self.foreground is None and self.look_back:
                 return []
-            background = [] if self._known_background is None else [self._known_background]
+            background = [] if self.background.current is None else [self.background.current]
             return [live.entry.run for live in (*self._runs(), *background)]
 
     def expire(self) -> None:
-        """Apply the idle rule to what waited long enough, and go on with what waits for room. Called a few times a second."""
+        """Apply the idle rule to what waited long enough, and go on with what waits for room or a run. Called a few times a second."""
         with self.lock:
-            due = self._waiting.overdue(self._patience)
-            done = 0
-            try:
-                for waiting in due:
-                    if isinstance(waiting.item, Frame):
-                        self._idle_frame(waiting.stream, waiting.item)
-                    elif isinstance(waiting.item, Block):
-                        self._idle_rows(waiting.stream, waiting.item)
-                        self._remember(waiting.stream, waiting.item, len(waiting.item) - 1)
-                    else:
-                        self._idle_gap(waiting.stream, waiting.item)
-                    done += 1
-            finally:
-                self._waiting.restore(due[done:])
-            for live in [*self._runs(), *([self._known_background] if self._known_background is not None else [])]:
+            for waiting in self._waiting.overdue(self._patience):
+                self._idle(waiting.stream, waiting.item)
+                if isinstance(waiting.item, Block):
+                    self._last.remember(waiting.stream, waiting.item, len(waiting.item) - 1)
+            for live in self._runs():
                 live.intake.drain()
+            self.background.look()
 
     def gap(self, stream: Stream, gap: Gap) -> None:
         """A declared gap goes to the run over whose span it reaches, else it waits or goes where the instrument's data goes."""
@@ -228,40 +226,46 @@ class Group:
             if self._waits(stream) and stream.kind is not Kind.FILES:
                 self._waiting.add(stream, gap)
             else:
-                self._idle_gap(stream, gap)
+                self._idle(stream, gap)
 
     def reset(self, stream: Stream, reset: Reset) -> None:
         """A counter began again; rows have no counters to reset. What waits in the look-back shows it by its numbers."""
         with self.lock:
-            live = self.foreground
-            if live is None and self._rule(stream).idle is Idle.KEEP:
-                live = self._known_background
-            if live is not None and stream.kind is Kind.FRAMES:
-                live.intake.reset(stream, reset)
+            if stream.kind is not Kind.FRAMES:
+                return
+            if self.foreground is not None:
+                self.foreground.intake.reset(stream, reset)
+            elif self._rule(stream).idle is Idle.KEEP and not self._waiting.has(stream):
+                self.background.reset(stream, reset)
 
     def run_for_file(self, stream: Stream, item: FileItem, *others: FileItem) -> LiveRun | None:
         """The run that a finished file belongs to, which waits for it until ``adopting.leave()``; None: ignored.
 
         It belongs to a run when it was written or first seen in its span, and to none of another project than its path names. ``others``
-        go where it goes; the run waits for each of them.
+        go where it goes; the run waits for each of them. Waits for the disk where a run must begin first: call it in a worker thread.
 
         Raises:
             EdgeAgentError: the daemon stops.
+            DiskError: the disk let no run begin.
         """
         with self.lock:
-            if self._shut:
-                raise EdgeAgentError("The agent is stopping", try_="the file is taken at the next start", code="STOPPING")
             self._seen(stream, 1 + len(others), item.t_arrival)
-            found = next((live for live in self._runs() if _covers(live, item)), None)
-            if found is None and self._rule(stream).idle is Idle.IGNORE:
-                self._ignore(stream, 1 + len(others))
-                return None
-            if found is None:
-                found = self.background(item.project) if item.project else self._background()
-            self._tell_other_project(item)
-            for _ in (item, *others):
-                found.adopting.enter()
-            return found
+        while True:
+            with self.lock:
+                if self._shut:
+                    raise EdgeAgentError("The agent is stopping", try_="the file is taken at the next start", code="STOPPING")
+                found = next((live for live in self._runs() if _covers(live, item)), None)
+                if found is None and self._rule(stream).idle is Idle.IGNORE:
+                    self._ignore(stream, 1 + len(others))
+                    return None
+                if found is None:
+                    day, found = self.background.file_run(item.project)
+                if found is not None:
+                    self._tell_other_project(item)
+                    for _ in (item, *others):
+                        found.adopting.enter()
+                    return found
+            self.background.begin(day)
 
     def _tell_other_project(self, item: FileItem) -> None:
         """Once a session and project: perhaps the vendor's program still saves to the folder of somebody else."""
@@ -287,58 +291,6 @@ class Group:
         """The runs that still take data, the open one first."""
         return [*([self.foreground] if self.foreground is not None else []), *self.ending]
 
-    def _background(self) -> LiveRun:
-        """The background run; one that has just begun gets the last known values first.
-
-        Raises:
-            DiskError: the disk let none begin, now or a moment ago.
-        """
-        if self._refusal is not None and time.monotonic() < self._refusal[0]:
-            raise self._refusal[1]
-        try:
-            live = self.background()
-        except DiskError as error:
-            if self._refusal is None:
-                log.warning("%s: no run can begin, what comes is refused and declared: %s", self.name, error, extra={"code": error.code})
-            self._refusal = time.monotonic() + RETRY, error
-            raise
-        self._refusal = None
-        if live is not self._known_background:
-            self._known_background = live
-            self._give_last_known(live, self._last)
-            gaps, self._gaps = self._gaps, deque(maxlen=WAITING_GAPS)
-            for stream, gap in gaps:
-                live.intake.gap(stream, gap)
-            refused, self._refused = self._refused, {}
-            for stream, gap in (each for ranges in refused.values() for each in ranges):
-                live.intake.gap(stream, gap, refused=stream.kind is Kind.FRAMES)
-        return live
-
-    def _refuse(self, stream: Stream, gap: Gap) -> None:
-        """Remember what came and had no run; a frame counter that begins again makes another range."""
-        ranges = self._refused.setdefault(stream.key, [])
-        longer = grown(ranges[-1][1], gap) if ranges else None
-        if longer is None:
-            ranges.append((stream, gap))
-        else:
-            ranges[-1] = stream, longer
-
-    def _give_last_known(self, live: LiveRun, last: dict[str, tuple[Stream, Block, int]]) -> None:
-        for stream, block, row in last.values():
-            initial = as_initial(block, row)
-            if initial is not None:
-                live.intake.rows(stream, initial)
-
-    def _remember(self, stream: Stream, block: Block, row: int) -> None:
-        """The last known value, for the run that begins next; an unusable one means that nothing is known."""
-        if block.values.nbytes > KEPT_WHOLE:
-            # A large block would stay in memory for the sake of one row.
-            block, row = take_rows(block, np.array([row])), 0
-        if is_usable(block, row):
-            self._last[stream.key] = (stream, block, row)
-        else:
-            self._last.pop(stream.key, None)
-
     def _route(self, stream: Stream, frame: Frame, waited: bool) -> bool:
         for live in self._runs():
             if live.holds(frame.t_source, frame.t_arrival):
@@ -346,7 +298,10 @@ class Group:
         if self._waits(stream):
             self._waiting.add(stream, frame)
             return True
-        return self._idle_frame(stream, frame, waited=waited)
+        if self._rule(stream).idle is Idle.KEEP:
+            return self.background.frame(stream, frame, waited=waited)
+        self._ignore(stream, 1)
+        return True
 
     def _rule(self, stream: Stream) -> Rule:
         return self.rules.get(stream.instrument, Rule(Idle.IGNORE if stream.kind is Kind.FRAMES else Idle.KEEP))
@@ -358,26 +313,17 @@ class Group:
     def _waits(self, stream: Stream) -> bool:
         return self.look_back > 0 or self._rule(stream).idle is Idle.RING
 
-    def _idle_frame(self, stream: Stream, frame: Frame, *, waited: bool = False) -> bool:
-        if self._rule(stream).idle is Idle.KEEP:
-            return self._background().intake.frame(stream, frame, waited=waited)
-        self._ignore(stream, 1)
-        return True
-
-    def _idle_rows(self, stream: Stream, block: Block) -> None:
-        if self._rule(stream).idle is Idle.KEEP:
-            self._background().intake.rows(stream, block)
-        else:
-            self._ignore(stream, events(block))
-
-    def _idle_gap(self, stream: Stream, gap: Gap) -> None:
-        """A gap alone begins no run: it waits for the background run that the next data begins."""
+    def _idle(self, stream: Stream, item: Block | Frame | Gap) -> bool:
+        """The idle rule; whether it is known where the item belongs."""
         if self._rule(stream).idle is not Idle.KEEP:
-            return
-        if self._known_background is None:
-            self._gaps.append((stream, gap))
-        else:
-            self._background().intake.gap(stream, gap)
+            self._ignore(stream, events(item) if isinstance(item, Block) else int(isinstance(item, Frame)))
+        elif isinstance(item, Frame):
+            self.background.frame(stream, item, late=True)
+        elif isinstance(item, Gap):
+            self.background.gap(stream, item)
+        elif events(item) or self.background.begun():
+            return self.background.rows(stream, item)
+        return True
 
     def _ignore(self, stream: Stream, n: int) -> None:
         if n:
@@ -386,10 +332,6 @@ class Group:
     def _seen(self, stream: Stream, n: int, t_arrival: int) -> None:
         count = self.arrivals.get(stream.key, (0.0, 0))[1]
         self.arrivals[stream.key] = (t_arrival / 1e9, count + n)
-
-
-def _why(error: DiskError) -> str:
-    return f"no run could begin: {error.why}"
 
 
 def _covers(live: LiveRun, item: FileItem) -> bool:

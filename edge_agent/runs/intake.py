@@ -1,7 +1,7 @@
 """What one run takes: channels by stream, frames that wait for room, and what a full disk made it refuse.
 
-A run that begins takes what the look-back held, which may be more than the recorder has room for: those frames queue here, and what
-comes after them queues behind, so that the order of a stream is kept. What is refused because the disk is full is remembered and
+A run that begins takes what waited for it, which may be more than the recorder has room for: those frames queue here, and what comes
+after them queues behind, so that the order of a stream is kept. What is refused because the disk is full is remembered and
 declared as one gap before the next item that is taken, or at the end of the run. Not thread-safe: used under the group's lock.
 """
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 QUEUE_BYTES = 512 << 20
 FULL = (DiskState.HARD, DiskState.PAUSED)
 """Frames are refused: their sources cannot wait."""
+FULL_DISK = "the disk is full"
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +52,10 @@ class Intake:
         """Whether frames still wait for room."""
         return bool(self._queue)
 
+    def streams(self) -> set[str]:
+        """The streams of which frames still wait for room."""
+        return {key for key, n in self._queued.items() if n}
+
     def frame(self, stream: Stream, frame: Frame, *, waited: bool = False) -> bool:
         """Take one frame; never blocks. False: refused, and it is or will be declared; or, where its source ``waited`` for room, not now.
 
@@ -59,7 +64,7 @@ class Intake:
         """
         if self._disk() in FULL:
             if not waited:
-                self._refuse(stream, _one(Cause.DISK, frame, "the disk is full"))
+                self._refuse(stream, _one(Cause.DISK, frame, FULL_DISK))
             return False
         if self._refused:
             self._declare(stream.key)
@@ -68,16 +73,15 @@ class Intake:
         if waited:
             # What came before it still waits: it must not overtake, and its source can hold it.
             return False
-        if self._queued_bytes + frame.data.nbytes > QUEUE_BYTES:
-            self._refuse_behind(stream, _one(Cause.OVERLOAD, frame, "no room"))
-            return False
-        self.frame_later(stream, frame)
-        return True
+        return self._queue_up(stream, frame)
 
     def frame_later(self, stream: Stream, frame: Frame) -> None:
-        """Take a frame of the look-back as soon as there is room."""
-        self._later(stream, frame)
-        self._queued_bytes += frame.data.nbytes
+        """Take a frame that waited for this run as soon as there is room."""
+        if self._disk() in FULL:
+            self._refuse(stream, _one(Cause.DISK, frame, FULL_DISK))
+        else:
+            self._declare(stream.key)
+            self._queue_up(stream, frame)
 
     def rows(self, stream: Stream, block: Block) -> None:
         """Take rows at once; the caller waited for room.
@@ -87,7 +91,7 @@ class Intake:
         """
         if self._disk() is DiskState.PAUSED:
             if n := events(block):
-                gap = Gap(Cause.DISK, None, None, n, int(block.t_arrival[0]), int(block.t_arrival[-1]), "the disk is full")
+                gap = Gap(Cause.DISK, None, None, n, int(block.t_arrival[0]), int(block.t_arrival[-1]), FULL_DISK)
                 self._refuse(stream, gap)
             return
         self._declare(stream.key)
@@ -156,6 +160,14 @@ class Intake:
             self._later(stream, gap, refused=True)
         else:
             self._last[stream.key].item = longer
+
+    def _queue_up(self, stream: Stream, frame: Frame) -> bool:
+        if self._queued.get(stream.key) and self._queued_bytes + frame.data.nbytes > QUEUE_BYTES:
+            self._refuse_behind(stream, _one(Cause.OVERLOAD, frame, "no room"))
+            return False
+        self._later(stream, frame)
+        self._queued_bytes += frame.data.nbytes
+        return True
 
     def _later(self, stream: Stream, item: Frame | Gap | Reset, *, refused: bool = False) -> None:
         queued = self._last[stream.key] = _Queued(stream, item, refused)

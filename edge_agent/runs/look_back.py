@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,8 @@ from edge_agent.runs.live import LiveRun
 from edge_agent.runs.rows import masked, size_of, take_rows
 
 LIMIT = 256 << 20
+PER_ITEM = 1024
+"""What the objects around an item take, in bytes: much more than a single value has."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,9 +55,13 @@ class LookBack:
 
     def add(self, stream: Stream, item: Block | Frame | Gap) -> None:
         """Let it wait."""
-        size = item.data.nbytes if isinstance(item, Frame) else size_of(item) if isinstance(item, Block) else 64
-        self._waiting.append(Waiting(stream, item, time.monotonic(), size))
-        self._bytes += size
+        waiting = Waiting(stream, item, time.monotonic(), memory(item))
+        self._waiting.append(waiting)
+        self._bytes += waiting.size
+
+    def has(self, stream: Stream) -> bool:
+        """Whether something of a stream waits."""
+        return any(waiting.stream.key == stream.key for waiting in self._waiting)
 
     def take(self, live: LiveRun, everything: Callable[[Stream], bool]) -> list[Waiting]:
         """What a run that opens takes: what its span holds, and all of the streams for which ``everything`` says so."""
@@ -71,7 +77,7 @@ class LookBack:
                     taken.append(replace(waiting, item=masked(item, inside)))
                 if not inside.all():
                     rest = masked(item, ~inside)
-                    kept.append(replace(waiting, item=rest, size=size_of(rest)))
+                    kept.append(replace(waiting, item=rest, size=memory(rest)))
             elif live.holds(item.t_source, item.t_arrival) if isinstance(item, Frame) else live.touches(item):
                 taken.append(waiting)
             else:
@@ -100,11 +106,10 @@ class LookBack:
             self._squeezed.popleft()
         return out
 
-    def restore(self, items: Iterable[Waiting]) -> None:
-        """Put back what could not be handed on."""
-        back = list(items)
-        self._waiting.extendleft(reversed(back))
-        self._bytes += sum(waiting.size for waiting in back)
+    def clear(self) -> list[Waiting]:
+        """Everything that waits, however long it has."""
+        out, self._waiting, self._bytes = list(self._waiting), deque(), 0
+        return out
 
     def squeezed(self, live: LiveRun) -> list[tuple[Stream, Gap]]:
         """What left early and would have belonged to this run, one gap a stream."""
@@ -136,3 +141,9 @@ class LookBack:
         elif isinstance(item, Block):
             source = int(item.t_source[-1]) if len(item) else NO_TIME
             self._squeezed.append(_Squeezed(waiting.stream, None, len(item), source, int(item.t_arrival[-1]), waiting.came))
+
+
+def memory(item: Block | Frame | Gap) -> int:
+    """Bytes that an item takes while it waits."""
+    data = item.data.nbytes if isinstance(item, Frame) else size_of(item) if isinstance(item, Block) else 0
+    return int(data) + PER_ITEM

@@ -7,7 +7,6 @@ import datetime as dt
 import zoneinfo
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ class House:
         plans = {name: GroupPlan("unclaimed", Label()) for name in groups}
         self.desk = Desk(self.keeper, papers, self.witnessing, plans)
         for name in groups:
-            self.groups[name] = Group(name, rules or {}, partial(self.desk.background, name), look_back)
+            self.groups[name] = Group(name, rules or {}, self.desk, look_back)
         self.desk.groups = self.groups
         self.desk.graces = dict.fromkeys(groups, 0.05)
         self.recovered, entries = await asyncio.to_thread(Salvage(self.keeper).recover)
@@ -197,7 +196,8 @@ async def new_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     """``new_house(storage=..., clock=...)``: a house over the one temporary folder, not open yet; a second one is a restart."""
     made: list[House] = []
     # How long a busy machine needs for papers proves nothing; a test about a stop in time sets it itself.
-    monkeypatch.setattr("edge_agent.runs.desk.SHUTDOWN", 100.0)
+    for limit in ("SHUTDOWN", "SETTLE", "DRAIN"):
+        monkeypatch.setattr(f"edge_agent.runs.desk.{limit}", 100.0)
     identity = open_identity(tmp_path / "keys")
 
     def make(**more: Any) -> House:

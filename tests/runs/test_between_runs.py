@@ -1,20 +1,15 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_agent.model import NO_TIME, Block, Cause, Frame, Gap, Kind, Outcome, Stream, Valid
-from edge_agent.seal.leaf import RunOpen
 from edge_agent.spool import DiskState
-from edge_agent.storage import Disk, disk_error
 
 MS, S = 1_000_000, 10**9
 New = Callable[..., Any]
@@ -111,39 +106,20 @@ async def test_a_ring_that_is_larger_than_the_recorders_room_goes_into_the_run_w
     assert house.gaps(run, big) == []
 
 
-class NoFolders(Disk):
-    """A disk that makes no folder when it is told so."""
-
-    full = False
-
-    def make_folder(self, path: Path) -> None:
-        if self.full:
-            raise disk_error(f"creating the folder {path.name}", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-        super().make_folder(path)
-
-
-async def test_what_comes_while_the_disk_lets_no_run_begin_is_declared_and_takes_one_number(
-    new_house: New, camera: Stream, tag: Stream, frame: MakeFrame, rows: MakeRows, rule: New, t0: int, monkeypatch: pytest.MonkeyPatch
+async def test_a_full_disk_refuses_and_declares_what_a_ring_gives_to_the_run_that_begins(
+    new_house: New, camera: Stream, frame: MakeFrame, rule: New, t0: int
 ) -> None:
-    monkeypatch.setattr("edge_agent.runs.group.RETRY", 0.0)
-    disk = NoFolders()
-    house = new_house(storage=disk)
-    await house.open("bl", rules={"camera": rule("keep")})
-    group = house.groups["bl"]
-    disk.full = True
-    for number in [5, 6, 7, 0, 1]:
-        assert not group.offer(camera, frame(number))
-        group.take(tag, rows([float(number)], [t0 + number]))
-    disk.full = False
-    assert group.offer(camera, frame(2))
-    group.take(tag, rows([2.0], [t0 + 2]))
-    await house.durable(camera, 6)
-    await house.durable(tag, 6)
-    (run,) = house.runs()
-    assert (run.run_no, [opened.run_no for opened in house.log(RunOpen)]) == (1, [1])
-    await house.desk.shutdown()
-    assert [(g.cause, g.first, g.last, g.count) for g in house.gaps(run, camera)] == [("disk", 5, 7, 3), ("disk", 0, 1, 2)]
-    assert [(g.cause, g.count) for g in house.gaps(run, tag)] == [("disk", 5)]
+    house = new_house()
+    await house.open("bl", rules={"camera": rule("ring", 60.0)})
+    for number in range(3):
+        house.groups["bl"].offer(camera, frame(number))
+    house.disk = DiskState.HARD
+    run = house.desk.start("bl", project="p", started_ns=t0)
+    house.disk = DiskState.OK
+    house.groups["bl"].offer(camera, frame(3))
+    await house.desk.stop("bl")
+    assert house.column(run, camera, "frame_number") == [3]
+    assert [(g.cause, g.first, g.last) for g in house.gaps(run, camera)] == [("disk", 0, 2)]
 
 
 async def test_frames_that_a_full_disk_refuses_are_declared_although_their_counter_begins_again(

@@ -69,7 +69,7 @@ async def test_the_run_of_the_day_changes_with_the_date_and_keeps_every_row(new_
         house.clock.now += S
         values.append(float(len(values)))
         house.groups["bl"].take(tag, rows(values[-1:], [house.clock()]))
-    await house.durable(tag, len(values))
+        await house.durable(tag, len(values))
     house.clock.set_by = 2 * YEARS
     kept: list[float] = []
     for number in (1, 2, 3, 4):

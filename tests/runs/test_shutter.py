@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edge_agent.model import Block, Cause, Frame, Gap, Outcome, Stream
 from edge_agent.runs.group import Group
+from edge_agent.runs.look_back import PER_ITEM
 from edge_agent.spool import StreamTotals
 
 MS = 1_000_000
@@ -160,7 +161,7 @@ async def test_a_gap_that_waits_in_the_look_back_is_declared_in_the_run_that_ope
 async def test_a_look_back_that_is_full_is_told_to_the_run_that_missed_something(
     new_house: New, camera: Stream, frame: MakeFrame, t0: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_agent.runs.look_back.LIMIT", 5 * 32)
+    monkeypatch.setattr("edge_agent.runs.look_back.LIMIT", 5 * (32 + PER_ITEM))
     house = new_house()
     await house.open("bl", look_back=LONG)
     group, desk = house.groups["bl"], house.desk
