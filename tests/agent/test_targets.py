@@ -392,7 +392,8 @@ async def test_a_run_of_a_day_gives_its_landed_segments_free_when_the_disk_fills
     inlet = (await sink(adapters, until)).open(IMAGE)
     for number in range(3):
         inlet.offer(frame(number))
-    (entry,) = await until(agent.keeper.book.entries)
+    await until(lambda: IMAGE.key in (totals := agent.keeper.totals()) and totals[IMAGE.key].arrived == 3)
+    (entry,) = agent.keeper.book.entries()
     (live,) = agent.keeper.live
     (series,) = live.recording.series()
     await asyncio.wrap_future(agent.recorder.call(lambda: series.roll("rolled")))
