@@ -406,6 +406,24 @@ async def test_a_stop_says_what_is_lost_when_the_disk_lets_no_run_begin(
     assert sorted(text.partition(", ")[0] for text in lost) == ["camera/image: 5 items are lost", "oven/temperature: 1 items are lost"]
 
 
+@pytest.mark.expects_errors
+async def test_a_stop_does_not_wait_for_a_disk_that_is_silent(
+    new_house: New, camera: Stream, frame: MakeFrame, rule: New, held: Held, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = new_house()
+    await house.open("bl", rules={"camera": rule("keep")})
+    held.go.clear()
+    await at_once(house.groups["bl"].offer, camera, frame(0))
+    await until_set(held.asked)
+    monkeypatch.setattr("edge_agent.runs.desk.SETTLE", 0.0)
+    async with asyncio.timeout(20):
+        await house.desk.shutdown()
+    assert "camera/image: 1 items are lost" in caplog.text
+    held.go.set()
+    await house.until(lambda: house.groups["bl"].background._runs != {})
+    assert [run.run_no for run in house.runs()] == [1]  # empty; the next start closes it
+
+
 async def test_an_agent_that_waits_for_durable_data_waits_for_its_run_too_and_shows_no_value_whose_run_is_not_known(
     new_house: New, tag: Stream, rows: MakeRows, t0: int, held: Held
 ) -> None:

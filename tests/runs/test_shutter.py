@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.model import Block, Cause, Frame, Gap, Outcome, Stream
+from edge_agent.model import Block, Cause, Frame, Gap, Outcome, Reset, Stream
 from edge_agent.runs.group import Group
 from edge_agent.runs.look_back import PER_ITEM
 from edge_agent.spool import StreamTotals
@@ -175,6 +175,27 @@ async def test_a_look_back_that_is_full_is_told_to_the_run_that_missed_something
     assert house.column(run, camera, "frame_number") == [5, 6, 7, 8, 9]
     (gap,) = house.gaps(run, camera)
     assert (gap.first, gap.last, gap.count, gap.cause, gap.detail) == (2, 4, 3, "overload", "the look-back was full")
+
+
+async def test_a_counter_that_begins_again_does_not_overtake_frames_that_wait_in_the_look_back(
+    new_house: New, camera: Stream, frame: MakeFrame, rule: New
+) -> None:
+    house = new_house()
+    await house.open("bl", rules={"camera": rule("keep")}, look_back=LONG)
+    group = house.groups["bl"]
+    group.offer(camera, frame(4))
+    await flush(house)
+    await house.durable(camera, 1)
+    group.look_back = LONG
+    group.offer(camera, frame(5))
+    group.reset(camera, Reset(Cause.RESTART, 5, 0))
+    group.offer(camera, frame(0))
+    await flush(house)
+    await house.durable(camera, 3)
+    await house.desk.shutdown()
+    (run,) = house.runs()
+    assert house.column(run, camera, "frame_number") == [4, 5, 0]
+    assert house.gaps(run, camera) == []
 
 
 @pytest.fixture
