@@ -56,6 +56,11 @@ class Background:
         self._asked = False
         self._refusal: tuple[float, Exception] | None = None
 
+    @property
+    def awaited(self) -> bool:
+        """Whether something waits for a run to begin."""
+        return self._backlog.first() is not None
+
     def streams(self) -> set[str]:
         """The streams of which something waits for a run, or for room in one."""
         return self._backlog.streams().union(*(live.intake.streams() for live in self._taking))
@@ -182,7 +187,7 @@ class Background:
         """Go on with what waits for room, and with what waits for a run that the disk refused."""
         for live in self._taking:
             live.intake.drain()
-        if self._backlog.first() is not None:
+        if self.awaited:
             self._ask()
 
     def _known(self, day: Day) -> LiveRun | None:

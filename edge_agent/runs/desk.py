@@ -229,8 +229,8 @@ class Desk:
             live = group.end(self.keeper.now_ns())
             if live is not None:
                 self._begin(self._end(live, Outcome.ABORTED, 0.0))
-        waiting = [group for group in self.groups.values() if group.unsettled()]
-        settling = [self.loop.run_in_executor(self._beginner, group.background.settle) for group in waiting]
+        waiting = [group.background for group in self.groups.values() if group.background.awaited]
+        settling = [self.loop.run_in_executor(self._beginner, background.settle) for background in waiting]
         if settling:
             await asyncio.wait(settling, timeout=SETTLE)
         self._beginner.shutdown(wait=False, cancel_futures=True)

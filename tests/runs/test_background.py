@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import errno
 import os
+import random
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -298,6 +299,43 @@ async def test_more_than_the_recorder_has_room_for_is_handed_over_whole_and_in_o
     await house.desk.shutdown()
     assert house.column(run, big, "frame_number") == list(range(40))
     assert house.gaps(run, big) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_days_and_projects_change_while_a_disk_refuses_now_and_then_and_each_frame_is_recorded_or_declared_once(
+    new_house: New, frame: MakeFrame, rule: New, t0: int, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr("edge_agent.runs.background.RETRY", 0.01)
+    monkeypatch.setattr("edge_agent.runs.background.SLICE", 3)
+    monkeypatch.setattr("edge_agent.runs.backlog.LIMIT", 60 * FRAME)
+    disk, dice = NoFolders(), random.Random(seed)
+    house = new_house(storage=disk)
+    await house.open("bl", rules={"camera": rule("keep")})
+    group = house.groups["bl"]
+    streams = [Stream("camera", f"image{i}", Kind.FRAMES, "<u2", (4, 4), counted=True) for i in range(3)]
+    sent = {stream.key: 0 for stream in streams}
+
+    def shoot(stream: Stream) -> None:
+        for _ in range(25):
+            group.offer(stream, frame(sent[stream.key]))
+            sent[stream.key] += 1
+
+    for step in range(12):
+        disk.full = dice.random() < 0.5
+        house.clock.now = t0 + step // 4 * 24 * 3600 * S + step
+        house.desk.assign("bl", f"p{step // 3}")
+        await asyncio.gather(*(asyncio.to_thread(shoot, stream) for stream in streams))
+        group.expire()
+    disk.full = False
+    await house.until(lambda: not group.unsettled())
+    await house.desk.shutdown()
+    for stream in streams:
+        found = [n for run in house.runs() for n in house.column(run, stream, "frame_number")]
+        lost = [n for run in house.runs() for gap in house.gaps(run, stream) if gap.detail for n in range(gap.first, gap.last + 1)]
+        assert sorted(found + lost) == list(range(sent[stream.key]))
+        for run in house.runs():
+            assert house.column(run, stream, "frame_number") == sorted(house.column(run, stream, "frame_number"))
+        assert house.keeper.totals()[stream.key].discrepancy == 0
 
 
 @pytest.mark.parametrize("end", ["midnight", "stop"])
