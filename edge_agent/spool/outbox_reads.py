@@ -1,7 +1,8 @@
 """The read side of the outbox: what waits, in which order, and where an item stands.
 
 Order within a target: run number, kind, insertion; a crate comes only after everything else of its run is proved
-there, because it is the mark that the run is complete.
+there, because it is the mark that the run is complete. Receipts, which alone replace what is there, come only after the sidecar of their
+run: nobody replaces that, so where it is proved, the receipts beside it are ours.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ class OutboxReads:
         """The item to send next to ``target``, leaving out the ids in ``skip`` (in flight, or waiting for their back-off)."""
         rows = self._db.rows(
             f"SELECT i.item_no, {ITEM} FROM deliveries d JOIN items i USING (item_no)"  # noqa: S608
-            " WHERE d.target = ?2 AND d.state IN ('sealed', 'sending') AND i.state = 'held' AND (d.rank < ?1 OR NOT EXISTS ("
-            "SELECT 1 FROM deliveries o WHERE o.target = d.target AND o.run_id = d.run_id AND o.rank < ?1"
+            " WHERE d.target = ?2 AND d.state IN ('sealed', 'sending') AND i.state = 'held' AND (d.rank < ?4 OR NOT EXISTS ("
+            "SELECT 1 FROM deliveries o WHERE o.target = d.target AND o.run_id = d.run_id AND o.rank < ?1 AND (d.rank = ?1 OR o.rank = ?5)"
             " AND o.state NOT IN ('proved', 'dropped', 'skipped')))"
             " ORDER BY d.run_no, d.rank, d.item_no LIMIT ?3",
-            (RANK[ItemKind.CRATE], target, len(skip) + 1),
+            (RANK[ItemKind.CRATE], target, len(skip) + 1, RANK[ItemKind.RECEIPTS], RANK[ItemKind.SIDECAR]),
         )
         return next((self._item(item_no, row) for item_no, *row in rows if row[0] not in skip), None)
 

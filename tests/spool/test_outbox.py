@@ -77,6 +77,21 @@ def test_the_crate_waits_until_everything_else_of_its_run_is_proved_at_that_targ
     assert spool.outbox.next_for("disk", skip=["s"]) == other_run
 
 
+@pytest.mark.parametrize("verdict", ["park", "quarantine", "failed"])
+def test_receipts_go_only_where_the_sidecar_of_their_run_is_proved(
+    spool: Spool, make_item: MakeItem, prove: Prove, verdict: str
+) -> None:
+    sidecar, receipts = make_item("hsc", ItemKind.SIDECAR), make_item("rcp", ItemKind.RECEIPTS)
+    for item in (make_item("s"), sidecar, receipts):
+        spool.outbox.add(item, ["cloud", "disk"])
+    prove(spool, sidecar, "disk")
+    assert spool.outbox.next_for("disk", skip=["s"]) == receipts
+    assert spool.outbox.next_for("cloud", skip=["s", "hsc"]) is None
+    assert spool.outbox.begin("hsc", "cloud")
+    getattr(spool.outbox, verdict)("hsc", "cloud", "because", *([None] if verdict == "failed" else []))
+    assert spool.outbox.next_for("cloud", skip=["s", "hsc"]) is None
+
+
 @pytest.mark.parametrize("verdict", ["park", "quarantine"])
 def test_a_crate_never_overtakes_a_blocked_item_of_its_run(spool: Spool, make_item: MakeItem, verdict: str) -> None:
     spool.outbox.add(make_item("s"), ["cloud"])
