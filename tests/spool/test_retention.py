@@ -125,6 +125,43 @@ def test_a_failed_unlink_is_tried_again(tmp_path: Path, make_item: MakeItem, pro
     spool.close()
 
 
+def test_a_file_that_cannot_be_removed_holds_up_no_other_and_is_announced_once(tmp_path: Path, make_item: MakeItem, prove: Prove) -> None:
+    class Stubborn(Disk):
+        def unlink(self, path: Path) -> None:
+            if path.name == "a.h5":
+                raise disk_error("removing a", PermissionError(1, "Operation not permitted"))
+            super().unlink(path)
+
+    spool = Spool(tmp_path / "spool", Stubborn())
+    items, log = [make_item("a"), make_item("b")], Log()
+    for item in items:
+        spool.outbox.add(item, ["cloud"])
+        prove(spool, item)
+    for _ in range(2):
+        with pytest.raises(DiskError, match="Operation not permitted"):
+            spool.retention.release(log)
+    assert [item.path.exists() for item in items] == [True, False]
+    assert [item_id for item_id, _ in log.freed] == ["a", "b"]
+    spool.close()
+
+
+@pytest.mark.expects_errors
+def test_a_file_that_took_the_place_of_a_proved_one_is_kept_and_quarantined(spool: Spool, make_item: MakeItem, prove: Prove) -> None:
+    item, log = make_item("a", counts={"cam/frames": 5}), Log()
+    spool.outbox.add(item, ["cloud", "disk"], required=["cloud"])
+    prove(spool, item, "cloud", "disk")
+    item.path.write_bytes(b"something that nobody proved")
+    assert spool.retention.release(log, pressure=True).items == 0
+    assert item.path.read_bytes() == b"something that nobody proved"
+    assert log.freed == []
+    (entry,) = spool.quarantine.entries()
+    assert "not the one that was proved" in entry.why
+    totals = spool.ledger.totals()["cam/frames"]
+    assert (totals.quarantined, totals.discrepancy) == (5, 0)
+    spool.quarantine.drop("a", "it was put there by mistake")
+    assert not item.path.exists()
+
+
 def test_receipts_that_grew_while_being_freed_are_kept(spool: Spool, make_item: MakeItem, prove: Prove) -> None:
     old = make_item("rcp", ItemKind.RECEIPTS, data=b"one")
     spool.outbox.add(old, ["cloud"])
