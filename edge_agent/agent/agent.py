@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent import __version__
 from edge_agent.adapter import Adapter
-from edge_agent.agent import diary
+from edge_agent.agent import diary, places
 from edge_agent.agent.clock import watch_clock
 from edge_agent.agent.crates import Describer
 from edge_agent.agent.identity import Credentials, load_credentials, renew_forever
@@ -163,6 +163,7 @@ class Agent:
         self.desk.groups = self._groups()
         self.desk.graces = {name: self._grace(name) for name in self.desk.groups}
         await self._recover()
+        await asyncio.to_thread(places.look, config, self.spool)
         await self.engine.start()
         self.engine.wake()
         limits = await asyncio.to_thread(self._limits)
@@ -221,6 +222,11 @@ class Agent:
             waits = kept.backlog.get(lane.target)
             numbers = (0, 0, 0, 0) if waits is None else (waits.waiting, waits.parked, waits.quarantined, waits.bytes)
             targets.append(TargetStatus(lane.target, lane.state, *numbers, lane.last_error, self.witnessing.errors.get(lane.target, "")))
+        for waits in kept.backlog.values():
+            if waits.target not in self.config.targets and waits.bytes:
+                why = places.GONE.format(waits.target)
+                numbers = (waits.waiting, waits.parked, waits.quarantined, waits.bytes)
+                targets.append(TargetStatus(waits.target, "gone", *numbers, why, ""))
         return Status(
             self.config.site, __version__, self.credentials.agent_id.hex(), self.credentials.enrolled, self.started, self.recovered,
             DiskState.OK.value if disk is None else disk.state.value, 0 if disk is None else disk.free,

@@ -21,6 +21,12 @@ from edge_agent.spool.outbox_reads import OutboxReads
 from edge_agent.spool.rows import ITEM_COLUMNS, RANK, item_values, receipt_values, stored_path
 from edge_agent.spool.state import State
 
+AGAIN = (
+    "UPDATE deliveries SET state = 'sealed', reason = '', attempts = 0, retry_ns = NULL, changed_ns = ?, proof = NULL,"
+    " proof_sha256 = NULL, proof_size = NULL, proof_ns = NULL, proof_cose = NULL, proof_envelope = NULL"
+    " WHERE item_no = ? AND state != 'dropped'"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -210,6 +216,19 @@ class Outbox(OutboxReads):
             (utc_now_ns(), target),
         )
 
+    def ask_again(self, target: str) -> int:
+        """Its name stands for another place now: what was proved under it and is still here has to be proved there. Returns how many."""
+        with self._db.transaction():
+            rows = self._db.rows(
+                "SELECT item_no FROM deliveries JOIN items USING (item_no)"
+                " WHERE target = ? AND deliveries.state = 'proved' AND items.state = 'held'",
+                (target,),
+            )
+            for (item_no,) in rows:
+                self._db.run(f"{AGAIN} AND target = ?", (utc_now_ns(), item_no, target))
+                self.settle(item_no)
+            return len(rows)
+
     def settle(self, item_no: int) -> None:
         """Bring the ledger's place of an item in line with its states (called inside a transaction).
 
@@ -276,12 +295,7 @@ class Outbox(OutboxReads):
             "UPDATE items SET path = ?, size = ?, sha256 = ?, state = 'held', changed_ns = ? WHERE item_no = ?",
             (stored_path(item.path, self._base), item.size, item.sha256, now, item_no),
         )
-        self._db.run(
-            "UPDATE deliveries SET state = 'sealed', reason = '', attempts = 0, retry_ns = NULL, changed_ns = ?, proof = NULL,"
-            " proof_sha256 = NULL, proof_size = NULL, proof_ns = NULL, proof_cose = NULL, proof_envelope = NULL"
-            " WHERE item_no = ? AND state != 'dropped'",
-            (now, item_no),
-        )
+        self._db.run(AGAIN, (now, item_no))
 
     def _move(self, item_id: str, target: str, state: str, reason: str, retry_ns: int | None = None, attempt: int = 0) -> bool:
         with self._db.transaction():

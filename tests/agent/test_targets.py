@@ -335,6 +335,44 @@ async def test_a_landing_that_no_label_allows_sees_neither_data_nor_the_log_and_
 # Space
 
 
+async def test_what_is_still_here_goes_to_the_new_place_of_a_target_before_it_is_freed(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("edge_agent.agent.agent.FREE_EVERY", 600.0)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    agent = await start(configure(CAMERA, f'[target.disk]\nfolder = "{tmp_path / "one"}"\n'))
+    run = await one_run(agent, adapters, until)
+    await landed(agent, until)
+    items = {item.remote: item for item in agent.spool.outbox.items_of_run(run.run_id)}
+    assert all(agent.spool.outbox.is_held(item.item_id) for item in items.values())
+    await agent.stop()
+    agent = await start(configure(CAMERA, f'[target.disk]\nfolder = "{tmp_path / "two"}"\n'))
+    await landed(agent, until)
+    assert {path.relative_to(tmp_path / "two").as_posix() for path in (tmp_path / "two").rglob("*") if path.is_file()} == set(items)
+    assert "target disk is another place now" in caplog.text
+    totals = agent.spool.ledger.totals()[IMAGE.key]
+    assert (totals.landed, totals.discrepancy) == (5, 0)
+    await agent.stop()
+    caplog.clear()
+    agent = await start(configure(CAMERA, f'[target.disk]\nfolder = "{tmp_path / "two"}"\n'))
+    assert "another place" not in caplog.text
+
+
+async def test_what_waits_for_a_target_that_is_not_configured_any_more_is_said(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = await start(configure(CAMERA, f'[target.old]\nfolder = "{tmp_path / "none"}"\n'))
+    await one_run(agent, adapters, until)
+    await agent.stop()
+    agent = await start(configure(CAMERA))
+    old = next(target for target in (await agent.status()).targets if target.name == "old")
+    assert (old.state, old.waiting > 0, old.bytes > 0) == ("gone", True, True)
+    assert "until [target.old] is there again" in old.error
+    assert "wait for target old" in caplog.text
+
+
 async def test_space_is_freed_only_after_every_required_target_has_it_and_the_log_says_so_before(
     configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
