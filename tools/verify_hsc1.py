@@ -1496,6 +1496,7 @@ def check_segment(segment: Segment, roots: Roots) -> Json:
         want(head[7] == (before[1] if before else None), f"{what}: does not name the head before it")
         want(before is None or (head[6] > before[0][6] and head[4] >= before[0][4]), f"{what}: is not later than the head before it")
         want(head[3] == log.open[9] and session.agent_id == log.open[1], f"{what}: belongs to another tree or agent")
+        want(before is None or head[13] == 2 or session == heads[n - 1][2], f"{what}: is of another session than the head before it")
         if n < len(heads) - 1:
             want(head[13] == 0 and log.roots.get(head[4]) == head[5], f"{what}: the first {head[4]} leaves do not give its root")
     check_close(heads[-1][0], log, "the close head")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from edge_agent.seal import cose
 from edge_agent.seal.cbor import SealError
 from edge_agent.seal.head import Head, State, head_hash, parse_head
-from edge_agent.seal.keys import Trusted, session_word
+from edge_agent.seal.keys import SessionRecord, Trusted, session_word
 from edge_agent.seal.tree import Frontier, leaf_hash, root_of
 
 
@@ -23,6 +23,7 @@ class Checked:
     head: Head
     hash: bytes
     downgrade: str
+    session: SessionRecord
     cose: bytes = b""
 
 
@@ -43,7 +44,7 @@ def signed_head(data: bytes, trusted: Trusted, what: str = "the close head") -> 
         raise SealError("names another agent than its key chain")
     if head.boot_id != word.record.boot_id:
         raise SealError("names another boot than its session key")
-    return Checked(head, head_hash(word.payload), downgraded(what, word.missing), data)
+    return Checked(head, head_hash(word.payload), downgraded(what, word.missing), word.record, data)
 
 
 def check_heads(heads: Sequence[bytes], trusted: Trusted, tree_id: bytes, payloads: Sequence[bytes]) -> Checked:
@@ -67,6 +68,8 @@ def check_heads(heads: Sequence[bytes], trusted: Trusted, tree_id: bytes, payloa
             checked = signed_head(data, trusted, f"head {number}")
             head = checked.head
             _check(head, previous, tree_id, len(payloads), last=last)
+            if previous is not None and checked.session != previous.session and head.state is not State.RECOVERED:
+                raise SealError("of another session than the one before it, and nobody recovered the segment")
             while frontier.size < head.size:
                 frontier.append(payloads[frontier.size])
             if frontier.root() != head.root:

@@ -177,6 +177,33 @@ def recovered(path: Path) -> None:
     forge().frames(path, n=2).close(state=State.RECOVERED, reason="recovered")
 
 
+def recovered_later(path: Path) -> None:
+    """The agent died, and the session of its next start closed what it found."""
+    taken_over(path, State.RECOVERED, "recovered")
+
+
+def two_sessions(path: Path) -> None:
+    """The same, and it says that nothing happened."""
+    taken_over(path, State.CLOSED, "run-end")
+
+
+def taken_over(path: Path, state: State, reason: str) -> None:
+    """The close head is of another session than the heads before it."""
+    who = facility()
+    later = replace(
+        who, boot_id=secret("agent later boot")[:16], session=ed25519("agent later session"),
+        post_quantum=MlDsaSigner(MLDSA65PrivateKey.from_seed_bytes(secret("agent later ML-DSA"))),
+    )  # fmt: skip
+
+    def signed(heads: list[bytes]) -> list[bytes]:
+        return [*heads[:-1], later.sign_head(cose.payload_of(heads[-1]))]
+
+    forge(who).frames(path, n=2).close(
+        head=lambda head: replace(head, boot_id=later.boot_id), heads=signed, state=state, reason=reason,
+        tables=lambda tables: replace(tables, chain=replace(who.chain, sessions=(who.record, later.record))),
+    )  # fmt: skip
+
+
 def damaged(path: Path) -> None:
     forge().frames(path, n=2).close(state=State.DAMAGED)
 
@@ -220,6 +247,7 @@ SEGMENTS: dict[str, Callable[[Path], Builder | None]] = {
     "frames.h5": frames, "rows.h5": rows, "tags.h5": tags, "early.h5": early, "epochs.h5": epochs, "es256.h5": es256,
     "classical.h5": classical, "downgraded.h5": downgraded, "recovered.h5": recovered, "damaged.h5": damaged,
     "unenrolled.h5": unenrolled, "flipped.h5": flipped, "relabelled.h5": relabelled, "twice.h5": twice, "shortened.h5": shortened,
+    "recovered-later.h5": recovered_later, "two-sessions.h5": two_sessions,
 }  # fmt: skip
 
 
