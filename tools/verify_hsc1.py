@@ -1903,11 +1903,12 @@ def read_receipts(raw: bytes, run: Json, roots: Roots, chain: Any) -> Json:
         body = decode(proof[4][5:], what, LOG_BODIES[kind])
         if kind == 68:
             entry = segments.get(body[1].hex())
+            if entry and entry[5] == body[2].hex():
+                closes.setdefault(entry[5], []).append((proof[1], proof[3]))
             if entry and [entry[5], run["run"], entry[0]] == [body[2].hex(), body[3].hex(), body[4]]:
                 witnessed.append(entry[5])
                 gained = run["times"][entry[5]][0] - first_seen[proof[1], proof[2]]
                 ahead[entry[5]] = max(gained, ahead.get(entry[5], gained))
-                closes.setdefault(entry[5], []).append((proof[1], proof[3]))
         elif kind in (65, 70, 71):
             want(body[1], f"{what}: names no key")
             key_leaves.append((proof[1], proof[3], kind, body[1]))

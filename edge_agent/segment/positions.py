@@ -25,6 +25,7 @@ def misplaced(inclusions: Sequence[Inclusion], stated: Stated) -> str:
     for entry in stated.statement.segments:
         kids = {signature.kid for signature in cose.parse_all(stated.heads[entry.head]).signatures}
         for closing, closed in parsed:
+            # Whatever run and ordinal it names: the head is what the keys signed.
             if not isinstance(closed, leaf.SegmentClose) or (closed.segment_id, closed.head) != (entry.segment_id, entry.head):
                 continue
             for place, key in parsed:

@@ -36,7 +36,7 @@ from edge_agent.seal.clock import Clock
 from edge_agent.seal.head import State
 from edge_agent.seal.log_leaf import KeyAdd, KeyCompromised
 from edge_agent.seal.receipt import Custody, Receipts, Witness, parse_receipts, parse_witness
-from edge_agent.seal.sidecar import NamedFile
+from edge_agent.seal.sidecar import NamedFile, parse_run, parse_sidecar
 from edge_agent.seal.slice_proof import parse_slice_proof
 from edge_agent.segment.joined import joined
 from edge_agent.segment.master import Part, write_master
@@ -333,6 +333,22 @@ def run(folder: Path) -> None:
     changed = replace(part, chunks=(part.chunks[0], bytes(chunk)))
     (folder.parent / "slice-changed.hsc1").write_bytes(replace(proof, parts=(changed, *proof.parts[1:])).encode())
     shutil.rmtree(folder.parent / "tsa")
+    closed_again(folder.parent)
+
+
+def closed_again(place: Path) -> None:
+    """Receipts of a log in which a segment's close stands a second time, for another place in the run, when its key was stolen."""
+    one, folder = forge(number=124), place / "000124"
+    good = parse_receipts((folder / "000124.receipts").read_bytes())
+    statement = parse_run(cose.payload_of(parse_sidecar((folder / "000124.hsc").read_bytes()).statement))
+    kids = tuple(cose.thumbprint(key.public_key()) for key in one.facility.keys)
+    added = KeyAdd(kids, hashlib.sha256(one.facility.record).digest(), T0)
+    again = leaf.SegmentClose(statement.segments[0].segment_id, statement.segments[0].head, statement.run_id, 9, T0)
+    made = one.receipts(
+        place / "receipts", statement.segments, before=(added,), after=(KeyCompromised(kids[1:], "stolen", T0), again),
+        change=lambda made: replace(good, receipts=(*made.receipts, *good.receipts[1:]), inclusions=made.inclusions),
+    )  # fmt: skip
+    made.rename(place / "receipts/closed-again.receipts")
 
 
 def sha(path: Path) -> bytes:
@@ -367,6 +383,9 @@ def main(names: list[str]) -> None:
         with fixed("run"), tempfile.TemporaryDirectory() as folder:
             run(Path(folder))
             shutil.copytree(folder, VECTORS / "run", dirs_exist_ok=True)
+    elif "closed-again.receipts" in names:
+        with fixed("closed-again.receipts"):
+            closed_again(VECTORS / "run")
     if not names:
         (VECTORS / "root.pem").write_bytes(facility().root.public_bytes(Encoding.PEM))
     sizes = {str(p.relative_to(VECTORS)): p.stat().st_size for p in sorted(VECTORS.rglob("*")) if p.is_file()}

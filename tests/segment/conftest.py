@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -399,7 +399,7 @@ class Forge:
         return path
 
     def receipts(
-        self, folder: Path, segments: list[Built], *, change: Callable[[Receipts], Receipts] = lambda given: given, seconds: int = 0,
+        self, folder: Path, segments: Sequence[Built | SegmentEntry], *, change: Callable[[Receipts], Receipts] = lambda given: given, seconds: int = 0,
         before: tuple[leaf.Leaf, ...] = (), after: tuple[leaf.Leaf, ...] = (),
     ) -> Path:  # fmt: skip
         """``<run>.receipts``: a log that holds the close of each segment, other leaves around them, and a witness, ``seconds`` after T0."""

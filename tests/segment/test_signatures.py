@@ -15,6 +15,7 @@ from edge_agent.seal import cose
 from edge_agent.seal.algorithm import Es256Signer
 from edge_agent.seal.cbor import dumps, loads
 from edge_agent.seal.keys import KeyChain, parse_session
+from edge_agent.seal.leaf import SegmentClose
 from edge_agent.seal.log_leaf import KeyAdd, KeyCompromised, KeyRetire
 from edge_agent.seal.sidecar import parse_sidecar
 from edge_agent.segment.integrity import Tables
@@ -164,6 +165,7 @@ def test_a_key_is_valid_by_its_place_in_the_agent_log(forge: Any, stranger: Any,
         ({"before": (retired,)}, "retired before"),
         ({"before": (added, stolen)}, "compromised before"),
         ({"after": (added,)}, "announced only behind"),
+        ({"after": (retired, SegmentClose(built.segment_id, built.head, forge.run.run_id, 9, 1))}, "retired before"),
     ]
     for leaves, said in bad:
         forge.receipts(folder, [built], **leaves)
