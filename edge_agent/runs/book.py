@@ -6,14 +6,17 @@ Stages: ``open`` (recording, or interrupted while recording), ``closing`` (all s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from edge_agent.errors import DiskError
 from edge_agent.model import Access, Label, RunContext
 from edge_agent.record.segment_writer import JOURNAL, Closed
 from edge_agent.runs.held import receipt
@@ -129,6 +132,20 @@ class Book:
         key, data = f"run/{entry.run.name}", entry.encode()
         self._mirror.put(key, data)
         self._state.put(key, data)
+
+    def begin(self, entry: RunEntry) -> None:
+        """Write the entry of a new run, or nothing: its copy alone would make it again when the database is lost.
+
+        Raises:
+            DiskError: the disk refused.
+            sqlite3.Error: the database did.
+        """
+        try:
+            self.put(entry)
+        except (DiskError, sqlite3.Error):
+            with contextlib.suppress(DiskError):
+                self._mirror.delete(f"run/{entry.run.name}")
+            raise
 
     def entries(self) -> list[RunEntry]:
         """All runs that are not done, by number."""

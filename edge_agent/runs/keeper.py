@@ -158,19 +158,21 @@ class Keeper:
         if not logged:
             self.agent_log.append(RunOpen(number, run.run_id, policy_digest(run.label.access.value, run.label.allowed), new.started_ns))
             self._tried[same] = number, run_id, True
-        self.book.put(entry)
+        # Its folder once, because segments and vendor files begin in it at the same time; the book last of all that the disk can
+        # refuse: what did not begin may not look open, nor be gone on with at the next start.
+        durable.make_folder(self.storage, self.folder(run))
+        self.book.begin(entry)
         live = self._start(entry, [])
         del self._tried[same]
         return live
 
     def resume(self, entry: RunEntry) -> LiveRun:
         """Go on with a run that was interrupted; its counters go on from its last segments."""
+        durable.make_folder(self.storage, self.folder(entry.run))
         return self._start(entry, self.book.segments(entry.run, self.folder(entry.run)), entry.run.started_ns)
 
     def _start(self, entry: RunEntry, before: Sequence[Closed], interrupted_since: int | None = None) -> LiveRun:
         run, folder = entry.run, self.folder(entry.run)
-        # Here, because segments and vendor files begin in it at the same time.
-        durable.make_folder(self.storage, folder)
         live: LiveRun
         described = entry.encode()
         state = RunState(
