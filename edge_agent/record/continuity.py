@@ -31,12 +31,21 @@ class Continuity:
         return leaves
 
     def refused(self, gap: Gap, cause: Cause = Cause.SOURCE) -> list[GapLeaf | SeqReset]:
-        """Leaves for frames ``gap.first`` to ``gap.last`` that came and could not be taken; what is missing before them has ``cause``."""
+        """Leaves for frames ``gap.first`` to ``gap.last``, of which ``gap.count`` came and could not be taken.
+
+        What is missing before them has ``cause``; what did not come between them is counted by itself, without numbers: one gap more,
+        and not one for each hole, of which a source that loses every second frame has thousands.
+        """
         assert gap.first is not None  # noqa: S101 - refused frames have numbers
         assert gap.last is not None  # noqa: S101
         leaves = self._up_to(gap.first, gap.t_from, cause)
-        leaves.append(self._range(gap, gap.first, gap.last))
-        return leaves
+        whole = self._range(gap, gap.first, gap.last)
+        lost = 0 if whole.count is None or gap.count is None else whole.count - gap.count
+        if lost <= 0:
+            return [*leaves, whole]
+        came = replace(whole, count=gap.count, detail=f"{gap.detail}; the other {lost} did not come")
+        said = f"numbers between {whole.first} and {whole.last}, where what came was refused"
+        return [*leaves, came, gap_leaf(self.source_id, Gap(Cause.SOURCE, None, None, lost, gap.t_from, gap.t_to, said))]
 
     def declared(self, gap: Gap, cause: Cause = Cause.SOURCE) -> list[GapLeaf | SeqReset]:
         """Leaves for a gap that the adapter declared; numbers already accounted for are not counted twice.

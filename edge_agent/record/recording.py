@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 from edge_agent.model import NO_SEQ, Block, Cause, FileItem, Frame, Gap, Reset, Stream
@@ -130,8 +131,8 @@ class FrameChannel:
             # For another reason, or the counter began again while nothing got in: two ranges.
             self._declare()
             before = None
-        first, t_from = (frame.number, frame.t_arrival) if before is None else (before.first, before.t_from)
-        self._refused = Gap(Cause.OVERLOAD, first, frame.number, None, t_from, frame.t_arrival, why)
+        before = before or Gap(Cause.OVERLOAD, frame.number, frame.number, 0, frame.t_arrival, frame.t_arrival, why)
+        self._refused = replace(before, last=frame.number, count=(before.count or 0) + 1, t_to=frame.t_arrival)
 
     def _declare(self) -> None:
         refused, self._refused = self._refused, None

@@ -66,7 +66,7 @@ def test_any_sequence_of_frames_gaps_refusals_and_resets_satisfies_the_rule(
         elif kind == "reset":
             leaves = [*counter.reset(Reset(Cause.RESTART, None, number))]
         elif kind == "refused":
-            leaves = [*counter.refused(Gap(Cause.OVERLOAD, number, number + length * step))]
+            leaves = [*counter.refused(Gap(Cause.OVERLOAD, number, number + length * step, length + 1))]
             assert counter.last == number + length * step
         else:
             first = None if kind == "unnumbered" else number
@@ -84,7 +84,7 @@ def test_every_number_of_a_rising_counter_is_a_frame_or_in_exactly_one_gap(step:
     for jump, refused in jumps:
         number += jump * step
         if refused:
-            leaves = counter.refused(Gap(Cause.OVERLOAD, number, number))
+            leaves = counter.refused(Gap(Cause.OVERLOAD, number, number, 1))
         else:
             leaves = counter.before(number, 5)
         for each in leaves:
@@ -95,6 +95,21 @@ def test_every_number_of_a_rising_counter_is_a_frame_or_in_exactly_one_gap(step:
         if not refused:
             accounted.append(number)
     assert accounted == list(range(step, number + 1, step))
+
+
+@given(st.integers(1, 3), st.lists(st.integers(1, 4), min_size=1, max_size=25))
+def test_what_was_refused_and_what_did_not_come_between_are_counted_apart_however_many_holes_there_are(step: int, jumps: list[int]) -> None:
+    counter = Continuity(KEY, step, 0)
+    numbers = [step * sum(jumps[: n + 1]) for n in range(len(jumps))]
+    leaves = counter.refused(Gap(Cause.OVERLOAD, numbers[0], numbers[-1], len(numbers), detail="no room"))
+    counts: dict[str, int] = {}
+    for each in leaves:
+        assert isinstance(each, GapLeaf)
+        assert each.count is not None
+        counts[each.cause] = counts.get(each.cause, 0) + each.count
+    assert counts == {"overload": len(jumps)} | ({"source": sum(jumps) - len(jumps)} if sum(jumps) > len(jumps) else {})
+    assert len(leaves) <= 3
+    assert counter.last == numbers[-1]
 
 
 def test_a_gap_that_the_adapter_declares_twice_counts_once() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,31 @@ def test_thinned_frames_are_declared_apart_from_refused_ones(rig: Make, kit: Any
     assert {g.detail for g in gaps} == {"thinned out", "no room"}
     covered = [number for g in gaps for number in range(g.first, g.last + 1)]
     assert covered == [number for number, taken in came.items() if not taken]
+
+
+@pytest.mark.parametrize(
+    ("came", "lost"), [([*range(10, 12), *range(15, 17)], 3), (range(10, 1010, 2), 499), (range(10, 17), 0)], ids=["a hole", "every second", "none"]
+)
+def test_what_its_source_loses_while_there_is_no_room_is_not_counted_as_refused(
+    came: Sequence[int], lost: int, rig: Make, kit: Any
+) -> None:
+    disk = kit.Gated()
+    run = rig(disk, room=5 * (768 + PER_ITEM))
+    camera = run.recording.frames(kit.CAMERA)
+    assert camera.offer(kit.frame(1))
+    run.durable()
+    disk.open.clear()
+    assert [camera.offer(kit.frame(number)) for number in (*range(2, 10), *came)].count(True) == 5
+    disk.open.set()
+    run.durable()
+    assert camera.offer(kit.frame(came[-1] + 1))
+    segments = run.close()
+    kit.check_signed(segments, run.facility)
+    (closed,) = segments
+    first, *rest = closed.gaps["camera/image"]
+    assert (first.first, first.last, first.cause, first.count) == (7, came[-1], "overload", 3 + len(came))
+    assert [(g.first, g.last, g.cause, g.count) for g in rest] == ([(None, None, "source", lost)] if lost else [])
+    assert closed.counts["camera/image"] + sum(g.count for g in (first, *rest)) == came[-1] + 1
 
 
 def test_however_long_a_disk_takes_nothing_what_two_streams_were_refused_is_one_range_of_each(rig: Make, kit: Any) -> None:
