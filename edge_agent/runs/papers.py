@@ -83,7 +83,10 @@ class Papers:
         self._name_segments(entry, live)
         segments = self.keeper.book.segments(run, folder)
         sidecar = folder / f"{run.name}.hsc"
-        if not sidecar.exists():
+        if sidecar.exists():
+            # A crash may have come between its rename and the name's being durable, and the agent log tells of it next.
+            self.keeper.storage.sync_folder(folder)
+        else:
             self._write(entry, segments)
         for kind, name in self._standing(entry, segments):
             self.keeper.add_paper(entry, kind, name, self._digest(folder / name))
@@ -200,7 +203,8 @@ class Papers:
             if sum(1 for c in segments if c.size) == 1:
                 if closed.path.exists():
                     self.keeper.storage.rename(closed.path, path)
-                    self.keeper.storage.sync_folder(path.parent)
+                # Also what was renamed before a crash: the book has its new name next.
+                self.keeper.storage.sync_folder(path.parent)
                 named = replace(closed, path=path)
                 self.keeper.book.add_segment(entry.run, named)
             if live is None:
