@@ -19,14 +19,15 @@ import pytest
 
 from edge_agent.errors import DiskError
 from edge_agent.model import Cause, Gap, Reset
+from edge_agent.record.items import AdoptedItem
 from edge_agent.record.segment_writer import SegmentWriter
 from edge_agent.record.series import Limits
 from edge_agent.seal import leaf
 from edge_agent.seal.meta import MetaObject
 from edge_agent.segment import integrity, layout
 from edge_agent.segment.file import SegmentFile
-from edge_agent.storage import disk_error
-from edge_agent.storage.faults import Faults
+from edge_agent.storage import DISK, disk_error
+from edge_agent.storage.faults import Fault, Faults
 from edge_agent.storage.memory import Memory
 
 Make = Callable[..., Any]
@@ -381,6 +382,36 @@ def test_nothing_is_confirmed_by_a_commit_that_was_waiting_while_another_failed(
         segment.close({}, bytes(32), "", "rolled")
     assert segment.abandon() == []
     assert segment.confirmed_position == before == segment.journal_path.stat().st_size
+
+
+@pytest.mark.parametrize("method", ["write", "sync_data"])
+def test_what_a_segment_gives_back_when_it_is_abandoned_is_gone_from_its_journal(kit: Any, tmp_path: Path, method: str) -> None:
+    """SIGKILL between the giving up and the recovery: the next start must not find the items that another segment gets."""
+    facility, disk = kit.Facility(), Faults(DISK)
+    session = facility.boot()
+    opening = leaf.Open(facility.agent_id, b"r" * 16, 1, 1, None, kit.POLICY, session.boot_id, b"s" * 16, "files")
+    segment = SegmentWriter(tmp_path, "a.h5", opening, b"", session, disk, with_data=False)
+
+    def settle(name: str) -> AdoptedItem:
+        vendor = kit.vendor_file(tmp_path / "vendor", name, b"data")
+        item = AdoptedItem("scope/files", vendor, f"files/scope/{name}", bytes(32), bytes(32), lambda: None)
+        segment.append_leaf(leaf.FileLeaf(item.path, 4, bytes(32), bytes(32), 0).payload())
+        segment.settle(item)
+        return item
+
+    settle("kept")
+    segment.commit()
+    durable = segment.confirmed_position
+    given_back = [settle("first"), settle("second")]
+    disk.fault = Fault(len(disk.calls) + (1 if method == "write" else 2), errno.EIO)
+    with pytest.raises(DiskError):
+        segment.commit()
+    assert disk.calls[-1][0] == method
+    assert segment.journal_path.stat().st_size > durable
+    assert segment.abandon() == given_back
+    assert segment.journal_path.stat().st_size == durable
+    (closed,) = kit.recover_all(tmp_path, facility, session.chain)
+    assert [each.path for each in map(leaf.parse, closed.leaves) if isinstance(each, leaf.FileLeaf)] == ["files/scope/kept"]
 
 
 def test_no_descriptor_is_left_open_by_segments_that_failed(rig: Make, kit: Any) -> None:
