@@ -143,6 +143,12 @@ class AgentLog:
         with self._lock:
             return segment_id in self._opened
 
+    def told_open(self, run_id: bytes, ordinal: int) -> bool:
+        """Whether the log has a SEGMENT_OPEN leaf of the segment of a run with this ordinal; looks at every leaf."""
+        with self._lock:
+            bodies = (loads_own(payload[5:]) for payload in self._tree.payloads if payload[4] == SegmentOpen.TYPE)
+            return any((body[2], body[3]) == (run_id, ordinal) for body in bodies)
+
     def open_keys(self) -> list[tuple[bytes, ...]]:
         """The kids of each session that was added and neither retired nor compromised, oldest first."""
         with self._lock:

@@ -343,6 +343,12 @@ class Keeper:
                 last=entry.stage is not Stage.OPEN,
             )  # fmt: skip
         except NothingDurable:
+            if self.logbook.was_open(entry.run, name):
+                # HDF5 reads nothing of a file that was not closed, so what the data file holds cannot tell.
+                why = "its journal has lost what it held: the agent log says that it was open"
+                log.error("%s: %s; its files are in quarantine", name, why, extra={"code": Damaged.default_code})
+                self.set_aside(folder, name, why, damaged)
+                return None
             log.info("%s: nothing had been acknowledged", name)
             self.storage.unlink(folder / (name + PART))
             self.storage.unlink(folder / (name + JOURNAL))

@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_agent.model import RunContext
 from edge_agent.record.segment_writer import JOURNAL, Closed
 from edge_agent.record.series import Series
 from edge_agent.record.session import Session
@@ -46,6 +48,11 @@ class Logbook:
                 self._log_open(closed.segment_id, entry, closed.ordinal, closed.series)
                 close = SegmentClose(closed.segment_id, closed.head, entry.run.run_id, closed.ordinal, self.keeper.now_ns())
                 self.keeper.agent_log.append(close)
+
+    def was_open(self, run: RunContext, name: str) -> bool:
+        """Whether the agent log was told that the segment of this file name was opened: so its journal held something durable."""
+        ordinal = Path(name).stem.rpartition("_")[2]
+        return ordinal.isdecimal() and self.keeper.agent_log.told_open(run.run_id, int(ordinal))
 
     def open_segments(self) -> bool:
         """SEGMENT_OPEN of what was opened, and now and then one HEADS leaf over all new anchor heads (worker thread).

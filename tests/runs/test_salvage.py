@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from edge_agent.errors import DiskError
 from edge_agent.model import Frame, Stream
+from edge_agent.record.recovery import EMPTY
 
 
 @pytest.mark.expects_errors
@@ -36,6 +38,48 @@ async def test_data_whose_journal_is_gone_is_set_aside_and_what_a_recovery_left_
     (entry,) = house.spool.quarantine.entries()
     assert "its journal is gone" in entry.why
     assert entry.path.read_bytes() == data
+    await house.stop()
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("left", [0, 20])
+async def test_data_whose_journal_lost_everything_is_set_aside_when_the_agent_log_was_told_of_it(
+    new_house: Callable[..., Any], camera: Stream, frame: Callable[..., Frame], left: int
+) -> None:
+    house = new_house()
+    await house.open("bl")
+    run = house.desk.start("bl", project="p")
+    house.groups["bl"].offer(camera, frame(0))
+    await house.durable(camera, 1)
+    await asyncio.to_thread(house.keeper.logbook.open_segments)
+    folder = house.keeper.folder(run)
+    await house.crash()
+    (part,), (journal,) = folder.glob("*.h5.part"), folder.glob("*.h5.journal")
+    data = part.read_bytes()
+    assert len(data) < EMPTY
+    journal.write_bytes(journal.read_bytes()[:left])
+    house = new_house()
+    await house.open("bl")
+    assert house.recovered.damaged == [part.name.removesuffix(".part")]
+    (entry,) = house.spool.quarantine.entries()
+    assert [path.read_bytes() for path in entry.beside] == [data]
+    assert "the agent log says that it was open" in entry.why
+    await house.stop()
+
+
+async def test_a_segment_that_a_crash_found_while_it_was_made_is_removed(new_house: Callable[..., Any]) -> None:
+    house = new_house()
+    await house.open("bl")
+    folder = house.keeper.folder(house.desk.start("bl", project="p"))
+    await house.crash()
+    for name in ("000001_camera_image_000001.h5", "000001_strange.h5"):
+        (folder / f"{name}.part").write_bytes(b"half")
+        (folder / f"{name}.journal").write_bytes(b"")
+    house = new_house()
+    await house.open("bl")
+    assert house.recovered.damaged == []
+    assert house.spool.quarantine.entries() == ()
+    assert list(folder.iterdir()) == []
     await house.stop()
 
 
