@@ -85,9 +85,12 @@ class Salvage:
         """Files of segments that are not finished, sorted. A full spool has a hundred thousand names: each is looked at once."""
         found: list[Path] = []
         runs = self.keeper.spool.folder / "runs"
-        for run in os.scandir(runs) if runs.is_dir() else ():
-            if run.is_dir():
-                found += [Path(run.path, name) for name in os.listdir(run.path) if name.endswith(UNFINISHED)]
+        if not runs.is_dir():
+            return found
+        with os.scandir(runs) as entries:
+            for run in entries:
+                if run.is_dir():
+                    found += [Path(run.path, name) for name in os.listdir(run.path) if name.endswith(UNFINISHED)]
         return sorted(found)
 
     def _parts_alone(self, left: Sequence[Path], found: Recovered) -> None:
