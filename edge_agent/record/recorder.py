@@ -2,9 +2,10 @@
 
 Frames are encoded and hashed in encoder threads, in parallel; everything is written in the order in which it was offered, one item at a
 time, by the thread that finds it ready (`Line`): HDF5 belongs to whoever has the turn. The commit thread makes it durable: the syncs of
-all segments run in parallel, and the next commit begins 5 ms after the last one ended. Room is bounded by bytes that are not durable yet:
-`try_enter` refuses, so a slow disk is felt at the inlets and nowhere else. Invariant: no thread ends before `stop`, whatever an item, a
-callback or the disk does.
+all segments run in parallel, and the next commit begins 5 ms after the last one ended. Two kinds of threads wait for the disk in place of
+whoever has the turn: those that close the segments of a run together, and those that remove journals while the line goes on. Room is
+bounded by bytes that are not durable yet: `try_enter` refuses, so a slow disk is felt at the inlets and nowhere else. Invariant: no thread
+ends before `stop`, whatever an item, a callback or the disk does.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy.typing as npt
@@ -31,6 +33,7 @@ from edge_agent.record.line import Line
 from edge_agent.record.room import Room
 from edge_agent.record.segment_writer import Sample, SegmentWriter
 from edge_agent.record.series import Series
+from edge_agent.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,10 @@ DURABLE_POLL = 0.01
 DISK_REMINDER = 60.0
 PATIENCE = 10.0
 KEPT_LATENCIES = 2000
+CLOSERS = 8
+"""Segments that are closed at the same time: what they wait for is the disk."""
+REMOVERS = 4
+"""Files that are removed at the same time: each takes up to 50 ms where the disk discards what is freed."""
 
 
 class Recorder:
@@ -56,6 +63,10 @@ class Recorder:
         self.commits = 0
         self._asked: float | None = None
         self._syncs = ThreadPoolExecutor(4, "sync")
+        # Not those of the syncs: a close waits for the commit that is under way, and that for its syncs.
+        self._closers = ThreadPoolExecutor(CLOSERS, "close")
+        self._removers = ThreadPoolExecutor(REMOVERS, "remove")
+        self._removals: set[Future[None]] = set()
         self._series: list[Series] = []
         self._ended = False
         self._stopping = threading.Event()
@@ -95,6 +106,36 @@ class Recorder:
 
         self._line.put(run)
         return future
+
+    def beside(self, job: Callable[[], T]) -> Future[T]:
+        """Do what needs no turn at the same time as other such jobs (in a job, which waits for it)."""
+        return self._closers.submit(job)
+
+    def remove(self, storage: Storage, path: Path) -> None:
+        """Remove a file while the line goes on, asking again as long as the disk refuses (in a job); see `after_removals`."""
+        removal = self._removers.submit(self._remove, storage, path)
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
+
+    def _remove(self, storage: Storage, path: Path) -> None:
+        while True:
+            try:
+                storage.unlink(path)
+            except DiskError as error:
+                self.wait_for_disk(error)
+            else:
+                return
+
+    def after_removals(self, job: Callable[[], None]) -> None:
+        """Do ``job`` when everything is gone that `remove` was told so far, or is left to the next start because the recorder stops."""
+        removals = self._removals.copy()
+
+        def last() -> None:
+            # Behind all of them in the same queue, so each of them has a thread by now.
+            wait(removals)
+            job()
+
+        self._removers.submit(last)
 
     async def durable(self) -> None:
         """Return when everything that was handed over so far is durable, or declared as missing."""
@@ -157,6 +198,8 @@ class Recorder:
         self._work.set()
         self._committer.join()
         self._encoders.stop()
+        self._closers.shutdown()
+        self._removers.shutdown()
         self._syncs.shutdown()
 
     def _end(self) -> None:
@@ -208,7 +251,10 @@ class Recorder:
         with contextlib.ExitStack() as held:
             begun: list[tuple[SegmentWriter, Sample, list[Future[None]]]] = []
             for segment in segments:
-                held.enter_context(segment.committing)
+                if not segment.committing.acquire(blocking=False):
+                    # It is being closed, which commits it, or given up: the others do not wait for that.
+                    continue
+                held.callback(segment.committing.release)
                 if segment.released:
                     continue
                 try:

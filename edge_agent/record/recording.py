@@ -11,10 +11,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from edge_agent.model import NO_SEQ, Block, Cause, FileItem, Frame, Gap, Reset, Stream
 from edge_agent.record.adopt import adopt, discard_unfinished
+from edge_agent.record.closing import close_all
 from edge_agent.record.file_series import FileSeries
 from edge_agent.record.frame_series import FrameSeries, unreadable
 from edge_agent.record.gate import Gate
@@ -298,7 +300,8 @@ class Recording:
         closed: Future[None] = Future()
 
         def finish() -> None:
-            self.recorder.call(lambda: self._finish(outcome, reason)).add_done_callback(lambda done: _pass_on(done, closed))
+            finished = self.recorder.call(lambda: self._finish(outcome, reason))
+            finished.add_done_callback(lambda done: self.recorder.after_removals(partial(_pass_on, done, closed)))
 
         self._gate.close(finish)
         return closed
@@ -306,23 +309,15 @@ class Recording:
     def _finish(self, outcome: str, reason: str) -> None:
         if self.state.ordinal == 0:
             self._row_series().begin()
-        failure: Exception | None = None
         for stream in self.state.tails.values():
             if stream.key not in self._frames:
                 self.recorder.attach(self._frame_series(stream))
-        for series in self.series():
-            try:
-                if isinstance(series, FrameSeries):
-                    series.declare_tail()
-                series.roll(reason, outcome)
-            except Exception as error:
-                # The others must still be closed.
-                log.exception("%s of run %s could not be closed", series.name, self.state.run.name)
-                failure = error
-                series.leave()
-            self.recorder.detach(series)
-        if failure is not None:
-            raise failure
+        everything = self.series()
+        try:
+            close_all(everything, reason, outcome, self.recorder.beside)
+        finally:
+            for series in everything:
+                self.recorder.detach(series)
 
     def _row_series(self) -> RowSeries:
         if self._rows is not None:

@@ -13,7 +13,9 @@ import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,18 +157,38 @@ class Series(ABC):
         if self.limits.reached(segment.size, segment.age) or segment.leaves >= MAX_LEAVES or self._full():
             self.roll("rolled")
 
-    def roll(self, reason: str, outcome: str = "") -> None:
-        """Close the open segment, if there is one.
+    def ready_to_close(self, reason: str, outcome: str = "") -> Callable[[], Closed] | None:
+        """What is left of closing the open segment when all that needs the turn is done; None when there is none.
+
+        It touches this segment alone, so those of several series can be closed at the same time. Its outcome is for `roll`.
+        """
+        segment = self.segment
+        if segment is None:
+            return None
+        objects = self._closing(outcome) if self.with_data else {}
+        return partial(segment.close, objects, self.state.policy, outcome, reason)
+
+    def roll(self, reason: str, outcome: str = "", begun: Future[Closed] | None = None) -> None:
+        """Close the open segment, if there is one, and hand it over.
+
+        Args:
+            reason: why, for the CLOSE leaf.
+            outcome: of the run, where this is its end.
+            begun: what `ready_to_close` left is being done already, and this is what becomes of it.
 
         Raises:
             DiskError: the wait for the disk was ended before; what was written is left to the next start.
         """
         if self._ended is not None:
             raise self._ended
-        while (segment := self.segment) is not None:
+        while self.segment is not None:
             try:
-                objects = self._closing(outcome) if self.with_data else {}
-                closed = segment.close(objects, self.state.policy, outcome, reason)
+                if begun is not None:
+                    closed = begun.result()
+                else:
+                    close = self.ready_to_close(reason, outcome)
+                    assert close is not None  # noqa: S101 - there is a segment
+                    closed = close()
             except DiskError as error:
                 self._settle(self._give_up(error))
             except Exception as error:
@@ -178,7 +200,8 @@ class Series(ABC):
                 self.state.previous[self.name] = (closed.segment_id, closed.head)
                 self.state.last_seq.update(closed.last_seq)
                 self.state.last_time.update(closed.last_time)
-                self._until_done(lambda: self.state.closed(closed))  # noqa: B023 - called at once
+                self._until_done(partial(self.state.closed, closed))
+            begun = None
 
     def leave(self) -> None:
         """Let go of a segment that could not be closed; the next start recovers it."""

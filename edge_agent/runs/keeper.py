@@ -1,9 +1,9 @@
 """Opens, resumes and closes runs, and hands every closed segment to the agent log, the book and the outbox, in that order.
 
 Order for a closed segment, each step durable before the next: SEGMENT_CLOSE in the agent log, the segment in the book, the outbox
-row (or, at the end of a run, the naming step), then the journal is removed. A crash in between is found by `Salvage`: a journal
-beside a final file is finished again, idempotently. A disk, a log or a database that refuses a step makes the writer wait and do it
-again.
+row (or, at the end of a run, the naming step); then the journal is removed, while the writer goes on. A crash in between is found by
+`Salvage`: a journal beside a final file is finished again, idempotently. A disk, a log or a database that refuses a step makes the writer
+wait and do it again.
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ class Keeper:
         elif not self._alone(live, closed):
             self.release(live, closed)
         if closed.journal_path is not None:
-            self.storage.unlink(closed.journal_path)
+            self.recorder.remove(self.storage, closed.journal_path)
 
     def release(self, live: LiveRun, closed: Closed) -> None:
         """Put a held segment into the outbox; whoever counts sees it in one place at every moment."""

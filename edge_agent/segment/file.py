@@ -7,6 +7,7 @@ bytes, which the journal keeps because HDF5's own metadata is not trusted until 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 AHEAD = 256
 """Rows by which a dataset of one row a chunk grows beyond what is written: growing costs HDF5 more than a write's book-keeping."""
+_FINISHING = threading.Lock()
+"""HDF5 lets in one thread at a time. Several that close files take turns here: waiting for each other at each call costs more."""
 
 
 class SegmentFile:
@@ -102,6 +105,10 @@ class SegmentFile:
             IntegrityError: HDF5's index has more or fewer chunks; the file must not be used.
             DiskError: what is read back is something else, likewise.
         """
+        with _FINISHING:
+            self._finish(tables)
+
+    def _finish(self, tables: integrity.Tables) -> None:
         for path, dataset in self._datasets.items():
             if self._grown[path] != self.shapes[path][0]:
                 dataset.set_extent(self.shapes[path])

@@ -1,6 +1,6 @@
 """A recorder without threads, over any storage, that dies and starts again; and the judge of what it leaves.
 
-One run with a camera, a balance and a folder of vendor files. Everything the recorder's threads would do is done here by calls, in an order
+One run with cameras, a balance and a folder of vendor files. Everything the recorder's threads would do is done here by calls, in an order
 that a test chooses, so that a history is the same every time. The books that the outbox keeps are a dictionary that survives (`handed`).
 """
 
@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from edge_agent.errors import DiskError
 from edge_agent.model import NO_SEQ, Cause, Gap, Reset, RunContext
 from edge_agent.record import journal
 from edge_agent.record.adopt import adopt
+from edge_agent.record.closing import close_all
 from edge_agent.record.file_series import FileSeries
 from edge_agent.record.frame_series import FrameSeries
 from edge_agent.record.items import AdoptedItem, Encoded, FrameItem, GapItem, Item, ResetItem, RowsItem, frame_row, rows_item
@@ -50,11 +52,19 @@ PATIENCE = 40
 
 
 @dataclass
+class Shots:
+    """The frames of one camera."""
+
+    number: int = 0
+    sent: list[int] = field(default_factory=list)
+    durable: set[int] = field(default_factory=set)
+
+
+@dataclass
 class Told:
     """What was given to the recorder, and what it acknowledged; the truth of the instruments."""
 
-    frames: list[int] = field(default_factory=list)
-    durable_frames: set[int] = field(default_factory=set)
+    shots: dict[str, Shots] = field(default_factory=dict)
     values: list[float] = field(default_factory=list)
     durable_values: set[float] = field(default_factory=set)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -91,16 +101,32 @@ class NotedRows(RowsItem):
     def drop(self) -> None: ...
 
 
-class Bench:
-    """One agent over the life of one run. ``disk`` is what it has now; a crash puts another in its place."""
+class AtOnce(Executor):
+    """Does each job as it comes, on the thread that brings it."""
 
-    def __init__(self, disk: Faults, vendor: Path, facility: kit.Facility | None = None) -> None:
+    def submit(self, job: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(job(*args, **kwargs))
+        except BaseException as error:
+            done.set_exception(error)
+        return done
+
+
+class Bench:
+    """One agent over the life of one run. ``disk`` is what it has now; a crash puts another in its place.
+
+    ``cameras``: how many. ``closers``: how many threads close the segments at the end; 0: one after the other on this one.
+    """
+
+    def __init__(self, disk: Faults, vendor: Path, facility: kit.Facility | None = None, *, cameras: int = 1, closers: int = 0) -> None:
         self.facility = facility or kit.Facility()
         self.vendor = vendor
-        self.told = Told()
+        self.streams = [kit.CAMERA, *(replace(kit.CAMERA, instrument=f"camera{n}") for n in range(1, cameras))]
+        self.closers = closers
+        self.told = Told({stream.key: Shots() for stream in self.streams})
         self.handed: dict[bytes, Closed] = {}
         self.known: dict[tuple[bytes, bytes], Read] = {}
-        self.number = 0
         self.mass = 0
         self.now = kit.T0
         self.disk = disk
@@ -120,12 +146,13 @@ class Bench:
             self.state.previous[closed.series] = (closed.segment_id, closed.head)
             self.state.last_seq.update(closed.last_seq)
             self.state.last_time.update(closed.last_time)
-        self.camera, self.balance, self.scope = FrameSeries(self.state, kit.CAMERA), RowSeries(self.state), FileSeries(self.state)
+        self.cameras = [FrameSeries(self.state, stream) for stream in self.streams]
+        self.camera, self.balance, self.scope = self.cameras[0], RowSeries(self.state), FileSeries(self.state)
         self.balance.describe(kit.BALANCE)
 
     @property
     def series(self) -> list[Series]:
-        return [self.camera, self.balance, self.scope]
+        return [*self.cameras, self.balance, self.scope]
 
     def segments(self) -> list[Closed]:
         return sorted(self.handed.values(), key=lambda closed: closed.ordinal)
@@ -183,28 +210,32 @@ class Bench:
         self.now += 1_000_000
         return self.now
 
-    def frame(self, skip: int = 0) -> None:
-        """The camera's next frame; ``skip`` numbers are missing before it."""
-        self.number += 1 + skip
-        number = self.number
+    def frame(self, skip: int = 0, camera: int = 0) -> None:
+        """The next frame of a camera; ``skip`` numbers are missing before it."""
+        stream = self.streams[camera]
+        shots = self.told.shots[stream.key]
+        shots.number += 1 + skip
+        number = shots.number
         view = memoryview(kit.image(number).tobytes())
         frame = kit.frame(number)
-        self.told.frames.append(number)
-        charge = NotedCharge(number % 2 == 0, self._note(self.told.durable_frames, number))
-        item = NotedFrame(kit.CAMERA, number, frame.t_arrival, frame_row(frame), charge)
+        shots.sent.append(number)
+        charge = NotedCharge(number % 2 == 0, self._note(shots.durable, number))
+        item = NotedFrame(stream, number, frame.t_arrival, frame_row(frame), charge)
         item.again = lambda: Encoded(view, 0, hashlib.sha256(view).digest())
-        self._write(self.camera, item)
+        self._write(self.cameras[camera], item)
 
     def refuse(self, n: int) -> None:
-        """``n`` frames come for which there is no room."""
-        first, self.number = self.number + 1, self.number + n
-        gap = Gap(Cause.OVERLOAD, first, self.number, None, kit.T0 + first, kit.T0 + self.number, "no room")
+        """``n`` frames of the first camera come for which there is no room."""
+        shots = self.told.shots[kit.CAMERA.key]
+        first, shots.number = shots.number + 1, shots.number + n
+        gap = Gap(Cause.OVERLOAD, first, shots.number, None, kit.T0 + first, kit.T0 + shots.number, "no room")
         self._write(self.camera, GapItem(kit.CAMERA, gap, refused=True))
 
     def restart(self, to: int) -> None:
-        """The camera's counter begins again, at a number it never had."""
-        self.number += 1000 + to
-        self._write(self.camera, ResetItem(kit.CAMERA, Reset(Cause.RESTART, None, self.number + 1)))
+        """The first camera's counter begins again, at a number it never had."""
+        shots = self.told.shots[kit.CAMERA.key]
+        shots.number += 1000 + to
+        self._write(self.camera, ResetItem(kit.CAMERA, Reset(Cause.RESTART, None, shots.number + 1)))
 
     def rows(self, n: int) -> None:
         """``n`` values of the balance."""
@@ -264,9 +295,9 @@ class Bench:
 
     def close(self) -> None:
         """The end of the run."""
-        for series in self.series:
-            self.asked = 0
-            series.roll("run-end", "complete")
+        self.asked = 0
+        with ThreadPoolExecutor(self.closers) if self.closers else AtOnce() as pool:
+            close_all(self.series, "run-end", "complete", pool.submit)
 
     def die(self, chance: random.Random, *, power: bool) -> None:
         """SIGKILL or a power failure, now; then another boot over what is left."""
@@ -296,7 +327,8 @@ class Bench:
         segments = self.segments()
         read = {closed.segment_id: self.verified(closed) for closed in segments}
         kit_chain(segments, read)
-        self._judge_frames(segments, read, whole)
+        for key, shots in self.told.shots.items():
+            self._judge_frames(key, shots, segments, read, whole)
         self._judge_rows(segments, read, whole)
         self._judge_files(segments, read, whole)
         there = self.disk.names(FOLDER) if self.disk.exists(FOLDER) else []
@@ -314,12 +346,12 @@ class Bench:
                 assert report.head == closed.head
         return self.known[digest, closed.head]
 
-    def _judge_frames(self, segments: Sequence[Closed], read: dict[bytes, Read], whole: bool) -> None:
-        group, found, accounted = "/entry/instrument/camera/image", [], set()
+    def _judge_frames(self, key: str, shots: Shots, segments: Sequence[Closed], read: dict[bytes, Read], whole: bool) -> None:
+        group, found, accounted = f"/entry/instrument/{key}", [], set()
         last, unknown, beginning = None, False, False
         for closed in segments:
             leaves, data = read[closed.segment_id]
-            if closed.series != "camera/image":
+            if closed.series != key:
                 continue
             for number, picture in zip(data.get(f"{group}/frame_number", ()), data.get(f"{group}/data", ()), strict=True):
                 assert np.array_equal(picture, kit.image(int(number))), f"frame {number} has other bytes"
@@ -338,12 +370,12 @@ class Bench:
                         accounted |= set(range(last + 1, each.first))
                     last, unknown = each.first - 1, False
         assert found == sorted(set(found)), "frames twice or out of order"
-        assert set(found) <= set(self.told.frames), "frames that were never sent"
-        assert self.told.durable_frames <= set(found), f"durable and lost: {sorted(self.told.durable_frames - set(found))}"
+        assert set(found) <= set(shots.sent), "frames that were never sent"
+        assert shots.durable <= set(found), f"durable and lost: {sorted(shots.durable - set(found))}"
         if whole:
-            assert found == self.told.frames, f"lost: {sorted(set(self.told.frames) - set(found))}"
+            assert found == shots.sent, f"lost: {sorted(set(shots.sent) - set(found))}"
         if found:
-            lost = {n for n in self.told.frames if n not in set(found) and n < max(found[-1], last or 0)}
+            lost = {n for n in shots.sent if n not in set(found) and n < max(found[-1], last or 0)}
             lost = {n for n in lost if n > found[0] or not beginning}
             assert lost <= accounted, f"silent gap: {sorted(lost - accounted)}"
 

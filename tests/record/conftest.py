@@ -135,7 +135,7 @@ class Rig:
     def _on_closed(self, closed: Closed) -> None:
         self.closed[closed.segment_id] = closed
         assert closed.journal_path is not None
-        self.storage.unlink(closed.journal_path)
+        self.recorder.remove(self.storage, closed.journal_path)
 
     def _on_broken(self, segment: SegmentWriter) -> None:
         self.broken.append(segment.name)

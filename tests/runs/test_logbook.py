@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,9 @@ def verified(house: Any, run: Any) -> Any:
 def roll(house: Any, live: Any) -> None:
     """Close the open segments as their limits would."""
     house.recorder.call(lambda: [series.roll("rolled") for series in live.recording.series()]).result()
+    gone = threading.Event()
+    house.recorder.after_removals(gone.set)
+    assert gone.wait(20), "a key is retired when no journal of its segments is left"
 
 
 def signers(house: Any, run: Any) -> list[bytes]:
