@@ -64,8 +64,8 @@ What the agent takes beyond the limit is nearly the same for each frame, whateve
 ### One detector or four
 
 The same frames, 8 s each, counted in the recorder: four detectors cost 0.80 to 0.83 s of a core for each GB, one 0.80. A commit covers eight files and not two, so it takes longer (11 to 26 ms against 7 to 9 in the middle), and there are fewer of them (26 to 36 a second against 49 to 63): 0.20 to 0.29 syncs a frame against 0.09 to 0.12, which is 10 µs; threads wait 2.3 to 3.0 times a frame against 1.8 to 2.1.
-What is left is at both ends. Four segments are opened one after another, in 20 ms each, and nothing is encoded meanwhile. They are closed together ([recording.md](recording.md)), with as many syncs as one after the other: from the end of the data to the last name it takes 0.50 of that time with four detectors, 0.52 with sixteen and 0.61 with one, rows beside them (medians of three pairs of runs, on a machine that others used).
-Of what it still takes, most is reading back what HDF5 wrote: 25 ms of a core for each segment, one after another, because HDF5 lets in one thread at a time. Journals, which lie in many pieces and go in up to 50 ms each, are removed beside it.
+What is left is at both ends. Four segments are opened one after another, in 20 ms each, and nothing is encoded meanwhile. They are closed together ([recording.md](recording.md)), with as many syncs as one after the other: from the end of the data to the end of the run it takes 0.81 of that time with four detectors (224 ms), 0.87 with sixteen and 0.90 with one, rows beside them; while others kept both cores and the disk busy, 0.50, 0.52 and 0.61 (medians of three pairs of runs each).
+Of what it still takes, most is the processor's: reading back what HDF5 wrote: 25 ms of a core for each segment, one after another, because HDF5 lets in one thread at a time. Journals, which lie in many pieces and go in up to 50 ms each, are removed beside it.
 """
 
 TRIED = """
