@@ -29,7 +29,7 @@ torture: install tools
 install: $(VENV)/.installed
 
 tools:
-	@sh tests/system-packages.sh age mosquitto openssl ser2net strace systemd
+	@sh tests/system-packages.sh age faketime mosquitto openssl ser2net strace systemd
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("edge-agent needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
