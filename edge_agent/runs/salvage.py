@@ -6,6 +6,7 @@ holds was never acknowledged, so it is set aside and nothing is added to a run w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edge_agent.errors import DiskError
 from edge_agent.model import ItemKind
 from edge_agent.record.recovery import REBUILT
 from edge_agent.record.segment_writer import JOURNAL, PART, Closed
@@ -88,9 +90,14 @@ class Salvage:
         if not runs.is_dir():
             return found
         with os.scandir(runs) as entries:
-            for run in entries:
-                if run.is_dir():
-                    found += [Path(run.path, name) for name in os.listdir(run.path) if name.endswith(UNFINISHED)]
+            folders = [Path(entry.path) for entry in entries if entry.is_dir()]
+        for folder in folders:
+            names = os.listdir(folder)
+            found += [folder / name for name in names if name.endswith(UNFINISHED)]
+            if not names and self.keeper.book.find(folder.name) is None:
+                # The end came between the folder of a run and its entry in the book: it never began.
+                with contextlib.suppress(DiskError):
+                    self.keeper.storage.remove_folder(folder)
         return sorted(found)
 
     def _parts_alone(self, left: Sequence[Path], found: Recovered) -> None:

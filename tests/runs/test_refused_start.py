@@ -84,3 +84,17 @@ async def test_a_start_that_the_database_refuses_leaves_no_copy_and_keeps_its_nu
     assert house.desk.start("bl", project="p").run_no == 1
     assert [entry.run.run_no for entry in house.keeper.book.entries()] == [1]
     assert len(copies(house)) == 1
+
+
+async def test_a_folder_of_a_run_that_never_began_goes_at_the_next_start(new_house: New) -> None:
+    house = new_house()
+    await house.open("bl")
+    begun = house.desk.start("bl", project="p")
+    folder = house.keeper.folder(begun)
+    never = folder.parent / f"{begun.run_no + 1:06d}"
+    never.mkdir()
+    await house.crash()
+    house = new_house()
+    await house.open("bl")
+    assert (folder.is_dir(), never.exists()) == (True, False)
+    assert house.desk.groups["bl"].foreground.entry.run.run_id == begun.run_id

@@ -186,6 +186,8 @@ def by_strace(log: Path, folder: Path) -> Counter[tuple[str, str]]:
     """How many calls of each kind strace saw on each file below ``folder``."""
     counted: Counter[tuple[str, str]] = Counter()
     for line in log.read_text().splitlines():
+        # Of a link the name that is made, as `gate` has it.
+        line = re.sub(r'^(\d+ +link)\("[^"]*", ', r"\1(", line)
         found = re.match(r'\d+ +(\w+)\((?:\d+<([^>]*)>|(?:AT_FDCWD(?:<[^>]*>)?, )?"([^"]*)")', line)
         file = found and below(folder, found[2] or found[3])
         if found and file:
