@@ -145,11 +145,11 @@ def test_a_name_or_a_journal_that_is_refused_at_the_end_is_done_again(tmp_path: 
 
 
 def test_a_call_of_closing_four_is_refused_and_nothing_is_lost(tmp_path: Path) -> None:
-    refused(tmp_path, calls_of_closing(tmp_path)[::5], errno.EIO, 1)
+    refused(tmp_path, calls_of_closing(tmp_path)[::15], errno.EIO, 1)
 
 
 def test_a_call_of_closing_four_is_the_last_and_nothing_durable_is_lost(tmp_path: Path) -> None:
-    ended(tmp_path, calls_of_closing(tmp_path)[2::5], power=True, after=False)
+    ended(tmp_path, calls_of_closing(tmp_path)[7::15], power=True, after=False)
 
 
 @pytest.mark.slow(40)
