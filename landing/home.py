@@ -159,13 +159,18 @@ class Home:
         return file
 
 
-def sync_folder(folder: Path) -> None:
-    """``fsync`` of a folder: makes the names in it durable."""
-    fd = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """``fsync`` of what is there."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """``fsync`` of a folder: makes the names in it durable."""
+    sync(folder)
 
 
 def make_folders(folder: Path, above: Path) -> None:

@@ -162,11 +162,7 @@ class Series(ABC):
 
         It touches this segment alone, so those of several series can be closed at the same time. Its outcome is for `roll`.
         """
-        segment = self.segment
-        if segment is None:
-            return None
-        objects = self._closing(outcome) if self.with_data else {}
-        return partial(segment.close, objects, self.state.policy, outcome, reason)
+        return None if self.segment is None else self._rest_of_close(self.segment, reason, outcome)
 
     def roll(self, reason: str, outcome: str = "", begun: Future[Closed] | None = None) -> None:
         """Close the open segment, if there is one, and hand it over.
@@ -181,14 +177,9 @@ class Series(ABC):
         """
         if self._ended is not None:
             raise self._ended
-        while self.segment is not None:
+        while (segment := self.segment) is not None:
             try:
-                if begun is not None:
-                    closed = begun.result()
-                else:
-                    close = self.ready_to_close(reason, outcome)
-                    assert close is not None  # noqa: S101 - there is a segment
-                    closed = close()
+                closed = self._rest_of_close(segment, reason, outcome)() if begun is None else begun.result()
             except DiskError as error:
                 self._settle(self._give_up(error))
             except Exception as error:
@@ -202,6 +193,10 @@ class Series(ABC):
                 self.state.last_time.update(closed.last_time)
                 self._until_done(partial(self.state.closed, closed))
             begun = None
+
+    def _rest_of_close(self, segment: SegmentWriter, reason: str, outcome: str) -> Callable[[], Closed]:
+        objects = self._closing(outcome) if self.with_data else {}
+        return partial(segment.close, objects, self.state.policy, outcome, reason)
 
     def leave(self) -> None:
         """Let go of a segment that could not be closed; the next start recovers it."""

@@ -6,11 +6,10 @@ overwritten, but for ``.receipts``, which grow and are replaced atomically.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
-from landing.home import Home, make_folders, sync_folder
+from landing.home import Home, make_folders, sync, sync_folder
 from landing.store import clash
 from landing.store.incoming import disk_errors, hash_file
 
@@ -51,7 +50,7 @@ class Space:
                 raise clash(path, "it is a folder")
             if target.exists() and hash_file(target)[0] != sha256 and not replace:
                 raise clash(path, "it holds other bytes")
-            _sync(part)
+            sync(part)
             part.replace(target)
             sync_folder(target.parent)
             sync_folder(part.parent)
@@ -63,16 +62,8 @@ class Space:
             Refused: TROUBLE.
         """
         with disk_errors():
-            _sync(target)
+            sync(target)
             for folder in target.parents:
                 sync_folder(folder)
                 if folder == self._home.space:
                     break
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
