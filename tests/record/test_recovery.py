@@ -146,27 +146,28 @@ class Snapshots(Disk):
         self.folder, self.to, self.acknowledged = folder, to, acknowledged
         self.taken: list[tuple[Path, str, Any]] = []
         self.on = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # nothing is renamed or removed by another thread while it is copied
 
     def _around(self, kind: str, call: Callable[[], Any]) -> Any:
-        self._copy(f"before {kind}")
-        result = call()
-        self._copy(f"after {kind}")
-        return result
+        with self._lock:
+            self._copy(f"before {kind}")
+            result = call()
+            self._copy(f"after {kind}")
+            return result
 
     def _copy(self, what: str) -> None:
-        with self._lock:
-            if self.on:
-                place = self.to / f"{len(self.taken):03d}"
-                shutil.copytree(self.folder, place)
-                self.taken.append((place, what, self.acknowledged()))
+        if self.on:
+            place = self.to / f"{len(self.taken):03d}"
+            shutil.copytree(self.folder, place)
+            self.taken.append((place, what, self.acknowledged()))
 
     def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:
-        self._copy("before write")
-        super().write(fd, data[: len(data) // 2])
-        self._copy("amid write")
-        super().write(fd, data[len(data) // 2 :])
-        self._copy("after write")
+        with self._lock:
+            self._copy("before write")
+            super().write(fd, data[: len(data) // 2])
+            self._copy("amid write")
+            super().write(fd, data[len(data) // 2 :])
+            self._copy("after write")
 
     def open_append(self, path: Path) -> int:
         return self._around("open_append", lambda: super(Snapshots, self).open_append(path))
