@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from h5py import h5d, h5p, h5s
+from h5py import h5d, h5o, h5p, h5s
 
 from edge_agent.codec import encoder
 from edge_agent.errors import IntegrityError
@@ -31,6 +31,8 @@ from edge_agent.segment.verify import verify_segment
 
 DATA = "/entry/instrument/camera/image/data"
 NUMBER = "/entry/instrument/camera/image/frame_number"
+MODIFIED = 0x12
+"""The message of an object header that holds when the object was modified (HDF5 file format, IV.A.2.s)."""
 
 
 @pytest.mark.parametrize("dtype", ["<i8", ">u2", "<f4", ">f8", "|u1", "|S7", "<f2"])
@@ -150,6 +152,15 @@ def test_a_segment_whose_chunk_index_is_not_what_was_written_is_not_finished(for
     with pytest.raises(IntegrityError, match="chunk index"):
         builder.close(before=lose)
     builder.file.abandon()
+
+
+def test_no_dataset_holds_the_time_when_hdf5_wrote_it(frames_file: Path) -> None:
+    """Nothing signs it, and a segment that is recovered twice would have other bytes."""
+    timed: list[str] = []
+    with h5py.File(frames_file) as file:
+        file.visititems(lambda name, node: timed.append(name) if h5o.get_info(node.id).hdr.mesg.present & 1 << MODIFIED else None)
+        assert len(file["entry"]) > 10
+    assert timed == []
 
 
 def test_filter_values_that_hdf5_changed_are_noticed(tmp_path: Path, forge: Any) -> None:
