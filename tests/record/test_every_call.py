@@ -27,7 +27,7 @@ def sweep(folder: Path, *options: str) -> None:
     assert result["sites"] == sum(kinds.values()) or "--every" in options
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_every_call_of_a_short_run_fails_or_is_the_last_and_nothing_durable_is_lost(tmp_path: Path) -> None:
     """EIO, ENOSPC and the end of the power at each call, HDF5's own writes too."""
     sweep(tmp_path, "--short", "EIO", "ENOSPC", "power")

@@ -30,7 +30,7 @@ def torture(folder: Path, kills: int, seconds: float) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_ten_kills_of_the_full_pipeline_lose_nothing_durable_and_hide_no_gap(tmp_path: Path) -> None:
     result = torture(tmp_path / "torture", 10, 60.0)
     assert result["kills"] == 10
