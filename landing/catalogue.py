@@ -239,6 +239,13 @@ class Catalogue:
                 )
             db.execute("DELETE FROM refused WHERE agent_id = ? AND item_id = ?", (item.agent_id, item.item_id))
 
+    def forget_item(self, item: StoredItem) -> None:
+        """An item is no longer where it was stored: forget it and its label, unless it was stored again meanwhile."""
+        with self._db.writing(item.agent_id) as db:
+            key = (item.agent_id, item.item_id)
+            if db.execute("DELETE FROM items WHERE agent_id = ? AND item_id = ? AND t_ns = ?", (*key, item.t_ns)).rowcount:
+                db.execute("DELETE FROM labels WHERE agent_id = ? AND item_id = ?", key)
+
     def project_size(self, project: str) -> int:
         """Bytes that a project holds."""
         with self._db.reading() as db:

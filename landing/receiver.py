@@ -1,7 +1,8 @@
 """What a landing service does with an item, whichever door it came through: create, append, finish, receipt.
 
 Invariants: an agent touches only its own uploads and its own projects; one request writes an upload at a time; offsets
-that are told were synced; each step may be repeated after a crash of either side and ends the same way.
+that are told were synced; each step may be repeated after a crash of either side and ends the same way; nobody
+is told that an item is stored whose file is not there (`landing.held`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edge_agent.wire.refusal import Code, Refused, from_json
 from landing.catalogue import Agent, Catalogue, Revocation, Run, StoredItem
 from landing.checkin import CheckIn
 from landing.database import stopping
+from landing.held import held_item
 from landing.revoke import check_not_revoked
 from landing.room import Room
 from landing.store import Store
@@ -98,7 +100,7 @@ class Receiver:
             Refused: UNKNOWN_AGENT, WRONG_AGENT, PROJECT, TOO_LARGE, FULL, QUOTA, CLASH, BUSY.
         """
         await self._authorise(agent_id, header)
-        stored = await asyncio.to_thread(self._catalogue.item, agent_id, header.item_id)
+        stored = await self._held((agent_id, header.item_id))
         if stored is not None:
             if (stored.path, stored.size) != (header.path, header.size) or header.sha256 not in (None, stored.sha256):
                 raise Refused(Code.CLASH, f"Upload id {header.item_id} was used for another item", why=f"it is {stored.path}")
@@ -123,7 +125,7 @@ class Receiver:
             Refused: NOT_FOUND; UNKNOWN_AGENT.
         """
         await self.agent(agent_id)
-        stored = await asyncio.to_thread(self._catalogue.item, agent_id, item_id)
+        stored = await self._held((agent_id, item_id))
         if stored is not None:
             return stored.size, stored.size
         key = (agent_id, item_id)
@@ -179,7 +181,7 @@ class Receiver:
         Raises:
             Refused: NOT_FOUND; OFFSET when bytes are missing; BAD_REQUEST when another digest was said before.
         """
-        stored = await asyncio.to_thread(self._catalogue.item, agent_id, item_id)
+        stored = await self._held((agent_id, item_id))
         if stored is not None:
             if stored.sha256 != sha256:
                 raise Refused(Code.CLASH, f"Upload id {item_id} was used for other bytes", why=f"{stored.path} has another SHA-256")
@@ -216,7 +218,7 @@ class Receiver:
         key = (agent_id, item_id)
         job = self._jobs.get(key)
         if job is None:
-            stored = await asyncio.to_thread(self._catalogue.item, agent_id, item_id)
+            stored = await self._held((agent_id, item_id))
             if stored is not None:
                 return stored.custody
             header = await self._complete(key)
@@ -287,6 +289,9 @@ class Receiver:
                 try_=f"python -m landing grant DIR {agent_id.hex()} --project {header.project}",
             )  # fmt: skip
 
+    async def _held(self, key: Key) -> StoredItem | None:
+        return await asyncio.to_thread(held_item, self._catalogue, self._store, *key)
+
     async def _load(self, key: Key, upload: _Upload) -> ItemHeader | None:
         if upload.header is None or self._store.shared:
             upload.header = header = await asyncio.to_thread(self._store.find, *key)
@@ -301,7 +306,7 @@ class Receiver:
         upload = self._uploads.setdefault(key, _Upload())
         async with _only(upload.lock):
             header = await self._load(key, upload)
-            stored = None if header is not None else await asyncio.to_thread(self._catalogue.item, *key)
+            stored = None if header is not None else await self._held(key)
             if header is None and stored is None:
                 await self._unknown(key)
             have = upload.offset if stored is None else stored.size
@@ -358,7 +363,7 @@ class Receiver:
         try:
             if not ours:
                 return None
-            stored = await asyncio.to_thread(self._catalogue.item, *key)
+            stored = await self._held(key)
             return await self._check_in.run(header) if stored is None else stored.custody
         finally:
             await asyncio.to_thread(claim.__exit__, None, None, None)

@@ -95,6 +95,10 @@ class Store(Protocol):
         """
         ...
 
+    def size(self, path: str) -> int | None:
+        """Bytes that have a final name, by what the file system or the S3 store says; None: nothing has."""
+        ...
+
     def read(self, path: str) -> Generator[bytes, None, None]:
         """The bytes that have a final name, in blocks.
 

@@ -26,6 +26,7 @@ class DirectoryStore:
         self._space = Space(home)
         self._placing = threading.Lock()
         self.free = self._space.free
+        self.size = self._space.size
         self.find = self._incoming.find
         self.create = self._incoming.create
         self.note = self._incoming.note

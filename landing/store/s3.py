@@ -127,6 +127,11 @@ class S3Store:
             Code.TROUBLE, "The S3 store holds other bytes than it was sent", why=self._bucket.name(key), try_="its operator should look"
         )
 
+    def size(self, path: str) -> int | None:
+        """See `Store.size`."""
+        found = self._bucket.head(f"space/{path}")
+        return None if found is None else int(found["ContentLength"])
+
     def read(self, path: str) -> Generator[bytes, None, None]:
         """See `Store.read`."""
         return self._bucket.read(f"space/{path}")

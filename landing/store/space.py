@@ -7,6 +7,7 @@ overwritten, but for ``.receipts``, which grow and are replaced atomically.
 from __future__ import annotations
 
 import shutil
+import stat
 from pathlib import Path
 
 from landing.home import Home, make_folders, sync, sync_folder
@@ -27,6 +28,15 @@ class Space:
     def free(self) -> int:
         """Bytes that the disk has left."""
         return shutil.disk_usage(self._home.space).free
+
+    def size(self, path: str) -> int | None:
+        """See `Store.size`; what is no file counts as nothing."""
+        with disk_errors():
+            try:
+                found = self.target(path).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def place(self, part: Path, path: str, sha256: bytes, *, replace: bool) -> None:
         """Give ``part`` its final name.

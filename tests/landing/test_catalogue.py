@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.model import ItemKind
+from edge_agent.model import Access, ItemKind, Label
 from edge_agent.wire.refusal import Code, Refused
 from landing.catalogue import Agent, Catalogue, Revocation, SeenHead, StoredItem
 from landing.database import Database
@@ -99,6 +99,17 @@ def test_the_first_receipt_of_an_item_stays_and_ends_its_refusal(catalogue: Cata
     catalogue.refuse(A, "j", "why", 1)
     catalogue.forget_refusal(A, "j")
     assert catalogue.refusal(A, "j") is None
+
+
+def test_an_item_that_is_forgotten_may_be_stored_again_and_one_that_was_is_kept(catalogue: Catalogue) -> None:
+    old, new = item("i", "a.h5", 1, 1), item("i", "a.h5", 1, 2)
+    catalogue.store(old, Label(Access.OPEN))
+    catalogue.forget_item(old)
+    assert catalogue.at(old.path) is None
+    catalogue.store(new)
+    assert catalogue.at(old.path) == (new, None)
+    catalogue.forget_item(old)
+    assert catalogue.item(A, "i") == new
 
 
 def test_the_current_log_is_the_first_until_a_restart_is_approved_and_used(catalogue: Catalogue) -> None:

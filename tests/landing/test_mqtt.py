@@ -52,6 +52,18 @@ async def test_a_file_lands_with_a_custody_that_proves_it(
     assert again.cose == receipt.cose
 
 
+@pytest.mark.expects_errors
+async def test_a_stored_file_that_is_gone_is_taken_again(
+    site: Any, enrolled: Any, broker: Any, make_item: Any, progress: list[int]
+) -> None:
+    await site.open(mqtt=broker.url)
+    target, item = (await enrolled()).mqtt(broker.broker), make_item()
+    await target.send(item, progress.append)
+    (site.home.space / item.remote).unlink()
+    await target.send(item, progress.append)
+    assert (site.home.space / item.remote).read_bytes() == item.path.read_bytes()
+
+
 async def test_empty_files_and_many_at_once(site: Any, enrolled: Any, broker: Any, make_item: Any, progress: list[int]) -> None:
     await site.open(mqtt=broker.url)
     target = (await enrolled()).mqtt(broker.broker, message=100_000, window=3)

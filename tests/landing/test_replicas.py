@@ -145,6 +145,20 @@ async def test_an_upload_over_https_goes_on_at_another_server(
     assert keys_in(client, place, "incoming/") == set()
 
 
+@pytest.mark.expects_errors
+async def test_a_stored_object_that_is_gone_is_taken_again(
+    site: Any, enrolled: Any, make_item: Any, client: Any, place: S3Place, progress: Any
+) -> None:
+    service = await site.open()
+    target, item = (await enrolled()).https(), make_item()
+    first = await target.send(item, progress.append)
+    assert service.store.size(item.remote) == item.size
+    assert (await target.send(item, progress.append)).cose == first.cose
+    client.delete_object(Bucket=place.bucket, Key=f"{place.prefix}space/{item.remote}")
+    assert (await target.send(item, progress.append)).sha256 == first.sha256
+    assert content(client, place, f"space/{item.remote}") == item.path.read_bytes()
+
+
 async def test_two_servers_check_an_upload_once_and_a_name_is_given_once(
     site: Any, enrolled: Any, make_item: Any, client: Any, place: S3Place, good_verdict: Any, progress: Any
 ) -> None:

@@ -15,6 +15,7 @@ from edge_agent.model import Access, ItemKind, Label, Proof
 from edge_agent.seal import cose
 from edge_agent.seal.receipt import parse_custody
 from edge_agent.wire.item import header_of
+from edge_agent.wire.refusal import Code, Refused
 from landing.judge import Verdict
 from landing.room import Limits
 
@@ -51,6 +52,82 @@ async def test_sending_the_same_item_again_gives_the_same_custody(site: Any, enr
     first = await target.send(item, progress.append)
     again = await target.send(item, progress.append)
     assert first.cose == again.cose
+
+
+@pytest.mark.expects_errors
+@pytest.mark.parametrize("folder", [False, True], ids=["the file", "its folder"])
+async def test_a_stored_file_that_is_gone_is_taken_again(
+    site: Any, enrolled: Any, make_item: Any, progress: list[int], caplog: pytest.LogCaptureFixture, folder: bool
+) -> None:
+    await site.open()
+    target, item = (await enrolled()).https(), make_item()
+    await target.send(item, progress.append)
+    stored = site.home.space / item.remote
+    stored.unlink()
+    if folder:
+        stored.parent.rmdir()
+        stored.parent.write_bytes(b"")
+        with pytest.raises(IntegrityError, match="is taken"):
+            await target.send(item, progress.append)
+        stored.parent.unlink()
+    assert (await target.send(item, progress.append)).proof is Proof.FSYNCED
+    assert stored.read_bytes() == item.path.read_bytes()
+    assert [f"{item.remote} is gone" in record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [True]
+
+
+@pytest.mark.expects_errors
+async def test_every_question_about_an_item_whose_file_is_gone_is_answered_as_if_it_had_never_come(
+    site: Any, enrolled: Any, make_item: Any, progress: list[int], sha256: Any
+) -> None:
+    service = await site.open()
+    agent = await enrolled()
+    receiver, item = service.receiver, make_item()
+    questions = (
+        lambda: receiver.status(agent.agent_id, item.item_id),
+        lambda: receiver.receipt(agent.agent_id, item.item_id, None),
+        lambda: receiver.finish(agent.agent_id, item.item_id, sha256(item.path.read_bytes())),
+        lambda: receiver.pieces(agent.agent_id, item.item_id, item.size, [b""]),
+    )
+    for ask in questions:
+        await agent.https().send(item, progress.append)
+        (site.home.space / item.remote).unlink()
+        with pytest.raises(Refused) as refused:
+            await ask()
+        assert refused.value.refusal.code is Code.NOT_FOUND
+        assert service.catalogue.at(item.remote) is None
+    assert await receiver.create(agent.agent_id, header_of(item, agent.agent_id)) == 0
+
+
+@pytest.mark.expects_errors
+async def test_a_stored_file_of_another_length_is_not_held_and_stays_for_the_operator(
+    site: Any, enrolled: Any, make_item: Any, progress: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    await site.open()
+    target, item = (await enrolled()).https(), make_item()
+    await target.send(item, progress.append)
+    stored = site.home.space / item.remote
+    os.truncate(stored, 7)
+    with pytest.raises(IntegrityError, match="is taken"):
+        await target.send(item, progress.append)
+    assert any(f"{item.remote} has 7 bytes, where {item.size}" in record.getMessage() for record in caplog.records)
+    assert stored.stat().st_size == 7
+    assert [path.read_bytes() for path in site.home.refused.rglob("item-1.*") if path.suffix != ".json"] == [item.path.read_bytes()]
+    stored.unlink()
+    await target.send(item, progress.append)
+    assert stored.read_bytes() == item.path.read_bytes()
+
+
+async def test_receipts_that_grew_since_do_not_make_the_earlier_ones_missing(
+    site: Any, enrolled: Any, make_item: Any, progress: list[int]
+) -> None:
+    await site.open()
+    target = (await enrolled()).https()
+    remote = "demo-project/beamline/2026-11-24/000001/000001.receipts"
+    first = make_item(b"one", item_id="r0", kind=ItemKind.RECEIPTS, remote=remote)
+    custody = (await target.send(first, progress.append)).cose
+    await target.send(make_item(b"one two", item_id="r1", kind=ItemKind.RECEIPTS, remote=remote), progress.append)
+    assert (await target.send(first, progress.append)).cose == custody
+    assert (site.home.space / remote).read_bytes() == b"one two"
 
 
 async def test_the_same_bytes_under_another_item_id_are_no_clash(site: Any, enrolled: Any, make_item: Any, progress: list[int]) -> None:
