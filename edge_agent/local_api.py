@@ -33,7 +33,7 @@ from edge_agent.errors import (
 )
 from edge_agent.metrics import exposition
 from edge_agent.model import Access, Outcome
-from edge_agent.spool.quarantine import Quarantined
+from edge_agent.spool.quarantine import GivenUp, Quarantined
 
 log = logging.getLogger(__name__)
 
@@ -189,9 +189,11 @@ async def _retry(request: web.Request) -> web.Response:
 async def _drop(request: web.Request) -> web.Response:
     body = await _body(request, {"id", "reason"})
     agent = request.app[AGENT]
-    entry = await asyncio.to_thread(agent.drop, body.get("id", ""), body.get("reason", ""))
+    was = await asyncio.to_thread(agent.drop, body.get("id", ""), body.get("reason", ""))
     agent.engine.wake()  # what had to come after it may go now
-    return web.json_response(_entry(entry))
+    if isinstance(was, GivenUp):
+        return web.json_response({"id": was.target, "items": was.items, "lost": was.lost})
+    return web.json_response(_entry(was))
 
 
 async def _export(request: web.Request) -> web.Response:

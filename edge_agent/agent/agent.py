@@ -25,6 +25,7 @@ from edge_agent.adapter import Adapter
 from edge_agent.agent import diary, places
 from edge_agent.agent.clock import watch_clock
 from edge_agent.agent.crates import Describer
+from edge_agent.agent.giving_up import give_up
 from edge_agent.agent.identity import Credentials, load_credentials, renew_forever
 from edge_agent.agent.labels import Labels, destinations
 from edge_agent.agent.live import Broadcast
@@ -59,14 +60,13 @@ from edge_agent.runs.routing import UNCLAIMED
 from edge_agent.runs.salvage import Salvage
 from edge_agent.runs.witness import Witnessing
 from edge_agent.seal.leaf import SpoolFree
-from edge_agent.seal.log_leaf import Loss
 from edge_agent.seal.log_leaf import Quarantine as QuarantineLeaf
 from edge_agent.segment.roots import load_roots
 from edge_agent.segment.tags import can_share
 from edge_agent.spool.disk import DiskGuard, DiskLimits, DiskReport, DiskState, Space
 from edge_agent.spool.ledger import StreamTotals
 from edge_agent.spool.outbox_reads import Backlog
-from edge_agent.spool.quarantine import Quarantined
+from edge_agent.spool.quarantine import GivenUp, Quarantined
 from edge_agent.spool.spool import Spool
 from edge_agent.storage import DISK, Storage
 
@@ -377,16 +377,9 @@ class Agent:
             if freed.items:
                 await asyncio.to_thread(self.keeper.book.sweep, self.spool.folder / "runs")
 
-    def drop(self, entry_id: str, reason: str) -> Quarantined:
-        """Give an entry of quarantine up; the agent log says so before a byte goes (worker thread).
-
-        Raises:
-            UsageError: no such entry, or no reason.
-        """
-        if reason.strip():
-            entry = self.spool.quarantine.show(entry_id)
-            self.agent_log.append(Loss(entry.id, None if entry.item is None else entry.item.run_id, reason, time.time_ns()))
-        return self.spool.quarantine.drop(entry_id, reason)
+    def drop(self, name: str, reason: str) -> Quarantined | GivenUp:
+        """See `edge_agent.agent.giving_up`."""
+        return give_up(self.config, self.spool, self.agent_log, name, reason)
 
     def _before_free(self, item: OutboxItem, receipts: Sequence[Receipt]) -> None:
         proofs = tuple(hashlib.sha256(r.statement).digest() for r in receipts)

@@ -1,7 +1,8 @@
 """Which place each target's name stood for at the last start.
 
 A proof says what a place holds. Where the configuration gives a name to another one, what is still here is proved there anew before it is
-freed; what was freed stays at the old place. What waits for a name that is not configured any more waits on, and that is said.
+freed; what was freed stays at the old place. What waits for a name that is not configured any more waits on, until a person gives
+it up (`edge_agent.agent.giving_up`), and that is said.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from edge_agent.config.models import Config
 from edge_agent.spool import Spool
 
 log = logging.getLogger(__name__)
-GONE = "it is not configured any more; what waits for it stays in the spool until [target.{}] is there again"
+GONE = (
+    "it is not configured any more; what waits for it stays in the spool until [target.{0}] is there again,"
+    " or until you give it up: edge-agent quarantine drop {0} --reason '...'"
+)
 _KEYS = {
     tables.FolderTarget: ("folder",),
     tables.S3Target: ("s3", "bucket", "prefix"),

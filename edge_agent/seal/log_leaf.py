@@ -91,7 +91,7 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Data that nobody else has was given up: what (an entry of quarantine), of which run when that is known, and why."""
+    """Data was given up: what (an entry of quarantine, or a target that was removed), of which run when that is known, and why."""
 
     TYPE: ClassVar[int] = 74
     what: str

@@ -17,6 +17,11 @@ from edge_agent.spool.database import Database
 from edge_agent.spool.rows import ITEM_COLUMNS, RANK, RECEIPT_COLUMNS, item_of, receipt_of
 
 ITEM = ", ".join(f"i.{column}" for column in ITEM_COLUMNS.split(", "))
+WAITING = (
+    "deliveries d JOIN items i USING (item_no)"
+    " WHERE d.target = ? AND i.state = 'held' AND d.state IN ('sealed', 'sending', 'parked', 'quarantined')"
+)
+"""What is here and waits for one target, for a person too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,11 @@ class OutboxReads:
             (project, since_ns),
         )
         return frozenset(row[0] for row in rows)
+
+    def runs_waiting_for(self, target: str) -> tuple[bytes, ...]:
+        """The runs of which something that is here waits for a target, in their order."""
+        rows = self._db.rows(f"SELECT d.run_id FROM {WAITING} GROUP BY d.run_id ORDER BY min(d.run_no)", (target,))  # noqa: S608
+        return tuple(row[0] for row in rows)
 
     def is_held(self, item_id: str) -> bool:
         """Whether its file is here, and is not being freed."""

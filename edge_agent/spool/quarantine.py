@@ -17,6 +17,7 @@ from edge_agent.errors import UsageError
 from edge_agent.model import OutboxItem, utc_now_ns
 from edge_agent.spool.database import Database
 from edge_agent.spool.outbox import Outbox
+from edge_agent.spool.outbox_reads import WAITING
 from edge_agent.spool.retention import Retention
 from edge_agent.storage import Storage, durable
 
@@ -54,6 +55,15 @@ class Dropped:
     why: str
     reason: str
     t_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """What waited for a target that will not come back: how many items; of those, how many no other target has or awaits."""
+
+    target: str
+    items: int
+    lost: int
 
 
 def set_aside(storage: Storage, home: Path, paths: Sequence[Path], why: str) -> None:
@@ -155,26 +165,38 @@ class Quarantine:
         Raises:
             UsageError: no such entry, or no reason.
         """
-        if not reason.strip():
-            raise UsageError(
-                "Dropping needs a reason.",
-                why="it is the only trace that is left of the data",
-                try_=f'edge-agent quarantine drop {entry_id} --reason "..."',
-            )
+        _want_reason(entry_id, reason)
         entry = self.show(entry_id)
         with self._db.transaction():
-            self._db.run(
-                "INSERT INTO drops (id, path, size, why, reason, dropped_ns) VALUES (?, ?, ?, ?, ?, ?)",
-                (entry.id, str(entry.path), entry.size, entry.why, reason, utc_now_ns()),
-            )
+            self._record(Dropped(entry.id, entry.path, entry.size, entry.why, reason, utc_now_ns()))
             if entry.item is not None:
-                self._drop_item(entry_id, reason)
+                (item_no,) = self._numbers(entry_id)
+                self._drop_item(item_no, reason, "state = 'quarantined'")
         log.warning("dropped %s (%s): %s", entry.id, entry.why, reason)
         if entry.item is None:
             durable.remove_folder(self._storage, self.folder / entry.id)
         else:
             self._retention.finish_drops()
         return entry
+
+    def drop_target(self, target: str, reason: str) -> GivenUp:
+        """Give up what waits for a target to which nothing is sent any more; each item as by `drop`.
+
+        Raises:
+            UsageError: no reason.
+        """
+        _want_reason(target, reason)
+        why, lost = f"it waited for target {target}", 0
+        with self._db.transaction():
+            waiting = self._db.rows(f"SELECT d.item_no, i.item_id FROM {WAITING} ORDER BY d.item_no", (target,))  # noqa: S608
+            for item_no, item_id in waiting:
+                item = self._outbox.item(item_id)
+                if item is not None:
+                    self._record(Dropped(item_id, item.path, item.size, why, reason, utc_now_ns()))
+                lost += self._drop_item(item_no, reason, "target = ?4", target)
+        log.warning("dropped %d items that waited for target %s: %s", len(waiting), target, reason)
+        self._retention.finish_drops()
+        return GivenUp(target, len(waiting), lost)
 
     def dropped(self) -> tuple[Dropped, ...]:
         """Everything that was ever given up."""
@@ -193,16 +215,24 @@ class Quarantine:
         durable.write_file(self._storage, folder / f"{entry.path.name}.{REASON}", _json(reason))
         return copy
 
-    def _drop_item(self, item_id: str, reason: str) -> None:
-        (item_no,) = self._numbers(item_id)
+    def _record(self, drop: Dropped) -> None:
+        self._db.run(
+            "INSERT INTO drops (id, path, size, why, reason, dropped_ns) VALUES (?, ?, ?, ?, ?, ?)",
+            (drop.id, str(drop.path), drop.size, drop.why, drop.reason, drop.t_ns),
+        )
+
+    def _drop_item(self, item_no: int, reason: str, which: str, *values: str) -> bool:
+        """Give an item up at some of its targets; whether none is left, so that it goes."""
         now = utc_now_ns()
         self._db.run(
-            "UPDATE deliveries SET state = 'dropped', reason = ?, changed_ns = ? WHERE item_no = ? AND state = 'quarantined'",
-            (reason, now, item_no),
+            f"UPDATE deliveries SET state = 'dropped', reason = ?1, changed_ns = ?2 WHERE item_no = ?3 AND {which}",  # noqa: S608
+            (reason, now, item_no, *values),
         )
-        if not self._db.rows("SELECT 1 FROM deliveries WHERE item_no = ? AND state != 'dropped'", (item_no,)):
+        lost = not self._db.rows("SELECT 1 FROM deliveries WHERE item_no = ? AND state != 'dropped'", (item_no,))
+        if lost:
             self._db.run("UPDATE items SET state = 'dropping', reason = ?, changed_ns = ? WHERE item_no = ?", (reason, now, item_no))
         self._outbox.settle(item_no)
+        return lost
 
     def _items(self) -> list[Quarantined]:
         rows = self._db.rows(
@@ -222,6 +252,15 @@ class Quarantine:
 
     def _numbers(self, item_id: str) -> tuple[int, ...]:
         return tuple(n for (n,) in self._db.rows("SELECT item_no FROM items WHERE item_id = ?", (item_id,)))
+
+
+def _want_reason(name: str, reason: str) -> None:
+    if not reason.strip():
+        raise UsageError(
+            "Dropping needs a reason.",
+            why="it is the only trace that is left of the data",
+            try_=f'edge-agent quarantine drop {name} --reason "..."',
+        )
 
 
 def _in_folder(home: Path) -> Quarantined | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -24,15 +25,19 @@ from aiohttp.test_utils import TestServer
 
 from edge_agent.agent.status import TargetStatus, TimestampStatus
 from edge_agent.agent.targets import witnesses
+from edge_agent.cli.app import run as command
 from edge_agent.deliver.folder import FolderTarget
 from edge_agent.deliver.landing import LandingTarget
 from edge_agent.deliver.landing_keys import LandingKeys
+from edge_agent.errors import UsageError
+from edge_agent.local_api import serving
 from edge_agent.model import Access, Block, Frame, ItemKind, Kind, Label, Stream
 from edge_agent.provenance.policy import PolicyGate
 from edge_agent.record.journal import LeafFrame, entries
 from edge_agent.runs.desk import GroupPlan
 from edge_agent.runs.keeper import Routes
 from edge_agent.seal.leaf import Close, Open, SpoolFree, parse
+from edge_agent.seal.log_leaf import Loss
 from edge_agent.seal.policy import policy_digest
 from edge_agent.segment import integrity, reader
 from edge_agent.segment.roots import load_root
@@ -371,6 +376,40 @@ async def test_what_waits_for_a_target_that_is_not_configured_any_more_is_said(
     assert (old.state, old.waiting > 0, old.bytes > 0) == ("gone", True, True)
     assert "until [target.old] is there again" in old.error
     assert "wait for target old" in caplog.text
+
+
+async def test_what_waits_for_a_removed_target_can_be_given_up_and_nothing_else_by_that_name(
+    configure: Configure, start: Any, until: Any, adapters: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    (tmp_path / "new").mkdir()
+    kept = f'[target.new]\nfolder = "{tmp_path / "new"}"\n'
+    agent = await start(configure(CAMERA, kept + f'[target.old]\nfolder = "{tmp_path / "none"}"\n'))
+    run = await one_run(agent, adapters, until)
+    with pytest.raises(UsageError, match="Target old is configured") as configured:
+        agent.drop("old", "it was closed")
+    assert "take [target.old] out" in configured.value.try_
+    await agent.stop()
+    file = configure(CAMERA, kept)
+    agent = await start(file)
+    with pytest.raises(UsageError, match="needs a reason"):
+        agent.drop("old", " ")
+    with pytest.raises(UsageError, match="Nothing is quarantined as 'oldd'") as unknown:
+        agent.drop("oldd", "it was closed")
+    assert "nothing waits for a target of that name" in unknown.value.why
+    drop = ["quarantine", "drop", "old", "--reason", "it was closed", "--config", str(file)]
+    async with serving(agent, agent.spool.folder):
+        assert await asyncio.to_thread(command, drop) == 0
+    assert re.fullmatch(
+        r"old is given up; this is on record: it was closed\n[1-9]\d* files waited for it; 0 of them no other target has or awaits\.\n",
+        capsys.readouterr().out,
+    )
+    assert [(leaf.what, leaf.run_id, leaf.reason) for leaf in leaves(agent, Loss)] == [("old", run.run_id, "it was closed")]
+    assert "old" not in {target.name for target in (await agent.status()).targets}
+    await landed(agent, until)
+    totals = agent.spool.ledger.totals()[IMAGE.key]
+    assert (totals.landed, totals.lost, totals.discrepancy) == (5, 0, 0)
+    with pytest.raises(UsageError, match="Nothing is quarantined as 'old'"):
+        agent.drop("old", "it was closed")
 
 
 async def test_space_is_freed_only_after_every_required_target_has_it_and_the_log_says_so_before(

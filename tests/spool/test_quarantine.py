@@ -9,6 +9,7 @@ import pytest
 from edge_agent.errors import DiskError, UsageError
 from edge_agent.model import OutboxItem
 from edge_agent.spool import Spool
+from edge_agent.spool.quarantine import GivenUp
 
 MakeItem = Callable[..., OutboxItem]
 Prove = Callable[..., None]
@@ -124,6 +125,38 @@ def test_a_dropped_item_is_counted_as_lost_and_the_reason_stays_on_record(spool:
     assert (dropped.id, dropped.reason, dropped.size) == ("a", "shutter was closed, empty frames", item.size)
     assert not spool.outbox.add(item, ["cloud"])
     assert spool.quarantine.entries() == ()
+
+
+@pytest.mark.parametrize("state", ["sealed", "parked", "quarantined"])
+def test_what_waits_for_a_removed_target_is_given_up_as_a_whole_and_other_targets_keep_theirs(
+    spool: Spool, make_item: MakeItem, prove: Prove, state: str
+) -> None:
+    alone, both, proved = (make_item(name, counts={f"cam/{name}": 10}) for name in ("alone", "both", "proved"))
+    spool.outbox.add(alone, ["old"])
+    spool.outbox.add(both, ["new", "old"])
+    spool.outbox.add(proved, ["new", "old"])
+    prove(spool, proved, "old")
+    for item in (alone, both) if state != "sealed" else ():
+        spool.outbox.begin(item.item_id, "old")
+        (spool.outbox.park if state == "parked" else spool.outbox.quarantine)(item.item_id, "old", "it will not")
+    assert spool.outbox.runs_waiting_for("old") == (alone.run_id,)
+    assert spool.quarantine.drop_target("old", "the place was closed") == GivenUp("old", 2, 1)
+    assert (alone.path.exists(), both.path.exists(), proved.path.exists()) == (False, True, True)
+    assert spool.outbox.runs_waiting_for("old") == ()
+    assert next(waits for waits in spool.outbox.backlog() if waits.target == "old").bytes == 0
+    assert {(d.id, d.reason) for d in spool.quarantine.dropped()} == {(i, "the place was closed") for i in ("alone", "both")}
+    assert [d.state for d in spool.outbox.deliveries("proved")] == ["sealed", "proved"]
+    prove(spool, both, "new")
+    totals = spool.ledger.totals()
+    assert (totals["cam/alone"].lost, totals["cam/both"].landed, totals["cam/proved"].spooled) == (10, 10, 10)
+    assert spool.retention.release(lambda *_: None).items == 1
+
+
+def test_giving_up_a_target_needs_a_reason(spool: Spool, make_item: MakeItem) -> None:
+    spool.outbox.add(make_item("a"), ["old"])
+    with pytest.raises(UsageError, match="needs a reason"):
+        spool.quarantine.drop_target("old", " ")
+    assert spool.outbox.runs_waiting_for("old")
 
 
 def test_dropping_at_one_target_keeps_the_item_for_the_others_and_they_decide(spool: Spool, make_item: MakeItem, prove: Prove) -> None:

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     quarantine.command("show", help=t("One entry: where its bytes are, and why."))(show)
     quarantine.command("retry", help=t("Try an entry again, after its cause was mended."))(retry)
     quarantine.command("export", help=t("Copy an entry's bytes, and why it is here, into a folder."))(export)
-    quarantine.command("drop", help=t("Give an entry up: its data counts as lost, with your reason."))(drop)
+    quarantine.command("drop", help=t("Give up an entry, or what waits for a removed target; what nobody else has is lost."))(drop)
     app.add_typer(quarantine, name="quarantine")
 
 
@@ -87,14 +87,17 @@ def export(
 
 
 def drop(
-    entry: IdArgument,
+    entry: Annotated[str, typer.Argument(metavar="ID", help=t("The entry, or a target that was taken out of the configuration."))],
     reason: Annotated[str, typer.Option("--reason", "-r", help=t("Why the data may be given up; the only trace that is left of it."))],
     config: ConfigOption = None,
     as_json: JsonFlag = False,
 ) -> int:
-    """Ask the daemon to give an entry up."""
+    """Ask the daemon to give up an entry, or what waits for a removed target."""
     was = _ask(config, "POST", "/quarantine/drop", {"id": entry, "reason": reason})
-    _tell(was, t("{id} is given up; this is on record: {reason}", id=was["id"], reason=reason), as_json)
+    sentence = t("{id} is given up; this is on record: {reason}", id=was["id"], reason=reason)
+    if "items" in was:
+        sentence += "\n" + t("{n} files waited for it; {lost} of them no other target has or awaits.", n=was["items"], lost=was["lost"])
+    _tell(was, sentence, as_json)
     return 0
 
 
