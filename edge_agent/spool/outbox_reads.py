@@ -1,8 +1,9 @@
 """The read side of the outbox: what waits, in which order, and where an item stands.
 
 Order within a target: run number, kind, insertion; a crate comes only after everything else of its run is proved
-there, because it is the mark that the run is complete. Receipts, which alone replace what is there, come only after the sidecar of their
-run: nobody replaces that, so where it is proved, the receipts beside it are ours.
+there, because it is the mark that the run is complete; where something of the run was skipped it never comes.
+Receipts, which alone replace what is there, come only after the sidecar of their run: nobody replaces that, so where it
+is proved, the receipts beside it are ours.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from edge_agent.spool.database import Database
 from edge_agent.spool.rows import ITEM_COLUMNS, RANK, RECEIPT_COLUMNS, item_of, receipt_of
 
 ITEM = ", ".join(f"i.{column}" for column in ITEM_COLUMNS.split(", "))
+LACKS = (
+    "EXISTS (SELECT 1 FROM items x JOIN deliveries s USING (item_no)"
+    " WHERE x.run_id = d.run_id AND s.target = d.target AND s.state = 'skipped' AND s.rank < {receipts})"
+)
+"""Whether the target of a delivery ``d`` was not waited for with something of its run. Receipts do not count: they grow, and come again."""
 WAITING = (
     "deliveries d JOIN items i USING (item_no)"
     " WHERE d.target = ? AND i.state = 'held' AND d.state IN ('sealed', 'sending', 'parked', 'quarantined')"
@@ -64,6 +70,7 @@ class OutboxReads:
             " WHERE d.target = ?2 AND d.state IN ('sealed', 'sending') AND i.state = 'held' AND (d.rank < ?4 OR NOT EXISTS ("
             "SELECT 1 FROM deliveries o WHERE o.target = d.target AND o.run_id = d.run_id AND o.rank < ?1 AND (d.rank = ?1 OR o.rank = ?5)"
             " AND o.state NOT IN ('proved', 'dropped', 'skipped')))"
+            f" AND NOT (d.rank = ?1 AND {LACKS.format(receipts='?4')})"
             " ORDER BY d.run_no, d.rank, d.item_no LIMIT ?3",
             (RANK[ItemKind.CRATE], target, len(skip) + 1, RANK[ItemKind.RECEIPTS], RANK[ItemKind.SIDECAR]),
         )

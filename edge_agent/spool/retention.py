@@ -4,6 +4,9 @@ Order, each step durable before the next: the row is marked evictable; ``before_
 the file is unlinked; the row is done and stays as history. A crash anywhere is finished by the next
 `Retention.release`, which may call ``before_free`` a second time. A file that is not as long as what was proved is kept: its item goes to
 quarantine. One that cannot be unlinked holds up no other.
+
+A target that was not waited for has a run with holes, and a crate would call it complete: the run's crate is skipped there too, whenever
+it came into the outbox.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from edge_agent.errors import DiskError
-from edge_agent.model import OutboxItem, Receipt, utc_now_ns
+from edge_agent.model import ItemKind, OutboxItem, Receipt, utc_now_ns
 from edge_agent.spool.database import Database
 from edge_agent.spool.outbox import Outbox
+from edge_agent.spool.outbox_reads import LACKS
+from edge_agent.spool.rows import RANK
 from edge_agent.storage import Storage, durable
 
 log = logging.getLogger(__name__)
@@ -24,6 +29,7 @@ BeforeFree = Callable[[OutboxItem, tuple[Receipt, ...]], None]
 """Called with the item and the receipts of its required targets; must be durable when it returns; raising keeps the file."""
 
 OTHER = "the file in the spool is not the one that was proved: {} bytes instead of {}; export it and look, then drop it with a reason"
+LACKING = "this target does not have all of the run"
 ENDED = {"evictable": "done", "dropping": "dropped"}
 
 
@@ -56,6 +62,7 @@ class Retention:
         Raises:
             DiskError: an unlink failed; the item stays evictable. The others were freed.
         """
+        self._skip_crates()
         self._mark(pressure, frozenset(hold))
         items = size = 0
         failed: DiskError | None = None
@@ -94,11 +101,21 @@ class Retention:
                     continue
                 now = utc_now_ns()
                 self._db.run(
-                    "UPDATE deliveries SET state = 'skipped', changed_ns = ?,"
-                    " reason = 'space was needed; all required targets have it' WHERE item_no = ? AND state NOT IN ('proved', 'dropped')",
+                    "UPDATE deliveries SET state = 'skipped', changed_ns = ?, reason = 'space was needed; all required targets have it'"
+                    " WHERE item_no = ? AND state NOT IN ('proved', 'dropped', 'skipped')",
                     (now, item_no),
                 )
                 self._db.run("UPDATE items SET state = 'evictable', changed_ns = ? WHERE item_no = ?", (now, item_no))
+
+    def _skip_crates(self) -> None:
+        """Nobody waits for a crate that must not be sent."""
+        # The second list is what the index of unfinished deliveries asks for.
+        lacks = LACKS.format(receipts="?4")
+        self._db.run(
+            "UPDATE deliveries AS d SET state = 'skipped', changed_ns = ?1, reason = ?2 WHERE d.rank = ?3"  # noqa: S608
+            f" AND d.state IN ('sealed', 'parked') AND d.state NOT IN ('proved', 'dropped', 'skipped') AND {lacks}",
+            (utc_now_ns(), LACKING, RANK[ItemKind.CRATE], RANK[ItemKind.RECEIPTS]),
+        )
 
     def _announce(self, item: OutboxItem, before_free: BeforeFree) -> bool:
         """Have it said that an item goes; False when it must not."""

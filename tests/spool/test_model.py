@@ -77,7 +77,7 @@ class SpoolMachine(RuleBasedStateMachine):
             return known.item.kind is not ItemKind.CRATE or not any(
                 o.item.run_id == known.item.run_id
                 and o.item.kind is not ItemKind.CRATE
-                and o.states[target] not in ("proved", "dropped", "skipped")
+                and o.states[target] not in ("proved", "dropped")
                 for o in everything
             )
 
@@ -133,6 +133,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule(pressure=st.booleans())
     def release(self, pressure: bool) -> None:
+        self.skip_crates()
         self.spool.retention.release(lambda item, _: self.announced.append(item.item_id), pressure=pressure)
         for known in self.known.values():
             if known.gone or not self.landed(known):
@@ -141,6 +142,14 @@ class SpoolMachine(RuleBasedStateMachine):
             if not open_states or (pressure and "sending" not in open_states):
                 known.gone = "freed"
                 known.states = {t: s if s in ("proved", "dropped") else "skipped" for t, s in known.states.items()}
+
+    def skip_crates(self) -> None:
+        """A crate waits nowhere where something of its run was skipped."""
+        lacking = {(k.item.run_id, t) for k in self.known.values() for t, s in k.states.items() if s == "skipped" and not _is_crate(k)}
+        for known in filter(_is_crate, self.known.values()):
+            for target, state in known.states.items():
+                if (known.item.run_id, target) in lacking and state in ("sealed", "parked"):
+                    known.states[target] = "skipped"
 
     @precondition(lambda self: self.known)
     @rule()
@@ -175,6 +184,10 @@ class SpoolMachine(RuleBasedStateMachine):
         assert totals.arrived == sum(k.item.counts[STREAM] + k.lost for k in self.known.values())
         assert totals.landed == sum(k.item.counts[STREAM] for k in self.known.values() if self.landed(k))
         assert totals.lost == dropped + sum(k.lost for k in self.known.values())
+
+
+def _is_crate(known: Known) -> bool:
+    return known.item.kind is ItemKind.CRATE
 
 
 SpoolMachine.TestCase.settings = settings(

@@ -57,6 +57,35 @@ def test_optional_targets_are_waited_for_until_the_space_is_needed(spool: Spool,
     assert "space was needed" in disk.reason
 
 
+@pytest.mark.parametrize("crate_first", [True, False])
+def test_a_target_that_was_not_waited_for_never_gets_the_crate_of_that_run(
+    spool: Spool, make_item: MakeItem, prove: Prove, crate_first: bool
+) -> None:
+    segment, crate = make_item("a"), make_item("c", kind=ItemKind.CRATE)
+    other = make_item("o", kind=ItemKind.CRATE, run=2)
+    for item in (segment, crate, other) if crate_first else (segment, other):
+        spool.outbox.add(item, ["cloud", "disk"], required=["cloud"])
+    prove(spool, segment, "cloud")
+    assert spool.retention.release(Log(), pressure=True).items == 1
+    if not crate_first:
+        spool.outbox.add(crate, ["cloud", "disk"], required=["cloud"])
+    assert spool.outbox.next_for("disk") == other
+    prove(spool, crate, "cloud")
+    assert spool.retention.release(Log()).items == 1, "nothing waits for the crate"
+    disk = next(d for d in spool.outbox.deliveries("c") if d.target == "disk")
+    assert (disk.state, disk.reason) == ("skipped", "this target does not have all of the run")
+    assert spool.outbox.next_for("disk") == other
+
+
+def test_receipts_that_were_skipped_keep_no_crate_back(spool: Spool, make_item: MakeItem, prove: Prove) -> None:
+    receipts, crate = make_item("r", kind=ItemKind.RECEIPTS), make_item("c", kind=ItemKind.CRATE)
+    for item in (receipts, crate):
+        spool.outbox.add(item, ["cloud", "disk"], required=["cloud"])
+    prove(spool, receipts, "cloud")
+    assert spool.retention.release(Log(), pressure=True).items == 1
+    assert spool.outbox.next_for("disk") == crate
+
+
 def test_what_is_being_sent_is_not_freed_even_under_pressure(spool: Spool, make_item: MakeItem, prove: Prove) -> None:
     item = make_item("a")
     spool.outbox.add(item, ["cloud", "disk"], required=["cloud"])
