@@ -1,7 +1,7 @@
 """Amends closed runs: what people learn later is signed beside the run, logged, and sent with its receipts. Worker thread.
 
-Order: the agent log, then the amendment with the receipts; a crash between the two leaves a leaf without an amendment, which says nothing
-false: the number is used again.
+Order: the agent log, then the copy of the amendment, then the database with the receipts. A crash after the first leaves a leaf without an
+amendment, which says nothing false: the number is used again. After the copy, the next start takes it from there (`Book.is_ahead`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from edge_agent.errors import UsageError
 from edge_agent.model import RunContext
-from edge_agent.runs.book import RunEntry, Stage
-from edge_agent.runs.papers import AMENDMENT, SIDECAR, Papers
+from edge_agent.runs.book import AMENDMENT, RunEntry, Stage
+from edge_agent.runs.papers import SIDECAR, Papers
 from edge_agent.runs.texts import check_text
 from edge_agent.seal import cose
 from edge_agent.seal.amendment import FIELD, Amendment, Change, amendment_hash, parse_amendment

@@ -36,6 +36,8 @@ LATER = ("role", "rule", "rule_source", "refused")
 """Texts of a run context that agents did not write from the beginning, in the order in which they came to be."""
 PUBLISHED = "published"
 """Of a public key: the runs that say, signed, that it was published; by key and run."""
+AMENDMENT = "amendment-"
+"""Among what came late: an amendment, by its number."""
 CLAIMED = "claimed"
 """Among what came late: the project that a person claimed the run for."""
 
@@ -230,9 +232,12 @@ class Book:
     def is_ahead(self, unfinished: Sequence[RunEntry], folders: Path) -> bool:
         """Whether the copies know of what the database never had: an older database was put in its place.
 
-        A crash between a copy and the database leaves a run whose number was given out, or a segment whose journal is still there.
+        A crash between a copy and the database leaves a run whose number was given out, or a segment whose journal is still there. Of an
+        amendment it leaves what an older database does; it is signed and in the agent log, so it is taken from its copy either way.
         """
         keys = self._mirror.keys()
+        if any(self._state.get(key) is None for key in keys if key.startswith("late/") and key.split("/")[2].startswith(AMENDMENT)):
+            return True
         last = self._state.last_run_no()
         if any(key[4:].isdigit() and int(key[4:]) > last for key in keys if key.startswith("run/")):
             return True

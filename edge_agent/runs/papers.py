@@ -17,7 +17,7 @@ from pathlib import Path
 from edge_agent.errors import EdgeAgentError
 from edge_agent.model import ItemKind
 from edge_agent.record.segment_writer import Closed
-from edge_agent.runs.book import NAMED, RunEntry, Stage
+from edge_agent.runs.book import AMENDMENT, NAMED, RunEntry, Stage
 from edge_agent.runs.keeper import Keeper
 from edge_agent.runs.live import LiveRun
 from edge_agent.seal import cose
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 PREVIEW = "preview.png"
 MANIFEST = "manifest-sha256.txt"
 CRATE = "ro-crate-metadata.json"
-SIDECAR, WITNESSED, TOKEN, AMENDMENT = "sidecar", "witnessed", "token-", "amendment-"
+SIDECAR, WITNESSED, TOKEN = "sidecar", "witnessed", "token-"
 """Names of what is kept of a closed run: SHA-256 of the sidecar; receipts of witnesses; tokens by what they stamp; amendments by number."""
 PIECE = 1 << 20
 

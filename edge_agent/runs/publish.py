@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from edge_agent.errors import UsageError
 from edge_agent.model import Envelope, OutboxItem
 from edge_agent.runs.amend import Amending
-from edge_agent.runs.papers import AMENDMENT
+from edge_agent.runs.book import AMENDMENT
 from edge_agent.seal import cose
 from edge_agent.seal.amendment import Amendment, parse_amendment
 

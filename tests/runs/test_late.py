@@ -323,6 +323,35 @@ async def test_late_words_survive_the_loss_of_the_database(new_house: New, camer
     assert (second.number, second.changes) == (2, (Change("sample.name", "SiC", "Ge"),))
 
 
+async def test_an_older_database_that_lacks_nothing_but_an_amendment_takes_it_from_the_files(
+    new_house: New, camera: Stream, frame: Callable[..., Frame], caplog: pytest.LogCaptureFixture
+) -> None:
+    house = new_house(targets=("space",))
+    await house.open("bl")
+    run = await one_run(house, camera, frame)
+    await house.stop()
+    older = {path: path.read_bytes() for path in house.folder.glob("spool.db*")}
+    house = new_house(targets=("space",))
+    await house.open("bl")
+    _, first = await asyncio.to_thread(Amending(house.papers).amend, run.name, {"sample.name": "SiC"}, "Ada", "mixed up")
+    await house.stop()
+    assert "is older" not in caplog.text
+    for path in house.folder.glob("spool.db*"):
+        path.unlink()
+    for path, data in older.items():
+        path.write_bytes(data)
+    house = new_house(targets=("space",))
+    await house.open("bl")
+    assert "is older than the files" in caplog.text
+    _, second = await asyncio.to_thread(Amending(house.papers).amend, run.name, {"sample.name": "Ge"}, "Ada", "no, Ge")
+    assert (second.number, second.changes) == (2, (Change("sample.name", "SiC", "Ge"),))
+    assert verify_run(house.keeper.folder(run), None).amendments == (first, second)
+    await house.stop()
+    house = new_house(targets=("space",))
+    await house.open("bl")
+    assert caplog.text.count("is older than the files") == 1
+
+
 async def test_what_is_to_be_stamped_survives_the_loss_of_the_database(
     new_house: New, service: Service, camera: Stream, frame: Callable[..., Frame]
 ) -> None:
