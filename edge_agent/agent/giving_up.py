@@ -12,7 +12,7 @@ from edge_agent.errors import UsageError
 from edge_agent.record.agent_log import AgentLog
 from edge_agent.seal.log_leaf import Loss
 from edge_agent.spool import Spool
-from edge_agent.spool.quarantine import GivenUp, Quarantined
+from edge_agent.spool.quarantine import GivenUp, Quarantined, want_reason
 
 
 def give_up(config: Config, spool: Spool, agent_log: AgentLog, name: str, reason: str) -> Quarantined | GivenUp:
@@ -21,8 +21,7 @@ def give_up(config: Config, spool: Spool, agent_log: AgentLog, name: str, reason
     Raises:
         UsageError: no reason; a target that is configured; neither such an entry nor such a target.
     """
-    if not reason.strip():
-        return spool.quarantine.drop(name, reason)
+    want_reason(name, reason)
     if name in config.targets:
         raise UsageError(
             f"Target {name} is configured.", why="what waits for it is still to be sent", code="TARGET_CONFIGURED",

@@ -34,7 +34,7 @@ PREVIEW = "preview.png"
 MANIFEST = "manifest-sha256.txt"
 CRATE = "ro-crate-metadata.json"
 SIDECAR, WITNESSED, TOKEN = "sidecar", "witnessed", "token-"
-"""Names of what is kept of a closed run: SHA-256 of the sidecar; receipts of witnesses; tokens by what they stamp; amendments by number."""
+"""Names of what is kept of a closed run: SHA-256 of the sidecar; receipts of witnesses; tokens by what they stamp."""
 PIECE = 1 << 20
 
 

@@ -124,6 +124,7 @@ def _uncached() -> Any:
 @lru_cache(256)
 def _chunked(chunk: tuple[int, ...], filters: tuple[tuple[int, int, tuple[int, ...]], ...]) -> Any:
     dcpl = h5p.create(h5p.DATASET_CREATE)
+    # Nothing would sign the times, and a segment that is recovered twice has the same bytes without them.
     dcpl.set_obj_track_times(False)
     dcpl.set_chunk(chunk)
     dcpl.set_alloc_time(h5d.ALLOC_TIME_INCR)

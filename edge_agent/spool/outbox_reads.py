@@ -19,8 +19,8 @@ from edge_agent.spool.rows import ITEM_COLUMNS, RANK, RECEIPT_COLUMNS, item_of, 
 
 ITEM = ", ".join(f"i.{column}" for column in ITEM_COLUMNS.split(", "))
 LACKS = (
-    "EXISTS (SELECT 1 FROM items x JOIN deliveries s USING (item_no)"
-    " WHERE x.run_id = d.run_id AND s.target = d.target AND s.state = 'skipped' AND s.rank < {receipts})"
+    "EXISTS (SELECT 1 FROM items x JOIN deliveries s USING (item_no)"  # noqa: S608 - the rank is a number of ours
+    f" WHERE x.run_id = d.run_id AND s.target = d.target AND s.state = 'skipped' AND s.rank < {RANK[ItemKind.RECEIPTS]})"
 )
 """Whether the target of a delivery ``d`` was not waited for with something of its run. Receipts do not count: they grow, and come again."""
 WAITING = (
@@ -70,7 +70,7 @@ class OutboxReads:
             " WHERE d.target = ?2 AND d.state IN ('sealed', 'sending') AND i.state = 'held' AND (d.rank < ?4 OR NOT EXISTS ("
             "SELECT 1 FROM deliveries o WHERE o.target = d.target AND o.run_id = d.run_id AND o.rank < ?1 AND (d.rank = ?1 OR o.rank = ?5)"
             " AND o.state NOT IN ('proved', 'dropped', 'skipped')))"
-            f" AND NOT (d.rank = ?1 AND {LACKS.format(receipts='?4')})"
+            f" AND NOT (d.rank = ?1 AND {LACKS})"
             " ORDER BY d.run_no, d.rank, d.item_no LIMIT ?3",
             (RANK[ItemKind.CRATE], target, len(skip) + 1, RANK[ItemKind.RECEIPTS], RANK[ItemKind.SIDECAR]),
         )

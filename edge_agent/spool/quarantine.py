@@ -165,7 +165,7 @@ class Quarantine:
         Raises:
             UsageError: no such entry, or no reason.
         """
-        _want_reason(entry_id, reason)
+        want_reason(entry_id, reason)
         entry = self.show(entry_id)
         with self._db.transaction():
             self._record(Dropped(entry.id, entry.path, entry.size, entry.why, reason, utc_now_ns()))
@@ -185,7 +185,7 @@ class Quarantine:
         Raises:
             UsageError: no reason.
         """
-        _want_reason(target, reason)
+        want_reason(target, reason)
         why, lost = f"it waited for target {target}", 0
         with self._db.transaction():
             waiting = self._db.rows(f"SELECT d.item_no, i.item_id FROM {WAITING} ORDER BY d.item_no", (target,))  # noqa: S608
@@ -254,7 +254,12 @@ class Quarantine:
         return tuple(n for (n,) in self._db.rows("SELECT item_no FROM items WHERE item_id = ?", (item_id,)))
 
 
-def _want_reason(name: str, reason: str) -> None:
+def want_reason(name: str, reason: str) -> None:
+    """Refuse to give something up without a reason.
+
+    Raises:
+        UsageError: there is none.
+    """
     if not reason.strip():
         raise UsageError(
             "Dropping needs a reason.",

@@ -110,11 +110,10 @@ class Retention:
     def _skip_crates(self) -> None:
         """Nobody waits for a crate that must not be sent."""
         # The second list is what the index of unfinished deliveries asks for.
-        lacks = LACKS.format(receipts="?4")
         self._db.run(
             "UPDATE deliveries AS d SET state = 'skipped', changed_ns = ?1, reason = ?2 WHERE d.rank = ?3"  # noqa: S608
-            f" AND d.state IN ('sealed', 'parked') AND d.state NOT IN ('proved', 'dropped', 'skipped') AND {lacks}",
-            (utc_now_ns(), LACKING, RANK[ItemKind.CRATE], RANK[ItemKind.RECEIPTS]),
+            f" AND d.state IN ('sealed', 'parked') AND d.state NOT IN ('proved', 'dropped', 'skipped') AND {LACKS}",
+            (utc_now_ns(), LACKING, RANK[ItemKind.CRATE]),
         )
 
     def _announce(self, item: OutboxItem, before_free: BeforeFree) -> bool:
